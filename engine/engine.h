@@ -1,0 +1,189 @@
+/* engine.h - the inference engine: one model, many requests, tokens out as events.
+ *
+ * Use:
+ *     struct engine_config config = engine_config_default();
+ *     config.model_path = "model.gguf";
+ *     engine_open(&engine, &config, &error);
+ *     engine_submit(engine, &request, &id, &error);          any thread
+ *     while (...) n = engine_poll(engine, events, 64);       one consumer thread, woken by config.wake
+ *     engine_close(engine);
+ *
+ * Promise: the text of a request is a pure function of (model file, messages, sampling parameters, seed). Other requests, the order
+ * of arrival, thread count, chunking, cache hits and preemption do not change one byte of it.
+ *
+ * Threads: the engine runs its own (one steps the model, one renders templates and tokenizes; the backend has compute workers).
+ * engine_submit, engine_cancel, engine_stats and engine_info may be called from any thread; engine_poll from one thread at a time,
+ * and detokenizing happens there. */
+#ifndef FORESAY_ENGINE_H
+#define FORESAY_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum engine_status {
+    ENGINE_OK = 0,
+    ENGINE_ERR_ARGUMENT, /* a parameter is out of range */
+    ENGINE_ERR_BUSY,     /* the queue of waiting requests is full: try again later */
+    ENGINE_ERR_TOO_LONG, /* the prompt does not fit the context, or can never fit the KV memory */
+    ENGINE_ERR_MODEL,    /* the model file is broken, foreign or of an unsupported kind */
+    ENGINE_ERR_MEMORY,   /* not enough memory */
+    ENGINE_ERR_IO,       /* a file could not be read */
+    ENGINE_ERR_NUMERIC,  /* the model produced a NaN or an infinity */
+    ENGINE_ERR_CLOSED,   /* the engine is shutting down */
+};
+
+/* A sentence for people: what is wrong, with names and numbers, and what to do about it. */
+struct engine_error {
+    char text[512];
+};
+
+struct engine_config {
+    const char *model_path; /* read during engine_open only */
+    const char *isa;        /* NULL or "auto", "scalar", "avx2", "avx512" */
+    int n_threads;          /* compute threads; 0 = as many as this process may use */
+    int ctx_len;            /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
+    int max_seqs;           /* sequences that run at once */
+    int max_waiting;        /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
+    int step_tokens;        /* token budget of one step: decode rows plus prefill chunks */
+    size_t kv_bytes;        /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
+    bool prefix_cache;      /* keep finished blocks and reuse them for equal prefixes */
+    void (*wake)(void *arg); /* called (engine's thread) when events go from none to some; must not block, must not call the engine */
+    void *wake_arg;
+};
+struct engine_config engine_config_default(void);
+
+enum engine_role { ENGINE_ROLE_SYSTEM, ENGINE_ROLE_USER, ENGINE_ROLE_ASSISTANT };
+struct engine_message {
+    enum engine_role role;
+    const char *text; /* UTF-8; special tokens in it are plain text */
+    size_t len;
+};
+
+struct engine_bias {
+    int32_t token;
+    float bias; /* added to the logit, -100 .. 100 */
+};
+
+struct engine_sampling {
+    float temperature;       /* 0 = greedy; 0 .. 5 */
+    float top_p;             /* (0, 1], 1 = off */
+    float min_p;             /* [0, 1), 0 = off: drop tokens below min_p * the best one's probability */
+    int top_k;               /* 0 = off */
+    float repeat_penalty;    /* > 0, 1 = off: divides positive and multiplies negative logits of seen tokens */
+    float frequency_penalty; /* -2 .. 2, 0 = off: subtracted per occurrence in the answer so far */
+    float presence_penalty;  /* -2 .. 2, 0 = off: subtracted once a token has occurred in the answer */
+    int penalty_last_n;      /* how many of the latest tokens (prompt included) repeat_penalty looks at; 0 = none */
+    uint64_t seed;           /* the noise of position p is Philox(seed, p, token) */
+    const struct engine_bias *bias;
+    int n_bias; /* at most ENGINE_MAX_BIAS */
+};
+struct engine_sampling engine_sampling_default(void); /* temperature 0.7, top_p 0.95, seed 0, everything else off */
+
+enum {
+    ENGINE_MAX_BIAS = 300,
+    ENGINE_MAX_STOP = 8,       /* stop strings a request */
+    ENGINE_MAX_STOP_LEN = 128, /* bytes of one */
+    ENGINE_TEXT_MAX = 256,     /* bytes of text in one event */
+};
+
+/* Everything is copied by engine_submit. */
+struct engine_request {
+    /* Either a chat ... */
+    const struct engine_message *messages;
+    int n_messages;
+    bool continue_last; /* the last message is the assistant's and unfinished: go on exactly after it */
+    bool drop_oldest;   /* when the chat does not fit, leave out the oldest turns (never the system message) instead of failing */
+    /* ... or, with n_messages == 0, plain text. */
+    const char *prompt;
+    size_t prompt_len;
+
+    int max_tokens; /* 0 = until the context is full */
+    struct engine_sampling sampling;
+    const char *const *stop; /* n_stop strings that end the answer and are not part of it */
+    int n_stop;
+    bool ignore_eos;     /* for measurements: an end token is sampled but does not end the answer */
+    uint64_t cache_salt; /* requests share cached prefixes only with requests of the same salt (one per user) */
+};
+
+/* Returns at once. What the prompt itself causes (too long, out of memory) arrives as the request's DONE event. */
+int engine_submit(struct engine *engine, const struct engine_request *request, uint64_t *id, struct engine_error *error);
+/* Takes effect at the next step: all blocks return, a DONE event with ENGINE_FINISH_CANCELLED follows. Unknown ids are ignored
+ * (the request may just have finished). */
+void engine_cancel(struct engine *engine, uint64_t id);
+
+enum engine_event_kind {
+    ENGINE_EVENT_STARTED, /* the prompt is rendered and tokenized: prompt_tokens, dropped_messages are known */
+    ENGINE_EVENT_PREFILL, /* progress of a long prompt: n_tokens of usage.prompt_tokens are computed */
+    ENGINE_EVENT_TEXT,    /* text: whole UTF-8 characters, never part of a stop string */
+    ENGINE_EVENT_DONE,    /* the last event of a request */
+};
+
+enum engine_finish {
+    ENGINE_FINISH_STOP,      /* end token or stop string */
+    ENGINE_FINISH_LENGTH,    /* max_tokens reached */
+    ENGINE_FINISH_CONTEXT,   /* the context is full */
+    ENGINE_FINISH_CANCELLED, /* engine_cancel */
+    ENGINE_FINISH_ERROR,     /* see status and message */
+};
+
+struct engine_usage {
+    int prompt_tokens, cached_tokens, output_tokens;
+    int dropped_messages;
+    float queue_ms, prefill_ms, ttft_ms, decode_ms; /* ttft: submit to first token; decode: first to last token */
+};
+
+struct engine_event {
+    uint64_t id;
+    enum engine_event_kind kind;
+    int n_tokens; /* TEXT: tokens this text completes, may be 0 (rest of a long piece); PREFILL: see above */
+    int text_len;
+    char text[ENGINE_TEXT_MAX]; /* not terminated */
+    int32_t token;              /* TEXT: the last token of it */
+    /* DONE only: */
+    enum engine_finish finish;
+    int status; /* enum engine_status, with FINISH_ERROR */
+    char message[256];
+    struct engine_usage usage; /* STARTED: prompt_tokens and dropped_messages only */
+};
+
+/* Takes up to max events, in order for each request; returns their number, 0 when there are none. Never blocks. */
+int engine_poll(struct engine *engine, struct engine_event *events, int max);
+/* Blocks until there is an event or timeout_ms passed: for tools and tests without an event loop. */
+void engine_wait(struct engine *engine, int timeout_ms);
+
+/* On failure *out is NULL and error says why; loading reports to the log. */
+int engine_open(struct engine **out, const struct engine_config *config, struct engine_error *error);
+/* Cancels what runs, ends the threads. Accepts NULL. */
+void engine_close(struct engine *engine);
+
+/* Facts about the loaded model; constant, strings live as long as the engine. */
+struct engine_info {
+    const char *model_name;   /* general.name, or the file's name */
+    const char *architecture; /* "llama" */
+    const char *quantization; /* the most frequent weight type: "Q4_1" */
+    const char *isa;
+    int n_threads, ctx_len, vocab_size, max_seqs;
+    uint64_t n_parameters, weight_bytes, kv_bytes;
+    bool can_chat; /* a chat template is known for this model */
+};
+void engine_info(const struct engine *engine, struct engine_info *out);
+
+/* A snapshot of counters; cheap. */
+struct engine_stats {
+    int n_running, n_waiting;
+    int blocks_total, blocks_free, blocks_cached, blocks_used; /* free + cached + used == total */
+    uint64_t steps, prompt_tokens, cached_tokens, output_tokens, preemptions, finished, cancelled, failed;
+};
+void engine_stats(struct engine *engine, struct engine_stats *out);
+
+/* --- command line tools: `foresay generate`, `bench`, `perplexity`, `tokenize`, `inspect` ---
+ * argv[0] is the command's name. Returns the exit status. engine_tools ends with a NULL name. */
+struct engine_tool {
+    const char *name, *summary; /* one line for --help */
+    int (*run)(int argc, char **argv);
+};
+extern const struct engine_tool engine_tools[];
+
+#endif

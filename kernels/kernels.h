@@ -1,0 +1,199 @@
+/* kernels.h - the arithmetic of the engine behind one table of operations.
+ *
+ * A backend is a table of about a dozen fused operations plus its own state. The engine wires the network once, in
+ * engine/model.c, in terms of this table; `cpu/` fills it with plain C, AVX2 or AVX-512 functions.
+ *
+ * What every backend promises:
+ *  (1) Row independence. The result of a row depends on that row's inputs alone: not on how many other rows are in the
+ *      call, where the row stands among them, how many threads work, or which instruction set was chosen. On the CPU
+ *      this holds to the bit, also between instruction sets; cpu/reference.c is the definition.
+ *  (2) Nothing is allocated inside an operation. Scratch is sized by backend_open and weight_load.
+ *  (3) Operations print nothing and cannot fail. Whatever can fail (open, load, alloc) returns a status.
+ *  (4) One thread (the engine's) calls the operations of a backend; workers are the backend's own affair.
+ *
+ * Numeric order (DESIGN section 1, promise 1): blocks of 32 inputs ascending; inside a block an exact int32 sum; then
+ * acc = fmaf((float)isum, d_weight * d_activation, acc) (Q4_1 first adds m: acc = fmaf(m, d_activation * q_sum, acc)).
+ * Float weights (F32, F16, BF16): one fmaf chain over ascending inputs. Attention runs over 64 absolute positions at a time.
+ */
+#ifndef FORESAY_KERNELS_H
+#define FORESAY_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    KV_BLOCK = 16,    /* tokens in a KV block: 16 positions fill one 512-bit vector of scores */
+    QUANT_BLOCK = 32, /* inputs that share a scale, in weights and in activations */
+    ROW_GROUP = 16,   /* output rows interleaved by weight_load; outputs are padded to a multiple of it */
+};
+
+enum kernels_status {
+    KERNELS_OK = 0,
+    KERNELS_ERR_MEMORY, /* an allocation failed */
+    KERNELS_ERR_ISA,    /* the named instruction set is unknown or this processor lacks it */
+    KERNELS_ERR_DTYPE,  /* no kernel for this element type or for these dimensions */
+};
+
+/* Element types of weights. The names are GGUF's. */
+enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_COUNT };
+
+/* Blocks as they lie in a GGUF file: 32 weights each, little endian, d and m are IEEE half floats.
+ * Q4_0: w = d * (q - 8); Q4_1: w = d * q + m; Q8_0: w = d * q. Byte j of qs holds weight j (low) and j + 16 (high nibble). */
+struct block_q4_0 {
+    uint16_t d;
+    uint8_t qs[QUANT_BLOCK / 2];
+};
+struct block_q4_1 {
+    uint16_t d, m;
+    uint8_t qs[QUANT_BLOCK / 2];
+};
+struct block_q8_0 {
+    uint16_t d;
+    int8_t qs[QUANT_BLOCK];
+};
+_Static_assert(sizeof(struct block_q4_0) == 18, "GGUF layout");
+_Static_assert(sizeof(struct block_q4_1) == 20, "GGUF layout");
+_Static_assert(sizeof(struct block_q8_0) == 34, "GGUF layout");
+
+/* "Q4_1" and so on; static storage. */
+const char *dtype_name(enum dtype type);
+/* Bytes of a row of n_cols weights in the file's layout; 0 if n_cols does not suit the type. */
+size_t dtype_row_bytes(enum dtype type, int64_t n_cols);
+/* True for the types whose matmul reads quantised activations. */
+bool dtype_is_quantized(enum dtype type);
+/* One row in the file's layout to floats. */
+void dtype_row_to_float(enum dtype type, const void *src, float *dst, int64_t n_cols);
+
+float half_to_float(uint16_t half);
+uint16_t float_to_half(float value); /* round to nearest even */
+
+/* Half the world rounds up: n to the next multiple of ROW_GROUP. Every matmul output row has this many floats. */
+static inline int row_group_pad(int n) { return (n + ROW_GROUP - 1) / ROW_GROUP * ROW_GROUP; }
+
+/* A matrix [n_rows, n_cols] repacked for the backend; opaque, owned by the backend that made it. */
+struct weight;
+
+/* Activations of n rows, kept in the forms the next matmul reads. Made by activation_alloc, written by rmsnorm and quantize.
+ * Quantised form: per row and block of 32, x ~= d * q; d = amax / 127, q = nearest even of x * (127 / amax), so that q is in
+ * [-127, 127]; sum is the exact sum of the 32 q. amax < 1e-30 gives d = 0 and q = 0; a NaN or infinity in a block gives d = NaN and
+ * q = 0, so that it surfaces in the logits, where the engine looks for it. */
+struct activation {
+    int max_rows, n_cols;
+    float *f;     /* [max_rows, n_cols], or NULL when no reader wants floats */
+    int8_t *q;    /* [max_rows, n_cols], or NULL when no reader wants int8 */
+    float *d;     /* [max_rows, n_cols / 32] */
+    int32_t *sum; /* [max_rows, n_cols / 32] */
+};
+
+/* Where the keys and values lie. One block of 16 tokens of one sequence is block_bytes consecutive bytes, all layers together, so that
+ * copying or saving a block is one memcpy. Inside: [layer][K, V][kv_head] pages of 16 * head_dim half floats;
+ * a K page is [head_dim][16 tokens], a V page is [16 tokens][head_dim]. */
+struct kv_pool {
+    uint8_t *data; /* n_blocks * block_bytes, 64-byte aligned; from kv_pool_alloc */
+    int n_blocks, n_layers, n_kv_heads, head_dim;
+    size_t block_bytes;
+};
+
+/* A run of consecutive rows of one batch that belong to one sequence and stand at consecutive positions. */
+struct kernels_seq {
+    int first_row;         /* index of the run's first row in the batch */
+    int n_rows;            /* at least 1 */
+    int first_pos;         /* absolute position of the first row; row i stands at first_pos + i and sees 0 .. first_pos + i */
+    const int32_t *blocks; /* block table: position p lies in blocks[p / KV_BLOCK], slot p % KV_BLOCK */
+};
+
+enum rope_kind {
+    ROPE_INTERLEAVED, /* pairs (2i, 2i + 1): GGUF files of the llama architecture */
+    ROPE_HALVES,      /* pairs (i, i + head_dim / 2): NeoX order */
+};
+
+/* One matrix of a matmul call; several may share the activations and so one dispatch. */
+struct matmul_job {
+    const struct weight *weight;
+    float *out;     /* [n_rows, out_stride] */
+    int out_stride; /* floats, at least row_group_pad(rows of weight); the padding is written too */
+    bool add;       /* out += result (one float addition) instead of out = result */
+};
+
+/* Projections of one layer for rope_kv and attention. All strides in floats. */
+struct qkv_view {
+    float *q; /* [n_rows, q_stride]: n_heads * head_dim, rotated in place */
+    float *k; /* [n_rows, k_stride]: n_kv_heads * head_dim, before rotation; not changed */
+    float *v; /* [n_rows, v_stride] */
+    int q_stride, k_stride, v_stride;
+    int n_heads;
+};
+
+struct backend_ops {
+    const char *name; /* "cpu" */
+
+    void (*close)(void *self);
+
+    /* Memory that the operations read and write: zeroed, 64-byte aligned, huge pages where the system grants them. NULL if refused. */
+    void *(*alloc)(void *self, size_t bytes);
+    void (*free)(void *self, void *memory, size_t bytes);
+
+    /* Repacks src (file layout, row after row, any alignment) into *out. src is not needed afterwards. */
+    int (*weight_load)(void *self, const void *src, enum dtype type, int n_rows, int n_cols, struct weight **out);
+    void (*weight_free)(void *self, struct weight *weight); /* accepts NULL */
+
+    /* x[i] = row tokens[i] of weight, as floats. x: [n, x_stride] */
+    void (*embed)(void *self, const struct weight *weight, const int32_t *tokens, int n, float *x, int x_stride);
+
+    /* out row i = rmsnorm(x row rows[i]) * gamma, in each form that out holds. rows == NULL means row i.
+     * Sum of squares: 16 partial sums (i mod 16) by fmaf, then a fixed tree (8+8, 4+4, 2+2, 1+1); scale = 1 / sqrtf(ss / n_cols + eps). */
+    void (*rmsnorm)(void *self, const float *x, int x_stride, const int32_t *rows, const float *gamma, float eps, int n,
+                    struct activation *out);
+
+    /* out row i = x row i, in each form that out holds. */
+    void (*quantize)(void *self, const float *x, int x_stride, int n, struct activation *out);
+
+    /* Every job: out row i = weight * activation row i. All weights have in->n_cols columns. */
+    void (*matmul)(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n);
+
+    /* out row i = silu(gate * in row i) * (up * in row i). out: [n, out_stride], padded like matmul's. */
+    void (*matmul_swiglu)(void *self, const struct weight *gate, const struct weight *up, const struct activation *in, int n,
+                          float *out, int out_stride);
+
+    /* Rotates q and k by their positions, writes k and v (as half floats) into the pool. cos_sin: [positions, rope_dim / 2, 2];
+     * the first rope_dim dimensions of a head are rotated. */
+    void (*rope_kv)(void *self, const struct qkv_view *qkv, const float *cos_sin, enum rope_kind kind, int rope_dim,
+                    const struct kernels_seq *seqs, int n_seqs, struct kv_pool *kv, int layer);
+
+    /* out row = softmax(q . K * scale) V over the row's own positions, grouped-query. Rows of the batch have been through rope_kv.
+     * out: [n_rows, out_stride], n_heads * head_dim floats. */
+    void (*attention)(void *self, const struct qkv_view *qkv, float scale, const struct kernels_seq *seqs, int n_seqs,
+                      const struct kv_pool *kv, int layer, float *out, int out_stride);
+
+    /* Block src[i] over block dst[i], in order. */
+    void (*copy_blocks)(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
+};
+
+struct backend {
+    const struct backend_ops *ops;
+    void *self;
+};
+
+struct backend_config {
+    const char *isa; /* "auto" or NULL, "scalar", "avx2", "avx512" */
+    int n_threads;   /* compute threads, the caller's included; 0 = as many as the cgroup and affinity grant */
+};
+
+/* Opens the CPU backend. On failure *out is untouched and, if reason is given, it names the trouble in a sentence. */
+int backend_open_cpu(struct backend *out, const struct backend_config *config, char *reason, size_t reason_size);
+/* The instruction set in use ("avx512") and the number of compute threads. */
+const char *backend_cpu_isa(const struct backend *backend);
+int backend_cpu_threads(const struct backend *backend);
+
+/* Forms are chosen by the caller: want_float for F32, F16 and BF16 readers, want_int8 for the quantised ones. */
+int activation_alloc(const struct backend *backend, int max_rows, int n_cols, bool want_float, bool want_int8,
+                     struct activation *out);
+void activation_free(const struct backend *backend, struct activation *activation);
+
+/* Bytes of one block of this shape; 64-byte multiple. */
+size_t kv_block_bytes(int n_layers, int n_kv_heads, int head_dim);
+int kv_pool_alloc(const struct backend *backend, int n_blocks, int n_layers, int n_kv_heads, int head_dim, struct kv_pool *out);
+void kv_pool_free(const struct backend *backend, struct kv_pool *pool);
+
+#endif
