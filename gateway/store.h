@@ -1,9 +1,9 @@
 /* store.h - what is on disk: users, keys, sessions, conversations, messages. SQLite, in threads of its own.
  *
- * The service thread describes an operation in a struct store_op, posts it, and gets it back through store_poll when it is done: a write only
- * after its commit (WAL, synchronous=FULL, group commit: operations that wait together share one), so an acknowledged operation
- * survives kill -9 and power loss. One writer thread is the only one that writes; a reader thread with its own read-only connection
- * serves what only reads. An operation posted after another one's completion sees its effect.
+ * The service thread describes an operation in a struct store_op, posts it, and gets it back through store_poll when it is done:
+ * a write only after its commit (WAL, synchronous=FULL, group commit: operations that wait together share one), so an
+ * acknowledged operation survives kill -9 and power loss. One writer thread is the only one that writes; a reader thread with its
+ * own read-only connection serves what only reads. An operation posted after another one's completion sees its effect.
  *
  * Every operation that names a conversation or message names the user too; another user's data is STORE_NOT_FOUND.
  * Strings in an op belong to the op: in-strings are copied by the setters below, out-strings live until store_op_free. */
@@ -14,14 +14,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { STORE_ID_LEN = 32, STORE_MAX_PAGE = 100 };
+enum {
+    STORE_ID_LEN = 32,
+    STORE_MAX_PAGE = 100,               /* rows of a page, whatever limit says */
+    STORE_MAX_PAGE_BYTES = 1024 * 1024, /* text of a history page; one message always fits */
+    STORE_MAX_PATH = 4096,              /* messages of a path: far beyond any context */
+    STORE_MAX_PATH_BYTES = 8 * 1024 * 1024,
+};
 
 /* 32 lower-case hex digits and a terminator. Empty string = none (SQL NULL). */
 struct store_id {
     char text[STORE_ID_LEN + 1];
 };
-void store_id_new(struct store_id *out);                      /* 128 random bits */
-bool store_id_parse(struct store_id *out, const char *text);  /* false unless exactly 32 hex digits */
+void store_id_new(struct store_id *out);                     /* 128 random bits */
+bool store_id_parse(struct store_id *out, const char *text); /* false unless exactly 32 hex digits */
 
 enum store_status {
     STORE_OK = 0,
@@ -62,29 +68,40 @@ struct store_user {
 
 enum store_kind {
     /* writes */
-    STORE_BEGIN_TURN, /* in: user, cid, conv (none = new, then title), parent/as_root, text (user's); generation, answer id are made by the
-                       * caller. Adds the user's message and an empty running answer. out: conv, message (user's), answer ids; DUPLICATE: the first ones */
-    STORE_BEGIN_REGEN, /* in: user, cid, message (an assistant one), generation, answer. Adds a running sibling. out: conv, parent */
-    STORE_BEGIN_CONT,  /* in: user, cid, message (assistant, interrupted|stopped|length), generation. It is running again, base_len = its text.
-                        * out: conv, parent, text/text_len (the base) */
-    STORE_CHECKPOINT,  /* in: message, generation, text (whole text so far, base included) */
-    STORE_FINISH,      /* in: message, generation, text (whole), state, meta */
-    STORE_RENAME,      /* in: user, conv, title */
-    STORE_DELETE,      /* in: user, conv. The conversation and its messages are gone */
-    STORE_SESSION_ADD, /* in: user.id, token_hash, expires_ms */
+    /* BEGIN_TURN, BEGIN_REGEN, BEGIN_CONT, FINISH and RENAME also give out: time_ms and convs[0], the conversation as it is now,
+     * to tell the user's other sockets. A cid used before gives STORE_DUPLICATE with conv, message, answer and generation of its
+     * first use. An empty cid is never a duplicate. */
+    STORE_BEGIN_TURN,  /* in: user, cid, conv (none = new, then title, or the text's first line), parent/as_root, text (user's);
+                        * generation, answer  id are made by the caller. Adds the user's message and an empty running answer.
+                        * CONFLICT: the parent is still running,  or not an answer. out: conv, parent, message (user's) */
+    STORE_BEGIN_REGEN, /* in: user, cid, message (an assistant one), generation, answer. Adds a running sibling. CONFLICT: it is
+                        * still running. out: conv, parent */
+    STORE_BEGIN_CONT, /* in: user, cid, message (assistant, interrupted|stopped|length), generation. It is running again, base_len
+                       * = its text. out: conv, parent, text/text_len (the base) */
+    STORE_CHECKPOINT, /* in: message, generation, text (whole text so far, base included). NOT_FOUND: deleted, or no longer that
+                         generation's */
+    STORE_FINISH,     /* in: message, generation, text (whole), state, meta. NOT_FOUND as above */
+    STORE_RENAME,     /* in: user, conv, title */
+    STORE_DELETE,     /* in: user, conv. The conversation and its messages are gone */
+    STORE_SESSION_ADD,  /* in: user, token_hash, expires_ms */
     STORE_SESSION_DROP, /* in: token_hash */
+    STORE_USER_ADD,     /* store_user_add */
+    STORE_ADMIN_ENSURE, /* store_admin_ensure */
     /* reads */
-    STORE_CONVS,       /* in: user, conv (page before this one, or none), limit. out: convs, more */
-    STORE_HIST,        /* in: user, conv, message (page before this one, or none), limit. out: title, messages oldest first, more */
-    STORE_PATH,        /* in: user, message. out: conv, messages from the root to message, for a prompt */
-    STORE_SESSION_GET, /* in: token_hash. out: user (id 0 = unknown or expired) */
-    STORE_KEY_GET,     /* in: token_hash of an API key. out: user */
-    STORE_MESSAGE_GET, /* in: user, message or generation. out: messages[0] */
+    STORE_CONVS, /* in: user, conv (page before this one, or none), limit. out: convs, more */
+    STORE_HIST, /* in: user, conv, message (page before this one, or none), limit. out: title, messages oldest first, more. A page
+                 * also ends at STORE_MAX_PAGE_BYTES of text */
+    STORE_PATH, /* in: user, message. out: conv, messages from the root to message, for a prompt. more: STORE_MAX_PATH_BYTES of
+                 * text or STORE_MAX_PATH messages were reached, the oldest are left out */
+    STORE_SESSION_GET, /* in: token_hash. out: found_user (id 0 = unknown or expired; the status is OK) */
+    STORE_KEY_GET,     /* in: token_hash of an API key. out: found_user */
+    STORE_MESSAGE_GET, /* in: user, message or generation. out: conv, messages[0] */
+    STORE_USER_COUNT,  /* store_user_count */
 };
 
 struct store_op {
     enum store_kind kind;
-    void *context; /* the caller's */
+    void *context;                     /* the caller's */
     void (*done)(struct store_op *op); /* called by store_poll on the polling thread; frees op with store_op_free */
 
     /* in, some also out; see the kinds */
@@ -94,7 +111,7 @@ struct store_op {
     bool as_root; /* BEGIN_TURN: parent none means a new root, not the newest branch's end */
     char *text;   /* store_op_set_text */
     size_t text_len;
-    char *title; /* store_op_set_title */
+    char *title; /* store_op_set_title; at most 200 characters are kept */
     char *meta;  /* store_op_set_meta */
     enum message_state state;
     unsigned char token_hash[32]; /* SHA-256 or BLAKE2b-256 of a session token or API key */
@@ -105,6 +122,7 @@ struct store_op {
     enum store_status status;
     char error[200]; /* a sentence, with STORE_FULL and STORE_ERROR */
     struct store_user found_user;
+    int64_t time_ms; /* recorded as the time of creation or change */
     struct store_message *messages;
     int n_messages;
     struct store_conversation *convs;
@@ -122,17 +140,20 @@ void store_op_free(struct store_op *op); /* with all results; accepts NULL */
 
 struct store;
 struct store_config {
-    const char *data_dir; /* made (0700) if missing; holds foresay.db and a lock, so that two servers cannot share it */
+    const char *data_dir;    /* made (0700) if missing; holds foresay.db and a lock, so that two servers cannot share it */
     void (*wake)(void *arg); /* called on a store thread when completions go from none to some */
     void *wake_arg;
     size_t max_queue; /* operations waiting; store_post refuses more. 0 = 4096 */
+    bool guest;       /* a command that may run beside a server: waits for no lock, leaves running messages and checkpoints to the
+                         server */
 };
 struct store_error {
     char text[400];
 };
 
-/* Opens and migrates. A database from a newer version, a folder that cannot be written, a folder in use: a sentence in error, NULL back.
- * Messages found running are marked interrupted, with the text of their last checkpoint; *n_interrupted counts them. */
+/* Opens and migrates. A database from a newer version, a folder that cannot be written, a folder in use: a sentence in error,
+ * NULL back. Messages found running are marked interrupted, with the text of their last checkpoint; *n_interrupted counts them.
+ */
 struct store *store_open(const struct store_config *config, int *n_interrupted, struct store_error *error);
 /* Finishes what is queued, closes. Operations not yet polled are completed (done is called) first. Accepts NULL. */
 void store_close(struct store *store);
@@ -143,10 +164,13 @@ bool store_post(struct store *store, struct store_op *op);
 int store_poll(struct store *store);
 
 /* Blocking forms for commands and for start-up, before the service loop runs. */
-enum store_status store_run(struct store *store, struct store_op *op); /* posts, waits, does not call done */
-enum store_status store_user_add(struct store *store, const char *name, bool admin, const unsigned char key_hash[32], struct store_user *out,
-                                 struct store_error *error);
-int store_user_count(struct store *store);
+enum store_status store_run(struct store *store,
+                            struct store_op *op); /* posts, waits, does not call done; op stays the caller's */
+/* CONFLICT: the name is taken. ERROR also for a name that is no name (1 to 64 bytes of UTF-8 without control characters or outer
+ * spaces). */
+enum store_status store_user_add(struct store *store, const char *name, bool admin, const unsigned char key_hash[32],
+                                 struct store_user *out, struct store_error *error);
+int store_user_count(struct store *store); /* -1: the store cannot say */
 /* The first administrator, made ("admin") when there is none. */
 enum store_status store_admin_ensure(struct store *store, struct store_user *out, struct store_error *error);
 
