@@ -22,6 +22,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+struct engine;
+
 enum engine_status {
     ENGINE_OK = 0,
     ENGINE_ERR_ARGUMENT, /* a parameter is out of range */
