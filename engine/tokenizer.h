@@ -1,0 +1,58 @@
+/* tokenizer.h - text to token ids and back: byte-level BPE as in GPT-2, SmolLM2, Llama 3 and Qwen2.
+ *
+ *  (1) tokenizer_encode never yields a control token: "<|im_start|>" in a text is eleven characters like any others. Control
+ * tokens come from tokenizer_find and are appended as ids by those who build prompts (chat_template.c). (2) The pieces of the ids
+ * that tokenizer_encode yields, put together, are the bytes that went in, whatever bytes those were. Bytes that are not UTF-8
+ * stand for themselves. (3) A tokenizer does not change after tokenizer_open: any number of threads may use it at once. */
+#ifndef FORESAY_TOKENIZER_H
+#define FORESAY_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/engine.h"
+#include "engine/gguf.h"
+
+/* A growing list of token ids. Zero-initialise, set limit, free with token_list_free. */
+struct token_list {
+    int32_t *ids;
+    size_t n, capacity;
+    size_t limit; /* appending more is ENGINE_ERR_TOO_LONG; 0 = no limit */
+};
+int token_list_push(struct token_list *list, int32_t id);
+int token_list_append(struct token_list *list, const int32_t *ids, size_t n);
+void token_list_free(struct token_list *list);
+
+struct tokenizer;
+
+/* Copies what it needs: gguf may be closed afterwards. On failure *out is NULL and error says why (ENGINE_ERR_MODEL or _MEMORY).
+ */
+int tokenizer_open(struct tokenizer **out, const struct gguf *gguf, struct engine_error *error);
+/* Accepts NULL. */
+void tokenizer_close(struct tokenizer *tokenizer);
+
+/* Appends the tokens of text to list. ENGINE_OK, ENGINE_ERR_TOO_LONG when the list's limit is reached (the list then holds the
+ * first `limit` tokens), or ENGINE_ERR_MEMORY. */
+int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t len, struct token_list *list);
+/* The same for a plain prompt: BOS comes first if this model wants it. */
+int tokenizer_encode_prompt(const struct tokenizer *tokenizer, const char *text, size_t len, struct token_list *list);
+
+int tokenizer_vocab_size(const struct tokenizer *tokenizer);
+const char *tokenizer_pre_name(const struct tokenizer *tokenizer); /* "smollm" */
+
+/* The bytes of a token as they appear in text: any bytes, perhaps part of a character. Empty (len 0) for control and unused
+ * tokens and for ids outside the vocabulary. Lives as long as the tokenizer. */
+const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_t *len);
+/* The id of a token by its name in the vocabulary ("<|im_end|>"), -1 if there is none. */
+int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *name);
+bool tokenizer_is_control(const struct tokenizer *tokenizer, int32_t id);
+
+/* -1 where the model has none. */
+int32_t tokenizer_bos(const struct tokenizer *tokenizer);
+int32_t tokenizer_eos(const struct tokenizer *tokenizer);
+bool tokenizer_adds_bos(const struct tokenizer *tokenizer); /* a plain text is evaluated with BOS before it */
+/* Tokens that end an answer: EOS, EOT and what the families use for them (<|im_end|>, <|endoftext|>, <|eot_id|> ...). */
+bool tokenizer_is_eog(const struct tokenizer *tokenizer, int32_t id);
+
+#endif

@@ -1,0 +1,9 @@
+/* tools.h - the commands of the engine, as they stand in engine_tools[]. argv[0] is the command's name; they return the exit
+ * status. */
+#ifndef FORESAY_TOOLS_H
+#define FORESAY_TOOLS_H
+
+int tool_tokenize(int argc, char **argv); /* text on stdin to token ids, or back */
+int tool_inspect(int argc, char **argv);  /* what a model file holds */
+
+#endif
