@@ -2,12 +2,11 @@
  *
  * A family of formats (ChatML, Llama 3) is one row of a table in chat_template.c; the row is chosen by what the template in the
  * model file says and by the special tokens that the vocabulary has. Special tokens are appended as ids, all else goes through
- * tokenizer_encode, so no message can forge the end of a turn. The ids equal those of transformers' apply_chat_template for the
- * same file.
+ * tokenizer_encode, so no message can forge the end of a turn. The ids equal those of transformers' apply_chat_template.
  *
- * Because special tokens stand between the messages, a conversation's tokens are those of its parts one after the other: leaving
- * out a turn leaves the tokens of the others as they are, and a longer conversation begins with the tokens of the shorter one.
- * Immutable after chat_template_open: any thread. */
+ * Because special tokens stand between the messages, the tokens of a conversation are those of its parts one after the other:
+ * leaving out a turn leaves the tokens of the others as they are, and a longer conversation begins with the tokens of the
+ * shorter one. Immutable after chat_template_open: any thread. */
 #ifndef FORESAY_CHAT_TEMPLATE_H
 #define FORESAY_CHAT_TEMPLATE_H
 

@@ -4,17 +4,18 @@
  *     detokenizer_init(&d, tokenizer, stops, n_stops);
  *     for each token:  detokenizer_push(&d, token);
  *                      while ((n = detokenizer_take(&d, text, sizeof text)) > 0) send(text, n);
- *                      if (d.stopped) end;
+ *                      if (d.stopped) break;
  *     at the end:      detokenizer_finish(&d);
  *                      while ((n = detokenizer_take(&d, text, sizeof text)) > 0) send(text, n);
  *
- *  (1) What comes out is valid UTF-8 and cut between characters. Bytes that cannot become a character are U+FFFD, one for each
- * maximal part as in the Unicode standard. A character that the end of the generation cuts off gives nothing. (2) Held back is
- * the rest of an unfinished character and the longest end of the text that is a true beginning of a stop string; nothing else.
- * detokenizer_finish gives the latter out. (3) The stop string that is complete first ends the text (of two that end at the same
- * place, the longer); neither it nor anything after it comes out. So the text depends on the bytes alone, not on how they are cut
- * into tokens. (4) No allocation; the state has a fixed size and holds no pointer into caller's memory but the tokenizer. One
- * thread at a time for each detokenizer. */
+ *  (1) What comes out is valid UTF-8, cut between characters. Bytes that cannot become a character are U+FFFD, one for each
+ *      maximal part as the Unicode standard advises. A character that the end of the generation cuts off gives nothing.
+ *  (2) Held back are the beginning of an unfinished character and the longest end of the text that is a true beginning of a
+ *      stop string, nothing else. detokenizer_finish gives the latter out.
+ *  (3) The stop string that is complete first ends the text (of two that end at the same place, the longer one); neither it
+ *      nor anything after it comes out. So the text depends on the bytes alone, not on how they are cut into tokens.
+ *  (4) No allocation: the state has a fixed size and points to nothing of the caller's but the tokenizer.
+ * One thread at a time for each detokenizer. */
 #ifndef FORESAY_DETOKENIZER_H
 #define FORESAY_DETOKENIZER_H
 

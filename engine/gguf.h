@@ -1,10 +1,12 @@
 /* gguf.h - a GGUF file (version 2 or 3, little endian), mapped read-only: typed metadata and tensors by name.
  *
  *  (1) Everything in the file is checked by gguf_open: counts, lengths, types, dimensions, offsets and alignment. What the
- * functions below return lies inside the file; callers need no further check of that kind. (2) Strings, arrays and tensor data
- * point into the mapping and live until gguf_close. Strings are not terminated: print with %.*s. (3) Memory besides the mapping
- * is bounded by GGUF_MAX_KEYS and GGUF_MAX_TENSORS. A file must not be shortened while it is open (the system then ends the
- * process); replace model files by rename. Read-only after gguf_open, so any thread may ask. */
+ *      functions below return lies inside the file; callers need no further check of that kind.
+ *  (2) Strings, arrays and tensor data point into the mapping and live until gguf_close. Strings are not terminated: print
+ *      them with %.*s.
+ *  (3) Memory besides the mapping is bounded by GGUF_MAX_KEYS and GGUF_MAX_TENSORS.
+ * A file must not be shortened while it is open (the system then ends the process): replace model files by rename.
+ * Nothing changes after gguf_open, so any thread may ask. */
 #ifndef FORESAY_GGUF_H
 #define FORESAY_GGUF_H
 
@@ -113,7 +115,7 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *gguf, const char *
 int gguf_require_tensor(const struct gguf *gguf, const char *name, int64_t n_rows, int64_t n_cols, const struct gguf_tensor **out,
                         enum dtype *type, struct engine_error *error);
 
-/* "Q4_K"; "type 99" numbers that ggml does not have are refused by gguf_open. Static storage. */
+/* "Q4_K". Numbers that ggml does not have are refused by gguf_open. Static storage. */
 const char *gguf_type_name(uint32_t type);
 /* False when kernels.h has no such type. */
 bool gguf_type_to_dtype(uint32_t type, enum dtype *out);

@@ -1,9 +1,10 @@
 /* tokenizer.h - text to token ids and back: byte-level BPE as in GPT-2, SmolLM2, Llama 3 and Qwen2.
  *
- *  (1) tokenizer_encode never yields a control token: "<|im_start|>" in a text is eleven characters like any others. Control
- * tokens come from tokenizer_find and are appended as ids by those who build prompts (chat_template.c). (2) The pieces of the ids
- * that tokenizer_encode yields, put together, are the bytes that went in, whatever bytes those were. Bytes that are not UTF-8
- * stand for themselves. (3) A tokenizer does not change after tokenizer_open: any number of threads may use it at once. */
+ *  (1) tokenizer_encode never yields a control token: "<|im_start|>" in a text is twelve characters like any others. Control
+ *      tokens come from tokenizer_find and are appended as ids by whoever builds a prompt (chat_template.c).
+ *  (2) The pieces of the ids that tokenizer_encode yields, put together, are the bytes that went in, whatever bytes those
+ *      were. Bytes that are not UTF-8 stand for themselves.
+ *  (3) A tokenizer does not change after tokenizer_open: any number of threads may use it at once. */
 #ifndef FORESAY_TOKENIZER_H
 #define FORESAY_TOKENIZER_H
 
