@@ -1,0 +1,347 @@
+/* test_sampler.c - the token drawn is the right function of its inputs, and has the right distribution. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/philox.h"
+#include "engine/sampler.h"
+
+enum { VOCAB = 1003 }; /* not a multiple of 16: tails count */
+
+static uint64_t rng_state = 12345;
+
+static double uniform(void) {
+    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
+    return ((double)(rng_state >> 11) + 0.5) * 0x1p-53;
+}
+
+static float normal(double sigma) { return (float)(sigma * sqrt(-2 * log(uniform())) * cos(6.283185307179586 * uniform())); }
+
+static struct engine_sampling plain(float temperature) {
+    struct engine_sampling params = engine_sampling_default();
+    params.temperature = temperature;
+    params.top_p = 1;
+    return params;
+}
+
+static int32_t sample(struct sampler *s, const struct engine_sampling *params, const float *logits, int n_history) {
+    float row[VOCAB];
+    int32_t token = -1, zeros[64] = {0};
+    struct sampler_history history = {.tokens = zeros, .n_prompt = n_history, .n_tokens = n_history};
+    memcpy(row, logits, (size_t)s->vocab_size * sizeof *row);
+    assert_int_equal(sampler_sample(s, params, &history, row, &token), ENGINE_OK);
+    return token;
+}
+
+/* --- the slow and obvious sampler --- */
+
+static const float *order_logits;
+
+static int by_logit(const void *x, const void *y) {
+    int a = *(const int *)x, b = *(const int *)y;
+    if (order_logits[a] != order_logits[b]) return order_logits[a] > order_logits[b] ? -1 : 1;
+    return a - b;
+}
+
+/* keep[i] = candidate i survives top-k, top-p, min-p. */
+static void brute_cut(const float *logits, int n, const struct engine_sampling *p, bool *keep) {
+    int order[VOCAB];
+    double weight[VOCAB], total = 0, mass = 0;
+    for (int i = 0; i < n; i++) order[i] = i;
+    order_logits = logits;
+    qsort(order, (size_t)n, sizeof *order, by_logit);
+    int k = p->top_k > 0 && p->top_k < n ? p->top_k : n;
+    for (int i = 0; i < n; i++) keep[i] = false;
+    for (int i = 0; i < k; i++) {
+        weight[i] = exp(((double)logits[order[i]] - (double)logits[order[0]]) / (double)p->temperature);
+        total += weight[i];
+    }
+    for (int i = 0; i < k; i++) {
+        if (i > 0 && p->top_p < 1 && mass >= (double)p->top_p * total) break;
+        mass += weight[i];
+        if (weight[i] >= (double)p->min_p) keep[order[i]] = true;
+    }
+}
+
+static int32_t brute_draw(const float *logits, int n, const struct engine_sampling *p, uint64_t position) {
+    bool keep[VOCAB];
+    double best = -INFINITY, max = -INFINITY;
+    int32_t token = -1;
+    brute_cut(logits, n, p, keep);
+    for (int i = 0; i < n; i++) max = fmax(max, (double)logits[i]);
+    for (int i = 0; i < n; i++) {
+        double score = ((double)logits[i] - max) / (double)p->temperature + sampler_noise(p->seed, position, i);
+        if (!keep[i] || score <= best) continue;
+        best = score;
+        token = i;
+    }
+    return token;
+}
+
+/* --- tests --- */
+
+/* Protects: the generator is Philox4x32-10 (known answers of the paper's library), alone and sixteen at a time. */
+static void philox_gives_the_known_answers(void **state) {
+    (void)state;
+    struct philox_block zero = philox(0, (struct philox_block){{0, 0, 0, 0}});
+    const uint32_t want_zero[4] = {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8};
+    struct philox_block ones = philox(UINT64_MAX, (struct philox_block){{UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX}});
+    const uint32_t want_ones[4] = {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd};
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(zero.word[i], want_zero[i]);
+        assert_int_equal(ones.word[i], want_ones[i]);
+    }
+    uint32_t words[16];
+    philox_tokens16(0x123456789abcdefu, 0x500000007u, 64, words);
+    for (uint32_t i = 0; i < 16; i++) {
+        assert_int_equal(words[i], philox_tokens(0x123456789abcdefu, 0x500000007u, (64 + i) / 4).word[i % 4]);
+    }
+}
+
+/* Protects: own logarithm and exponential; the tolerances are those of sampler.h. */
+static void elementary_functions_are_accurate(void **state) {
+    (void)state;
+    for (int i = 0; i < 20000; i++) {
+        double x = exp(uniform() * 60 - 30);
+        assert_true(fabs(sampler_log(x) - log(x)) <= 1e-15 * fmax(fabs(log(x)), 1e-3) + 1e-16);
+        double u = 1 - ldexp(uniform(), -(int)(uniform() * 33));
+        if (u < 1) assert_true(fabs(sampler_log(u) / log(u) - 1) < 1e-14);
+        float e = (float)(-80 * uniform());
+        assert_true(fabs((double)sampler_exp(e) / exp((double)e) - 1) < 2e-7);
+    }
+    assert_true(sampler_exp(0) == 1);
+    assert_true(sampler_exp(-INFINITY) < 1e-37f);
+    assert_true(sampler_log(1) == 0);
+}
+
+/* Protects: greedy takes the largest, ties the lowest id, wherever it stands in the row. */
+static void greedy_breaks_ties_by_id(void **state) {
+    (void)state;
+    struct sampler s;
+    float logits[VOCAB];
+    struct engine_sampling params = plain(0);
+    assert_int_equal(sampler_init(&s, VOCAB), 0);
+    for (int at = 0; at < VOCAB; at += 17) {
+        for (int i = 0; i < VOCAB; i++) logits[i] = i >= at ? 3.5f : (float)i * 1e-3f;
+        assert_int_equal(sample(&s, &params, logits, 1), at);
+    }
+    sampler_free(&s);
+}
+
+/* Protects: pruning and quickselect change nothing: always the token that the slow sampler draws. */
+static void agrees_with_brute_force(void **state) {
+    (void)state;
+    struct sampler s;
+    assert_int_equal(sampler_init(&s, VOCAB), 0);
+    const float sigmas[] = {0, 0.5f, 3, 12};
+    for (int n = 0; n < 4000; n++) {
+        float logits[VOCAB];
+        double sigma = (double)sigmas[n % 4];
+        for (int i = 0; i < VOCAB; i++) logits[i] = normal(sigma);
+        if (n % 3 == 0) { /* ties, as quantised weights make them */
+            for (int i = 0; i < VOCAB; i++) logits[i] = floorf(logits[i]);
+        }
+        struct engine_sampling p = plain((float)(0.05 + 2 * uniform()));
+        p.seed = (uint64_t)n * 77;
+        if (n & 4) p.top_k = 1 + (int)(uniform() * 120);
+        if (n & 8) p.top_p = (float)(0.01 + 0.98 * uniform());
+        if (n & 16) p.min_p = (float)(0.3 * uniform());
+        int position = (int)(uniform() * 60);
+        int32_t want = brute_draw(logits, VOCAB, &p, (uint64_t)position);
+        int32_t got = sample(&s, &p, logits, position);
+        if (got != want) print_message("case %d: k %d p %g min %g\n", n, p.top_k, (double)p.top_p, (double)p.min_p);
+        assert_int_equal(got, want);
+    }
+    sampler_free(&s);
+}
+
+/* Chi-square of draws over a small vocabulary against the exact probabilities; returns the number of degrees of freedom through dof. */
+static double chi_square(const float *logits, int n, struct engine_sampling p, int n_draws, int *dof) {
+    struct sampler s;
+    int count[VOCAB] = {0};
+    bool keep[VOCAB];
+    double total = 0, chi = 0;
+    assert_int_equal(sampler_init(&s, n), 0);
+    for (int i = 0; i < n_draws; i++) {
+        p.seed = (uint64_t)i * 2654435761u + 99; /* neighbouring seeds and one position: the hardest case for a weak generator */
+        count[sample(&s, &p, logits, i % 3)]++;
+    }
+    brute_cut(logits, n, &p, keep);
+    for (int i = 0; i < n; i++) total += keep[i] ? exp((double)logits[i] / (double)p.temperature) : 0;
+    *dof = -1;
+    for (int i = 0; i < n; i++) {
+        if (!keep[i]) {
+            assert_int_equal(count[i], 0);
+            continue;
+        }
+        double expected = exp((double)logits[i] / (double)p.temperature) / total * n_draws;
+        chi += (count[i] - expected) * (count[i] - expected) / expected;
+        (*dof)++;
+    }
+    sampler_free(&s);
+    return chi;
+}
+
+/* Protects: the draw has the softmax's distribution, with and without cuts. The border is the chi-square mean plus five standard
+ * deviations; seeds are fixed, so a pass is a pass for ever. */
+static void draws_follow_the_softmax(void **state) {
+    (void)state;
+    enum { N = 37 };
+    float logits[N];
+    for (int i = 0; i < N; i++) logits[i] = normal(1.2);
+    struct engine_sampling cases[5];
+    for (int i = 0; i < 5; i++) cases[i] = plain(i == 1 ? 0.6f : 1.0f);
+    cases[2].top_p = 0.8f;
+    cases[3].top_k = 9;
+    cases[4].min_p = 0.2f;
+    for (int i = 0; i < 5; i++) {
+        int dof;
+        double chi = chi_square(logits, N, cases[i], 200000, &dof);
+        printf("case %d: chi-square %.1f of %d degrees of freedom\n", i, chi, dof);
+        assert_true(dof > 2 && chi < dof + 5 * sqrt(2.0 * dof) + 5);
+    }
+}
+
+/* Protects: same inputs same token; another seed or position gives another stream. */
+static void noise_depends_on_seed_and_position(void **state) {
+    (void)state;
+    struct sampler s;
+    float logits[VOCAB];
+    for (int i = 0; i < VOCAB; i++) logits[i] = normal(0.1);
+    assert_int_equal(sampler_init(&s, VOCAB), 0);
+    int same_seed = 0, same_position = 0;
+    for (int i = 0; i < 50; i++) {
+        struct engine_sampling p = plain(1), q = plain(1);
+        p.seed = (uint64_t)i;
+        q.seed = (uint64_t)i + 1;
+        int32_t token = sample(&s, &p, logits, i);
+        assert_int_equal(token, sample(&s, &p, logits, i));
+        same_seed += token == sample(&s, &q, logits, i);
+        same_position += token == sample(&s, &p, logits, i + 1);
+    }
+    assert_true(same_seed <= 2 && same_position <= 2);
+    sampler_free(&s);
+}
+
+/* Protects: the formulas of engine.h: repeat_penalty over the window (prompt included), the other two over the answer. */
+static void penalties_match_their_definition(void **state) {
+    (void)state;
+    struct sampler s;
+    assert_int_equal(sampler_init(&s, VOCAB), 0);
+    for (int n = 0; n < 300; n++) {
+        float logits[VOCAB];
+        double want[VOCAB];
+        int32_t tokens[60], token, want_token = 0;
+        struct engine_sampling p = plain(0);
+        struct engine_bias bias[2] = {{(int32_t)(uniform() * 20), 3}, {(int32_t)(uniform() * 20), -2.5f}};
+        p.repeat_penalty = (float)(0.5 + 1.5 * uniform());
+        p.frequency_penalty = (float)(2 * uniform() - 1);
+        p.presence_penalty = (float)(2 * uniform() - 1);
+        p.penalty_last_n = (int)(uniform() * 80);
+        p.bias = bias;
+        p.n_bias = 2;
+        struct sampler_history history = {tokens, 20, 20 + (int)(uniform() * 41)};
+        for (int i = 0; i < 60; i++) tokens[i] = (int32_t)(uniform() * 20);
+        for (int i = 0; i < VOCAB; i++) logits[i] = normal(2);
+        for (int v = 0; v < VOCAB; v++) {
+            int uses = 0, in_window = 0;
+            for (int i = 20; i < history.n_tokens; i++) uses += tokens[i] == v;
+            for (int i = 0; i < history.n_tokens; i++) in_window |= tokens[i] == v && i >= history.n_tokens - p.penalty_last_n;
+            want[v] = (double)logits[v];
+            if (in_window) want[v] = want[v] > 0 ? want[v] / (double)p.repeat_penalty : want[v] * (double)p.repeat_penalty;
+            want[v] -= uses * (double)p.frequency_penalty + (uses > 0 ? (double)p.presence_penalty : 0);
+            for (int b = 0; b < 2; b++) want[v] += bias[b].token == v ? (double)bias[b].bias : 0;
+            if (want[v] > want[want_token]) want_token = v;
+        }
+        assert_int_equal(sampler_sample(&s, &p, &history, logits, &token), ENGINE_OK);
+        for (int v = 0; v < VOCAB; v++) assert_true(fabs((double)logits[v] - want[v]) < 1e-5);
+        assert_int_equal(token, want_token);
+        for (int v = 0; v < VOCAB; v++) assert_int_equal(s.uses[v], 0);
+    }
+    sampler_free(&s);
+}
+
+/* Protects: a broken model is an error of its request, never a token. */
+static void non_finite_logits_are_an_error(void **state) {
+    (void)state;
+    struct sampler s;
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    assert_int_equal(sampler_init(&s, VOCAB), 0);
+    for (int at = 0; at < VOCAB; at += 59) {
+        for (int b = 0; b < 3; b++) {
+            float logits[VOCAB] = {0};
+            int32_t token = -7, tokens[1] = {0};
+            struct sampler_history history = {tokens, 1, 1};
+            struct engine_sampling p = plain((float)(b % 2));
+            logits[at] = bad[b];
+            assert_int_equal(sampler_sample(&s, &p, &history, logits, &token), ENGINE_ERR_NUMERIC);
+            assert_int_equal(token, -7);
+        }
+    }
+    sampler_free(&s);
+}
+
+/* Protects: extreme but legal parameters draw a legal token. */
+static void extremes_are_harmless(void **state) {
+    (void)state;
+    struct sampler s;
+    float logits[VOCAB];
+    assert_int_equal(sampler_init(&s, VOCAB), 0);
+    for (int i = 0; i < VOCAB; i++) logits[i] = i % 2 ? 3e38f : -3e38f;
+    struct engine_sampling p = plain(1e-30f);
+    assert_int_equal(sample(&s, &p, logits, 3) % 2, 1);
+    p.temperature = 5;
+    p.top_p = 1e-30f;
+    assert_int_equal(sample(&s, &p, logits, 3), 1);
+    p.top_p = 0.9999999f;
+    p.min_p = 0.9999999f;
+    assert_int_equal(sample(&s, &p, logits, 3) % 2, 1);
+    for (int i = 0; i < VOCAB; i++) logits[i] = 0;
+    p.top_k = 1;
+    assert_int_equal(sample(&s, &p, logits, 3), 0);
+    sampler_free(&s);
+}
+
+/* Protects: parameters out of range are named in the refusal. */
+static void bad_parameters_are_refused(void **state) {
+    (void)state;
+    struct engine_error error;
+    struct engine_bias bias = {VOCAB, 1};
+    struct engine_sampling p = engine_sampling_default();
+    assert_int_equal(sampling_check(&p, VOCAB, &error), ENGINE_OK);
+    struct engine_sampling bad[10];
+    for (int i = 0; i < 10; i++) bad[i] = p;
+    bad[0].temperature = NAN;
+    bad[1].temperature = 5.5f;
+    bad[2].top_p = 0;
+    bad[3].min_p = 1;
+    bad[4].top_k = -1;
+    bad[5].repeat_penalty = 0;
+    bad[6].frequency_penalty = -3;
+    bad[7].presence_penalty = INFINITY;
+    bad[8].n_bias = 1;
+    bad[8].bias = &bias;
+    bad[9].penalty_last_n = -1;
+    for (int i = 0; i < 10; i++) {
+        error.text[0] = 0;
+        assert_int_equal(sampling_check(&bad[i], VOCAB, &error), ENGINE_ERR_ARGUMENT);
+        assert_true(strlen(error.text) > 10);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(philox_gives_the_known_answers),     cmocka_unit_test(elementary_functions_are_accurate),
+        cmocka_unit_test(greedy_breaks_ties_by_id),           cmocka_unit_test(agrees_with_brute_force),
+        cmocka_unit_test(draws_follow_the_softmax),           cmocka_unit_test(noise_depends_on_seed_and_position),
+        cmocka_unit_test(penalties_match_their_definition),   cmocka_unit_test(non_finite_logits_are_an_error),
+        cmocka_unit_test(extremes_are_harmless),              cmocka_unit_test(bad_parameters_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
