@@ -111,7 +111,7 @@ struct store_op {
     bool as_root; /* BEGIN_TURN: parent none means a new root, not the newest branch's end */
     char *text;   /* store_op_set_text */
     size_t text_len;
-    char *title; /* store_op_set_title; at most 200 characters are kept */
+    char *title; /* store_op_set_title */
     char *meta;  /* store_op_set_meta */
     enum message_state state;
     unsigned char token_hash[32]; /* SHA-256 or BLAKE2b-256 of a session token or API key */
