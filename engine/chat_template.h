@@ -33,9 +33,8 @@ const char *chat_template_name(const struct chat_template *template);
 struct chat_prompt {
     const struct engine_message *messages;
     int n_messages;
-    bool continue_last; /* the last message is the assistant's: its turn stays open; otherwise an assistant turn is opened after
-                           it */
-    bool drop_oldest; /* leave out the oldest turns until the rest fits; a leading system message and the last turn always stay */
+    bool continue_last; /* the last message is the assistant's and its turn stays open; else an assistant turn is opened */
+    bool drop_oldest;   /* leave out the oldest turns until the rest fits; leading system messages and the last turn stay */
 };
 
 /* Appends the prompt to list; its limit is how many tokens may come. *n_dropped (may be NULL) is the number of messages left out.
