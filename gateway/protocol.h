@@ -87,4 +87,7 @@ enum protocol_code {
     CODE_DRAINING = 5004,
 };
 
+/* The code for a status of the engine (enum engine_status); 0 for ENGINE_OK. */
+int protocol_code_of_engine(int status);
+
 #endif

@@ -1,0 +1,95 @@
+/* connection.h - one WebSocket: who it is, what it reads, what it is owed.
+ *
+ *  (1) LOOKUP (session being looked up, nothing is read) -> GREETING (hello awaited) -> OPEN -> CLOSING (what is queued goes out,
+ * then the close frame; nothing more is read or queued). (2) Answers and notices wait in the outbox. Token events are read from
+ * the logs when the socket can take them, in turn over the subscriptions that have some; so an answer never waits behind tokens,
+ * and one stream does not starve another. (3) A subscription sends its first text at once, then at most one frame every
+ * CONNECTION_COALESCE_MS. (4) Every request is answered by chat.c through connection_send; one that completes after the socket
+ * closed is answered to nobody. Service thread only. */
+#ifndef FORESAY_CONNECTION_H
+#define FORESAY_CONNECTION_H
+
+#include "gateway/core.h"
+#include "gateway/stream.h"
+
+struct lws;
+struct pending;
+
+enum {
+    CONNECTION_COALESCE_MS = 20,  /* 50 frames a second read as smooth; each costs a wake-up on a phone */
+    CONNECTION_STALL_MS = 30000,  /* a socket that takes nothing for so long is closed with 4408 */
+    CONNECTION_HELLO_MS = 10000,  /* for a client that opens and says nothing */
+    CONNECTION_FAREWELL_MS = 5000 /* for the close frame to get out */
+};
+
+enum connection_state { CONNECTION_LOOKUP, CONNECTION_GREETING, CONNECTION_OPEN, CONNECTION_CLOSING };
+
+struct subscription {
+    struct connection *connection;
+    struct generation *generation;
+    struct stream_reader reader;
+    struct timer timer;               /* runs while coalescing */
+    int64_t sent_ms;                  /* when text last went out; 0 = never */
+    bool queued;                      /* in the connection's ready queue */
+    struct subscription *next, *prev; /* of this connection */
+    struct subscription *next_ready;
+};
+
+struct connection {
+    struct gateway *gateway;
+    struct lws *socket;
+    enum connection_state state;
+    struct store_user user; /* id 0 until the session is known */
+    unsigned char token_hash[AUTH_HASH_LEN];
+    char sid[STORE_ID_LEN + 1];
+    struct store_op *lookup; /* of the session, while it is under way */
+    bool counted;            /* in user_counts and in connections.by_user */
+
+    struct buffer incoming; /* fragments of the message being received */
+    struct rate_limit rate;
+    int refused_in_a_row;
+
+    struct outbox outbox;
+    bool piece_sent_from_outbox; /* what connection_next gave last */
+    struct subscription *subscriptions, *ready_first, *ready_last;
+    int n_subscriptions;
+    struct pending *pending; /* requests being worked on (chat.c) */
+    int n_pending;
+
+    struct timer timer;       /* hello, heartbeat, stall, farewell */
+    int64_t waiting_since_ms; /* the socket was asked to take bytes and has not yet; 0 = not waiting */
+    int64_t ping_due_ms, ping_n, pong_n;
+
+    int close_code;
+    char close_reason[100];
+    struct connection *next, *prev; /* same bucket of connections.by_user */
+};
+
+/* --- called by server.c --- */
+/* NULL: refused, close at once. */
+struct connection *connection_open(struct gateway *gateway, struct lws *socket, const unsigned char token_hash[AUTH_HASH_LEN]);
+void connection_receive(struct connection *connection, const char *bytes, size_t n, bool final);
+/* The next bytes for the socket; false when there is nothing now. After they are written: connection_sent. */
+bool connection_next(struct connection *connection, struct outbox_piece *piece);
+void connection_sent(struct connection *connection, const struct outbox_piece *piece);
+bool connection_has_more(const struct connection *connection);
+void connection_closed(struct connection *connection); /* frees it */
+
+/* --- called by chat.c and gateway.c --- */
+/* Queues the message that was built in gateway->scratch. */
+void connection_send(struct connection *connection);
+void connection_err(struct connection *connection, const char *id, int code, const char *message, int retry_ms);
+/* Sends what is queued, then closes. The first reason given stays. */
+void connection_close(struct connection *connection, int code, const char *reason);
+/* False: the limit of subscriptions is reached or memory is out. Already subscribed: moves to `from`. */
+bool connection_subscribe(struct connection *connection, struct generation *generation, uint64_t from);
+bool connection_is_subscribed(const struct connection *connection, const struct generation *generation);
+void connection_unsubscribe(struct connection *connection, const struct store_id *generation);
+
+/* The message in gateway->scratch to every open socket of a user but one (may be NULL). */
+void connections_send(struct gateway *gateway, int64_t user, const struct connection *except);
+void connections_send_all(struct gateway *gateway);
+void connections_close_all(struct gateway *gateway, int code, const char *reason);
+void connections_close_session(struct gateway *gateway, const unsigned char token_hash[AUTH_HASH_LEN]);
+
+#endif

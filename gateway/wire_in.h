@@ -1,0 +1,77 @@
+/* wire_in.h - what clients send, checked and turned into structs. Every field is checked here and trusted afterwards.
+ *
+ * Service thread only. No I/O. */
+#ifndef FORESAY_WIRE_IN_H
+#define FORESAY_WIRE_IN_H
+
+#include "engine/engine.h"
+#include "gateway/limits.h"
+#include "gateway/protocol.h"
+#include "gateway/store.h"
+
+/* The wish for one generation. Owns its strings. */
+struct gen_params {
+    struct engine_sampling sampling;
+    struct engine_bias *bias; /* what sampling.bias points at */
+    bool has_seed;
+    int max_tokens; /* 0 = no wish */
+    char *stop[ENGINE_MAX_STOP];
+    int n_stop;
+    char *system; /* first message for the model, or NULL */
+    bool drop_oldest;
+};
+struct gen_params gen_params_default(void);
+void gen_params_free(struct gen_params *params);
+
+enum request_type {
+    REQUEST_HELLO,
+    REQUEST_SEND,
+    REQUEST_REGEN,
+    REQUEST_CONT,
+    REQUEST_CANCEL,
+    REQUEST_SUB,
+    REQUEST_UNSUB,
+    REQUEST_HIST,
+    REQUEST_CONVS,
+    REQUEST_RENAME,
+    REQUEST_DELETE,
+    REQUEST_PING,
+    REQUEST_PONG,
+};
+
+struct request_resume {
+    struct store_id generation;
+    uint64_t from;
+};
+
+struct request {
+    enum request_type type;
+    char id[PROTOCOL_MAX_ID + 1];
+    char cid[PROTOCOL_MAX_ID + 1];
+    struct store_id conv, parent, message, generation, before;
+    bool as_root;
+    const char *text, *title; /* live until request_free */
+    size_t text_len;
+    uint64_t from;
+    int limit;
+    int64_t n; /* ping, pong */
+    struct gen_params gen;
+    struct request_resume resume[LIMIT_SUBSCRIPTIONS];
+    int n_resume;
+    void *tree; /* the parsed JSON */
+};
+
+struct wire_error {
+    int code;                     /* enum protocol_code */
+    char id[PROTOCOL_MAX_ID + 1]; /* of the request, if it had a usable one */
+    char message[200];
+};
+
+/* One whole frame. False: error says what is wrong, there is nothing to free. */
+bool wire_parse(const char *bytes, size_t len, struct request *out, struct wire_error *error);
+void request_free(struct request *request);
+
+/* {"key": "..."}: copies the key; false when the body is anything else. */
+bool wire_parse_key(const char *body, size_t len, char *key, size_t key_size);
+
+#endif
