@@ -1,0 +1,278 @@
+/* engine.c - opening and closing: sizes, memory, threads; facts and counters. The life of a request is in requests.c, step.c and events.c.
+ *
+ * How much memory: weights as in the file, buffers for one step, and the KV pool. Without kv_bytes the pool holds max_seqs sequences
+ * of DEFAULT_SEQ_TOKENS tokens, but takes at most a quarter of the available memory, and at least one sequence of the full context fits. All of
+ * it is added up and compared with what the system has before anything large is allocated. */
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "engine/log.h"
+#include "engine/memory.h"
+
+enum {
+    DEFAULT_SEQ_TOKENS = 2048, /* a long chat */
+    DEFAULT_CTX = 8192,
+    MAX_SEQS = 4096,
+    MAX_WAITING = 1 << 20,
+    MAX_STEP_TOKENS = 1 << 16,
+    MIN_CTX = 2 * KV_BLOCK,
+};
+
+struct engine_config engine_config_default(void) {
+    return (struct engine_config){
+        .max_seqs = 16,
+        .max_waiting = 256,
+        .step_tokens = 256, /* a step with a full chunk takes some tenths of a second on two cores: text of others still flows */
+        .prefix_cache = true,
+    };
+}
+
+static int fail(struct engine_error *error, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static int fail(struct engine_error *error, int status, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error->text, sizeof error->text, format, args);
+    va_end(args);
+    return status;
+}
+
+/* --- sizes --- */
+
+static int check_config(const struct engine_config *c, struct engine_error *error) {
+    if (!c->model_path) return fail(error, ENGINE_ERR_ARGUMENT, "no model file is named (--model)");
+    if (c->max_seqs < 1 || c->max_seqs > MAX_SEQS)
+        return fail(error, ENGINE_ERR_ARGUMENT, "--max-seqs is %d; it must be 1 .. %d", c->max_seqs, MAX_SEQS);
+    if (c->max_waiting < 0 || c->max_waiting > MAX_WAITING)
+        return fail(error, ENGINE_ERR_ARGUMENT, "max_waiting is %d; it must be 0 .. %d", c->max_waiting, MAX_WAITING);
+    if (c->step_tokens < c->max_seqs || c->step_tokens > MAX_STEP_TOKENS)
+        return fail(error, ENGINE_ERR_ARGUMENT, "--step-tokens is %d; it must be at least --max-seqs (%d) and at most %d", c->step_tokens,
+                    c->max_seqs, MAX_STEP_TOKENS);
+    if (c->n_threads < 0) return fail(error, ENGINE_ERR_ARGUMENT, "--threads is %d; it must be 0 (all) or more", c->n_threads);
+    return ENGINE_OK;
+}
+
+static int choose_ctx(struct engine_config *c, const struct model_shape *shape, struct engine_error *error) {
+    if (c->ctx_len == 0) c->ctx_len = shape->ctx_train < DEFAULT_CTX ? shape->ctx_train : DEFAULT_CTX;
+    if (c->ctx_len < MIN_CTX) return fail(error, ENGINE_ERR_ARGUMENT, "--ctx is %d; it must be at least %d", c->ctx_len, MIN_CTX);
+    if (c->ctx_len <= shape->ctx_train) return ENGINE_OK;
+    return fail(error, ENGINE_ERR_ARGUMENT, "--ctx is %d, but this model was trained for %d tokens", c->ctx_len, shape->ctx_train);
+}
+
+static uint64_t default_kv_bytes(const struct engine_config *c, uint64_t block_bytes, uint64_t available) {
+    int seq_tokens = c->ctx_len < DEFAULT_SEQ_TOKENS ? c->ctx_len : DEFAULT_SEQ_TOKENS;
+    uint64_t bytes = (uint64_t)c->max_seqs * (uint64_t)kv_blocks_for(seq_tokens) * block_bytes;
+    uint64_t least = (uint64_t)kv_blocks_for(c->ctx_len) * block_bytes;
+    if (bytes > available / 4) bytes = available / 4;
+    return bytes > least ? bytes : least;
+}
+
+/* Chooses the number of blocks and refuses what the machine cannot hold. */
+static int choose_memory(struct engine *e, const struct model_shape *shape, const struct model_limits *limits, int *n_blocks,
+                         struct engine_error *error) {
+    struct engine_config *c = &e->config;
+    uint64_t block_bytes = kv_block_bytes(shape->n_layers, shape->n_kv_heads, shape->head_dim), available = memory_available();
+    uint64_t kv = c->kv_bytes ? c->kv_bytes : default_kv_bytes(c, block_bytes, available);
+    uint64_t buffers = model_buffer_bytes(shape, limits), need = shape->weight_bytes + buffers + kv;
+    char t[5][32];
+    if (kv / block_bytes < MIN_CTX / KV_BLOCK)
+        return fail(error, ENGINE_ERR_ARGUMENT, "--kv-mem of %s is too small: %d tokens of this model take %s",
+                    memory_format(kv, t[0], sizeof t[0]), MIN_CTX, memory_format(MIN_CTX / KV_BLOCK * block_bytes, t[1], sizeof t[1]));
+    if (need < kv || need > available)
+        return fail(error, ENGINE_ERR_MEMORY,
+                    "%s needs %s: %s for weights, %s for keys and values, %s for buffers; %s are available. Lower %s.", c->model_path,
+                    memory_format(need < kv ? kv : need, t[0], sizeof t[0]), memory_format(shape->weight_bytes, t[1], sizeof t[1]),
+                    memory_format(kv, t[2], sizeof t[2]), memory_format(buffers, t[3], sizeof t[3]),
+                    memory_format(available, t[4], sizeof t[4]), c->kv_bytes ? "--kv-mem" : "--ctx or --max-seqs, or set --kv-mem");
+    uint64_t n = kv / block_bytes;
+    *n_blocks = n < INT32_MAX / KV_BLOCK ? (int)n : INT32_MAX / KV_BLOCK;
+    return ENGINE_OK;
+}
+
+/* --- open --- */
+
+static int open_backend(struct engine *e, struct engine_error *error) {
+    struct backend_config config = {.isa = e->config.isa, .n_threads = e->config.n_threads};
+    char reason[256] = "the compute backend could not be opened";
+    int status = backend_open_cpu(&e->backend, &config, reason, sizeof reason);
+    if (status == KERNELS_OK) return ENGINE_OK;
+    return fail(error, status == KERNELS_ERR_MEMORY ? ENGINE_ERR_MEMORY : ENGINE_ERR_ARGUMENT, "%s", reason);
+}
+
+static int open_text(struct engine *e, const struct gguf *gguf, const struct model_shape *shape, struct engine_error *error) {
+    int rc = tokenizer_open(&e->tokenizer, gguf, error);
+    if (rc != ENGINE_OK) return rc;
+    int vocab_size = tokenizer_vocab_size(e->tokenizer);
+    if (vocab_size > shape->vocab_size)
+        return fail(error, ENGINE_ERR_MODEL, "%s: the vocabulary has %d tokens, but the embedding matrix only %d rows", gguf_path(gguf),
+                    vocab_size, shape->vocab_size);
+    rc = chat_template_open(&e->chat_template, gguf, e->tokenizer, error);
+    if (rc != ENGINE_OK) return rc;
+    const char *slash = strrchr(e->config.model_path, '/');
+    const char *name = slash ? slash + 1 : e->config.model_path;
+    size_t len = strlen(name);
+    struct gguf_string given;
+    if (gguf_get_string(gguf, "general.name", &given) == GGUF_FOUND && given.len > 0) name = given.data, len = given.len;
+    e->model_name = strndup(name, len);
+    return e->model_name ? ENGINE_OK : fail(error, ENGINE_ERR_MEMORY, "no memory");
+}
+
+static int open_pool(struct engine *e, const struct model_shape *shape, int n_blocks, struct engine_error *error) {
+    uint64_t identity = shape->n_parameters * 31 + shape->weight_bytes;
+    int status = kv_pool_alloc(&e->backend, n_blocks, shape->n_layers, shape->n_kv_heads, shape->head_dim, &e->pool);
+    if (status != KERNELS_OK)
+        return fail(error, ENGINE_ERR_MEMORY, "no memory for %d KV blocks (%.0f MiB); lower --kv-mem, --ctx or --max-seqs", n_blocks,
+                    (double)n_blocks * (double)kv_block_bytes(shape->n_layers, shape->n_kv_heads, shape->head_dim) / (1 << 20));
+    e->limit = e->config.ctx_len;
+    if (n_blocks < kv_blocks_for(e->limit)) {
+        e->limit = n_blocks * KV_BLOCK;
+        log_warn("engine", "the KV memory holds %d tokens, less than the context of %d (--kv-mem)", e->limit, e->config.ctx_len);
+    }
+    if (kv_cache_init(&e->cache, &e->backend, &e->pool, e->config.prefix_cache, identity) != 0 ||
+        scheduler_init(&e->scheduler, &e->cache, e->config.step_tokens, e->config.max_seqs) != 0 ||
+        sampler_init(&e->sampler, tokenizer_vocab_size(e->tokenizer)) != 0)
+        return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
+    return ENGINE_OK;
+}
+
+static int open_step_buffers(struct engine *e, struct engine_error *error) {
+    size_t n_seqs = (size_t)e->config.max_seqs, n_live = n_seqs + (size_t)e->config.max_waiting;
+    e->row_tokens = calloc((size_t)e->config.step_tokens, sizeof *e->row_tokens);
+    e->row_seqs = calloc(n_seqs, sizeof *e->row_seqs);
+    e->logit_rows = calloc(n_seqs, sizeof *e->logit_rows);
+    e->sampled = calloc(n_seqs, sizeof *e->sampled);
+    e->ending = calloc(n_live, sizeof *e->ending);
+    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->ending) return ENGINE_OK;
+    return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
+}
+
+static int open_model(struct engine *e, const struct gguf *gguf, struct engine_error *error) {
+    struct model_shape shape;
+    int rc, n_blocks = 0;
+    if ((rc = model_read_shape(&shape, gguf, error)) || (rc = choose_ctx(&e->config, &shape, error)) ||
+        (rc = open_text(e, gguf, &shape, error)))
+        return rc;
+    struct model_limits limits = {.max_rows = e->config.step_tokens, .max_logits = e->config.max_seqs, .ctx_len = e->config.ctx_len};
+    if ((rc = choose_memory(e, &shape, &limits, &n_blocks, error)) || (rc = open_backend(e, error)) ||
+        (rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error)) || (rc = open_pool(e, &shape, n_blocks, error)))
+        return rc;
+    return open_step_buffers(e, error);
+}
+
+static int open_threads(struct engine *e, struct engine_error *error) {
+    e->has_engine_thread = pthread_create(&e->engine_thread, NULL, engine_thread_run, e) == 0;
+    if (e->has_engine_thread) e->has_tokenizer_thread = pthread_create(&e->tokenizer_thread, NULL, tokenizer_thread_run, e) == 0;
+    if (e->has_tokenizer_thread) return ENGINE_OK;
+    return fail(error, ENGINE_ERR_MEMORY, "the system grants no more threads");
+}
+
+static void log_opened(const struct engine *e, double started_ms) {
+    const struct model_shape *s = &e->model->shape;
+    char weights[32], kv[32];
+    log_info("engine", "%s: %s, %.1f M parameters, %s, %s of weights, loaded in %.1f s", e->model_name, s->family->architecture,
+             (double)s->n_parameters / 1e6, gguf_type_name(s->main_type), memory_format(s->weight_bytes, weights, sizeof weights),
+             (now_ms() - started_ms) / 1e3);
+    log_info("engine", "%s, %d threads; context %d, %d sequences at once; KV memory %s = %d blocks of %d tokens",
+             backend_cpu_isa(&e->backend), backend_cpu_threads(&e->backend), e->config.ctx_len, e->config.max_seqs,
+             memory_format((uint64_t)e->pool.n_blocks * e->pool.block_bytes, kv, sizeof kv), e->pool.n_blocks, KV_BLOCK);
+}
+
+static void init_locks(struct engine *e) {
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* engine_wait must not care about a changed wall clock */
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->work, NULL);
+    pthread_cond_init(&e->prompts, NULL);
+    pthread_cond_init(&e->news, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+int engine_open(struct engine **out, const struct engine_config *config, struct engine_error *error) {
+    double started_ms = now_ms();
+    struct gguf *gguf = NULL;
+    *out = NULL;
+    int rc = check_config(config, error);
+    if (rc != ENGINE_OK) return rc;
+    struct engine *e = calloc(1, sizeof *e);
+    if (!e) return fail(error, ENGINE_ERR_MEMORY, "no memory");
+    e->config = *config;
+    init_locks(e);
+    if ((rc = gguf_open(&gguf, config->model_path, error)) || (rc = open_model(e, gguf, error))) goto done;
+    e->config.model_path = NULL; /* the caller's; not to be read from here on */
+    e->stats.blocks_total = e->stats.blocks_free = e->cache.n_blocks;
+    if ((rc = open_threads(e, error))) goto done;
+    log_opened(e, started_ms);
+done:
+    gguf_close(gguf);
+    if (rc != ENGINE_OK) engine_close(e);
+    else *out = e;
+    return rc;
+}
+
+/* --- close --- */
+
+static void stop_threads(struct engine *e) {
+    pthread_mutex_lock(&e->lock);
+    e->closing = true;
+    pthread_cond_broadcast(&e->work);
+    pthread_cond_broadcast(&e->prompts);
+    pthread_mutex_unlock(&e->lock);
+    if (e->has_tokenizer_thread) pthread_join(e->tokenizer_thread, NULL);
+    if (e->has_engine_thread) pthread_join(e->engine_thread, NULL);
+}
+
+void engine_close(struct engine *e) {
+    if (!e) return;
+    stop_threads(e);
+    for (struct request *r = e->live, *next; r; r = next) {
+        next = r->live_next;
+        request_free(r);
+    }
+    sampler_free(&e->sampler);
+    scheduler_free(&e->scheduler);
+    kv_cache_free(&e->cache);
+    if (e->pool.data) kv_pool_free(&e->backend, &e->pool);
+    model_close(e->model);
+    if (e->backend.ops) e->backend.ops->close(e->backend.self);
+    chat_template_close(e->chat_template);
+    tokenizer_close(e->tokenizer);
+    free(e->row_tokens);
+    free(e->row_seqs);
+    free(e->logit_rows);
+    free(e->sampled);
+    free(e->ending);
+    free(e->model_name);
+    pthread_cond_destroy(&e->work);
+    pthread_cond_destroy(&e->prompts);
+    pthread_cond_destroy(&e->news);
+    pthread_mutex_destroy(&e->lock);
+    free(e);
+}
+
+/* --- facts --- */
+
+void engine_info(const struct engine *e, struct engine_info *out) {
+    const struct model_shape *s = &e->model->shape;
+    *out = (struct engine_info){
+        .model_name = e->model_name,
+        .architecture = s->family->architecture,
+        .quantization = gguf_type_name(s->main_type),
+        .isa = backend_cpu_isa(&e->backend),
+        .n_threads = backend_cpu_threads(&e->backend),
+        .ctx_len = e->limit,
+        .vocab_size = tokenizer_vocab_size(e->tokenizer),
+        .max_seqs = e->config.max_seqs,
+        .n_parameters = s->n_parameters,
+        .weight_bytes = s->weight_bytes,
+        .kv_bytes = (uint64_t)e->pool.n_blocks * e->pool.block_bytes,
+        .can_chat = chat_template_trouble(e->chat_template) == NULL,
+    };
+}
+
+void engine_stats(struct engine *e, struct engine_stats *out) {
+    pthread_mutex_lock(&e->lock);
+    *out = e->stats;
+    pthread_mutex_unlock(&e->lock);
+}

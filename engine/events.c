@@ -1,0 +1,161 @@
+/* events.c - the consumer's side: news of requests become events. Detokenizing and stop strings happen here, off the engine thread.
+ *
+ * Order of a request's events: STARTED, PREFILL ..., TEXT ..., DONE. Tokens that pile up between two polls come out as one event. A stop
+ * string ends the text here; the engine thread is told to stop, and DONE follows once it has given the blocks back. */
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/internal.h"
+
+/* What the engine thread has published of a request, copied under the lock. */
+struct news {
+    bool is_started, is_finished;
+    int n_ready, n_prefilled;
+};
+
+void engine_events_per_token(struct engine *e) { e->each_token = true; }
+
+/* --- text --- */
+
+static void push_token(struct engine *e, struct request *r) {
+    r->last_token = r->seq.tokens[r->seq.n_prompt + r->n_read++];
+    r->n_unreported++;
+    detokenizer_push(&r->detokenizer, r->last_token);
+    if (!r->detokenizer.stopped) return;
+    r->n_read_at_stop = r->n_read;
+    request_stop(e, r);
+}
+
+/* Fills the event with text until it is full or nothing more is known. False when there is no text (with each_token: no token). */
+static bool text_event(struct engine *e, struct request *r, const struct news *news, struct engine_event *event) {
+    enum { CHAR_BYTES = 4 }; /* what detokenizer_take wants to have room for */
+    size_t len = 0;
+    bool pushed = false;
+    for (;;) {
+        while (len + CHAR_BYTES <= sizeof event->text) {
+            size_t n = detokenizer_take(&r->detokenizer, event->text + len, sizeof event->text - len);
+            if (n == 0) break;
+            len += n;
+        }
+        if (len + CHAR_BYTES > sizeof event->text || (e->each_token && (pushed || len > 0))) break;
+        if (!r->detokenizer.stopped && r->n_read < news->n_ready) {
+            push_token(e, r);
+            pushed = true;
+        } else if (news->is_finished && !r->is_flushed) {
+            detokenizer_finish(&r->detokenizer);
+            r->is_flushed = true;
+        } else {
+            break;
+        }
+    }
+    if (len == 0 && !(e->each_token && pushed)) return false;
+    event->kind = ENGINE_EVENT_TEXT;
+    event->text_len = (int)len;
+    event->n_tokens = r->n_unreported;
+    event->token = r->last_token;
+    r->n_unreported = 0;
+    return true;
+}
+
+/* --- events --- */
+
+static void done_event(struct request *r, struct engine_event *event) {
+    event->kind = ENGINE_EVENT_DONE;
+    event->finish = r->finish;
+    event->usage = r->usage;
+    if (r->detokenizer.stopped) {
+        event->finish = ENGINE_FINISH_STOP; /* whatever happened to the tokens after it */
+        event->usage.output_tokens = r->n_read_at_stop;
+    }
+    if (event->finish != ENGINE_FINISH_ERROR) return;
+    event->status = r->status;
+    memcpy(event->message, r->message, sizeof event->message);
+}
+
+/* The next event of a request, DONE as the last. False when there is none yet. */
+static bool next_event(struct engine *e, struct request *r, const struct news *news, struct engine_event *event) {
+    /* The text is not cleared: it is as long as text_len says. */
+    memset(event, 0, offsetof(struct engine_event, text));
+    memset((char *)event + offsetof(struct engine_event, token), 0, sizeof *event - offsetof(struct engine_event, token));
+    event->id = r->id;
+    if (news->is_started && !r->gave_started) {
+        event->kind = ENGINE_EVENT_STARTED;
+        event->usage.prompt_tokens = r->seq.n_prompt;
+        event->usage.dropped_messages = r->dropped_messages;
+        return r->gave_started = true;
+    }
+    if (news->n_prefilled > r->gave_prefilled && news->n_ready == 0) {
+        event->kind = ENGINE_EVENT_PREFILL;
+        event->n_tokens = r->gave_prefilled = news->n_prefilled;
+        event->usage.prompt_tokens = r->seq.n_prompt;
+        return true;
+    }
+    if (text_event(e, r, news, event)) return true;
+    if (news->is_finished) done_event(r, event);
+    return news->is_finished;
+}
+
+static struct request *take_news(struct engine *e, struct news *news) {
+    pthread_mutex_lock(&e->lock);
+    struct request *r = e->news_head;
+    if (r) {
+        e->news_head = r->news_next;
+        if (!e->news_head) e->news_tail = NULL;
+        r->has_news = false;
+        *news = (struct news){r->is_started, r->is_finished, r->n_ready, r->n_prefilled};
+    }
+    pthread_mutex_unlock(&e->lock);
+    return r;
+}
+
+/* The event array was full before the request's news were told: it stays first in line. */
+static void put_back(struct engine *e, struct request *r) {
+    pthread_mutex_lock(&e->lock);
+    if (!r->has_news) {
+        r->has_news = true;
+        r->news_next = e->news_head;
+        e->news_head = r;
+        if (!e->news_tail) e->news_tail = r;
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void forget(struct engine *e, struct request *r) {
+    pthread_mutex_lock(&e->lock);
+    if (r->live_prev) r->live_prev->live_next = r->live_next;
+    else e->live = r->live_next;
+    if (r->live_next) r->live_next->live_prev = r->live_prev;
+    e->n_live--;
+    pthread_mutex_unlock(&e->lock);
+    request_free(r);
+}
+
+int engine_poll(struct engine *e, struct engine_event *events, int max) {
+    struct news news;
+    int n = 0;
+    while (n < max) {
+        struct request *r = take_news(e, &news);
+        if (!r) break;
+        bool more = true;
+        while (n < max && (more = next_event(e, r, &news, &events[n]))) {
+            if (events[n++].kind != ENGINE_EVENT_DONE) continue;
+            forget(e, r);
+            r = NULL;
+            break;
+        }
+        if (r && more) put_back(e, r);
+    }
+    return n;
+}
+
+void engine_wait(struct engine *e, int timeout_ms) {
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until); /* the condition was made for this clock, see engine_open */
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
+    pthread_mutex_lock(&e->lock);
+    while (!e->news_head && pthread_cond_timedwait(&e->news, &e->lock, &until) != ETIMEDOUT) {}
+    pthread_mutex_unlock(&e->lock);
+}

@@ -1,0 +1,143 @@
+/* internal.h - what the files of the running engine share: struct engine, struct request and the way of a request between threads.
+ *
+ *     requests.c  engine_submit -> prompts queue -> tokenizer thread renders and tokenizes -> inbox
+ *     step.c      engine thread: inbox and cancels -> scheduler -> model -> sampler -> news (tokens ready, finished)
+ *     events.c    engine_poll, on the consumer's thread: news -> detokenizer -> events; frees the request after DONE
+ *
+ *  (1) engine->lock guards what is marked "lock" below; nothing slow happens under it.
+ *  (2) A request belongs to one thread at a time, as its stage says. Sampled tokens are the exception: the engine thread appends them, the
+ *      consumer reads those below n_ready, which changes under the lock only.
+ *  (3) A request is on the news list when its consumer has something to look at. Tokens wait in the request's own buffer, sized
+ *      when its prompt was known, so a slow consumer costs no memory and loses nothing.
+ *  (4) Only the engine thread finishes a request, and it has let go of it by then. engine_poll frees it once DONE is given out.
+ *  (5) engine->live has every request that is not freed; there are at most max_seqs + max_waiting. */
+#ifndef FORESAY_INTERNAL_H
+#define FORESAY_INTERNAL_H
+
+#include <pthread.h>
+
+#include "engine/chat_template.h"
+#include "engine/detokenizer.h"
+#include "engine/engine.h"
+#include "engine/gguf.h"
+#include "engine/kv_cache.h"
+#include "engine/model.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "engine/sequence.h"
+#include "engine/tokenizer.h"
+
+enum request_stage {
+    REQUEST_QUEUED,     /* in the prompts queue */
+    REQUEST_TOKENIZING, /* the tokenizer thread has it */
+    REQUEST_INBOX,      /* for the engine thread to take */
+    REQUEST_SCHEDULED,  /* the engine thread has it */
+    REQUEST_FINISHED,   /* only the consumer still has it */
+};
+
+/* What was submitted; freed once it is tokenized. */
+struct request_input {
+    struct engine_message *messages;
+    int n_messages;
+    bool continue_last, drop_oldest;
+    const char *prompt;
+    size_t prompt_len;
+};
+
+struct request {
+    uint64_t id;
+    struct request *live_prev, *live_next; /* lock */
+    struct request *queue_next;            /* lock: prompts queue or inbox */
+    struct request *news_next;             /* lock */
+    bool has_news;                         /* lock: is on the news list */
+    enum request_stage stage;              /* lock */
+    bool cancelled;                        /* lock */
+
+    struct request_input *input; /* submitter, then tokenizer thread */
+    struct sequence seq;         /* tokenizer thread, then engine thread */
+    struct engine_sampling sampling;
+    struct engine_bias *bias; /* owned copy behind sampling.bias */
+    bool ignore_eos;
+    int max_output; /* tokens; 0 = until the context is full */
+    int status;     /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
+    char message[256];
+    int dropped_messages;
+    double submitted_ms, scheduled_ms, first_token_ms, last_token_ms; /* engine thread, after submit */
+    enum engine_finish ending; /* engine thread: why it is about to finish */
+    bool is_ending;
+
+    /* The engine thread's news, lock. */
+    bool is_started, is_finished;
+    int n_ready;     /* sampled tokens that the consumer may read */
+    int n_prefilled; /* prompt tokens computed, when the prompt takes several steps */
+    enum engine_finish finish;
+    struct engine_usage usage;
+
+    /* The consumer's own. */
+    struct detokenizer detokenizer;
+    bool gave_started, is_flushed;
+    int gave_prefilled, n_read, n_read_at_stop;
+    int n_unreported; /* tokens read whose text has not come out yet */
+    int32_t last_token;
+};
+
+struct request_queue {
+    struct request *head, *tail;
+};
+
+struct engine {
+    struct engine_config config; /* with the defaults filled in */
+    struct backend backend;
+    struct model *model;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat_template;
+    struct kv_pool pool;
+    struct kv_cache cache;
+    struct scheduler scheduler;
+    struct sampler sampler;
+    int limit; /* tokens one sequence may have: the context, or the whole KV pool when that is smaller */
+    char *model_name;
+    bool each_token; /* every token gets an event of its own, also without text: for tools and tests */
+
+    /* One step, sized at open. Engine thread. */
+    int32_t *row_tokens;          /* [step_tokens] */
+    struct kernels_seq *row_seqs; /* [max_seqs] */
+    int32_t *logit_rows;          /* [max_seqs] */
+    struct request **sampled;     /* [max_seqs] whose logits the step computed */
+    struct request **ending;      /* [max_seqs + max_waiting] */
+    int n_ending;
+
+    pthread_t engine_thread, tokenizer_thread;
+    bool has_engine_thread, has_tokenizer_thread;
+    pthread_mutex_t lock;
+    pthread_cond_t work, prompts, news; /* for the engine thread, the tokenizer thread, engine_wait */
+    bool closing;                       /* lock */
+    bool has_cancels;                   /* lock */
+    bool must_wake;                     /* lock: the news list went from empty to not empty */
+    uint64_t n_ids;                     /* lock */
+    int n_live;                         /* lock */
+    struct request *live;               /* lock */
+    struct request_queue prompts_queue, inbox; /* lock */
+    struct request *news_head, *news_tail; /* lock; linked by news_next */
+    struct engine_stats stats;          /* lock */
+    struct engine_stats counts;         /* engine thread: running totals, copied to stats after each step */
+};
+
+double now_ms(void);
+
+void queue_push(struct request_queue *queue, struct request *r);
+struct request *queue_pop(struct request_queue *queue);
+
+/* requests.c */
+void *tokenizer_thread_run(void *engine);
+void request_free(struct request *r);
+/* The consumer has seen a stop string: the engine thread need not go on. */
+void request_stop(struct engine *e, struct request *r);
+
+/* step.c */
+void *engine_thread_run(void *engine);
+
+/* From now on every token has its own TEXT event. Before the first submit. */
+void engine_events_per_token(struct engine *e);
+
+#endif

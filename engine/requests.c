@@ -1,0 +1,275 @@
+/* requests.c - from engine_submit to the engine thread: checks, copies, the tokenizer thread; cancels. */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/internal.h"
+
+enum { PROMPT_MAX_BYTES = 16 << 20 }; /* of one request: far more than a context holds, small enough to copy */
+
+double now_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
+}
+
+void queue_push(struct request_queue *queue, struct request *r) {
+    r->queue_next = NULL;
+    if (queue->tail) queue->tail->queue_next = r;
+    else queue->head = r;
+    queue->tail = r;
+}
+
+struct request *queue_pop(struct request_queue *queue) {
+    struct request *r = queue->head;
+    if (!r) return NULL;
+    queue->head = r->queue_next;
+    if (!queue->head) queue->tail = NULL;
+    r->queue_next = NULL;
+    return r;
+}
+
+static void queue_remove(struct request_queue *queue, struct request *r) {
+    struct request *before = NULL;
+    for (struct request *x = queue->head; x != r; x = x->queue_next) before = x;
+    if (before) before->queue_next = r->queue_next;
+    else queue->head = r->queue_next;
+    if (queue->tail == r) queue->tail = before;
+    r->queue_next = NULL;
+}
+
+/* --- submit --- */
+
+static int refuse(struct engine_error *error, int status, const char *text) {
+    snprintf(error->text, sizeof error->text, "%s", text);
+    return status;
+}
+
+static int check_text(const struct engine *e, const struct engine_request *q, size_t *n_bytes, struct engine_error *error) {
+    *n_bytes = q->prompt_len;
+    if (q->n_messages < 0 || (q->n_messages > 0 && !q->messages) || (q->n_messages == 0 && !q->prompt))
+        return refuse(error, ENGINE_ERR_ARGUMENT, "a request needs messages or a prompt");
+    if (q->n_messages > 0) {
+        const char *trouble = chat_template_trouble(e->chat_template);
+        if (trouble) return refuse(error, ENGINE_ERR_ARGUMENT, trouble);
+        *n_bytes = 0;
+    }
+    for (int i = 0; i < q->n_messages; i++) {
+        *n_bytes += q->messages[i].len;
+        if (*n_bytes > PROMPT_MAX_BYTES) break;
+    }
+    if (*n_bytes <= PROMPT_MAX_BYTES) return ENGINE_OK;
+    snprintf(error->text, sizeof error->text, "the text is larger than %d MiB", PROMPT_MAX_BYTES >> 20);
+    return ENGINE_ERR_TOO_LONG;
+}
+
+static int check_request(const struct engine *e, const struct engine_request *q, size_t *n_bytes, struct engine_error *error) {
+    int rc = check_text(e, q, n_bytes, error);
+    if (rc != ENGINE_OK) return rc;
+    if (q->max_tokens < 0) return refuse(error, ENGINE_ERR_ARGUMENT, "max_tokens must be 0 (until the context is full) or more");
+    return sampling_check(&q->sampling, tokenizer_vocab_size(e->tokenizer), error);
+}
+
+/* One allocation holds the input: the struct, the messages, then all text. */
+static struct request_input *copy_input(const struct engine_request *q, size_t n_bytes) {
+    size_t n_messages = (size_t)q->n_messages;
+    struct request_input *in = malloc(sizeof *in + n_messages * sizeof *in->messages + n_bytes + 1);
+    if (!in) return NULL;
+    *in = (struct request_input){.n_messages = q->n_messages, .continue_last = q->continue_last, .drop_oldest = q->drop_oldest,
+                                 .prompt_len = q->prompt_len};
+    in->messages = (struct engine_message *)(in + 1);
+    char *text = (char *)(in->messages + n_messages);
+    for (int i = 0; i < q->n_messages; i++) {
+        in->messages[i] = q->messages[i];
+        in->messages[i].text = text;
+        if (q->messages[i].len > 0) memcpy(text, q->messages[i].text, q->messages[i].len);
+        text += q->messages[i].len;
+    }
+    in->prompt = text;
+    if (q->n_messages == 0 && q->prompt_len > 0) memcpy(text, q->prompt, q->prompt_len);
+    return in;
+}
+
+void request_free(struct request *r) {
+    if (!r) return;
+    free(r->input);
+    free(r->bias);
+    free(r->seq.tokens);
+    free(r->seq.table.blocks);
+    free(r);
+}
+
+static struct request *request_new(const struct engine_request *q, size_t n_bytes) {
+    struct request *r = calloc(1, sizeof *r);
+    if (!r) return NULL;
+    r->input = copy_input(q, n_bytes);
+    r->bias = malloc((size_t)(q->sampling.n_bias + 1) * sizeof *r->bias);
+    if (!r->input || !r->bias) {
+        request_free(r);
+        return NULL;
+    }
+    r->sampling = q->sampling;
+    if (q->sampling.n_bias > 0) memcpy(r->bias, q->sampling.bias, (size_t)q->sampling.n_bias * sizeof *r->bias);
+    r->sampling.bias = r->bias;
+    r->ignore_eos = q->ignore_eos;
+    r->max_output = q->max_tokens;
+    r->seq.salt = q->cache_salt;
+    r->submitted_ms = now_ms();
+    return r;
+}
+
+/* Puts the request into the books, if there is room. After that it is not ours any more: the consumer may free it at any moment. */
+static int enqueue(struct engine *e, struct request *r, uint64_t *id, struct engine_error *error) {
+    int rc = ENGINE_OK, bound = e->config.max_seqs + e->config.max_waiting;
+    pthread_mutex_lock(&e->lock);
+    if (e->closing) {
+        rc = refuse(error, ENGINE_ERR_CLOSED, "the engine is shutting down");
+    } else if (e->n_live >= bound) {
+        snprintf(error->text, sizeof error->text, "%d requests run or wait already (--max-seqs %d); try again later", bound,
+                 e->config.max_seqs);
+        rc = ENGINE_ERR_BUSY;
+    } else {
+        *id = r->id = ++e->n_ids;
+        r->live_next = e->live;
+        if (e->live) e->live->live_prev = r;
+        e->live = r;
+        e->n_live++;
+        queue_push(&e->prompts_queue, r);
+        e->stats.n_waiting++; /* until the next step counts anew */
+        pthread_cond_signal(&e->prompts);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return rc;
+}
+
+int engine_submit(struct engine *e, const struct engine_request *request, uint64_t *id, struct engine_error *error) {
+    size_t n_bytes;
+    int rc = check_request(e, request, &n_bytes, error);
+    if (rc != ENGINE_OK) return rc;
+    struct request *r = request_new(request, n_bytes);
+    if (!r) return refuse(error, ENGINE_ERR_MEMORY, "no memory for the request");
+    rc = detokenizer_init(&r->detokenizer, e->tokenizer, request->stop, request->n_stop);
+    if (rc != ENGINE_OK) {
+        snprintf(error->text, sizeof error->text, "stop: at most %d strings of UTF-8, each 1 to %d bytes long", ENGINE_MAX_STOP,
+                 ENGINE_MAX_STOP_LEN);
+    } else {
+        rc = enqueue(e, r, id, error);
+    }
+    if (rc != ENGINE_OK) request_free(r);
+    return rc;
+}
+
+/* --- cancel --- */
+
+/* Lock held. Requests that wait for the tokenizer go straight to the engine thread, which finishes them. */
+static void cancel_locked(struct engine *e, struct request *r) {
+    if (r->cancelled || r->stage == REQUEST_FINISHED) return;
+    r->cancelled = true;
+    e->has_cancels = true;
+    if (r->stage == REQUEST_QUEUED) {
+        queue_remove(&e->prompts_queue, r);
+        r->stage = REQUEST_INBOX;
+        queue_push(&e->inbox, r);
+    }
+    pthread_cond_signal(&e->work);
+}
+
+void engine_cancel(struct engine *e, uint64_t id) {
+    pthread_mutex_lock(&e->lock);
+    struct request *r = e->live;
+    while (r && r->id != id) r = r->live_next;
+    if (r) cancel_locked(e, r);
+    pthread_mutex_unlock(&e->lock);
+}
+
+void request_stop(struct engine *e, struct request *r) {
+    pthread_mutex_lock(&e->lock);
+    cancel_locked(e, r);
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* --- tokenizer thread --- */
+
+static void prompt_failed(struct request *r, int status, const char *text) {
+    r->status = status;
+    snprintf(r->message, sizeof r->message, "%.255s", text);
+}
+
+static void prompt_too_long(const struct engine *e, struct request *r) {
+    bool by_memory = e->limit < e->config.ctx_len;
+    char text[256];
+    snprintf(text, sizeof text, "the prompt does not fit: %s hold %d tokens, one of which is for the answer; %s",
+             by_memory ? "the KV memory can" : "the context can", e->limit,
+             by_memory ? "raise --kv-mem" : "shorten it, drop old messages or raise --ctx");
+    prompt_failed(r, ENGINE_ERR_TOO_LONG, text);
+}
+
+/* A chat leaves room for the answer when old turns may go: what was asked for, at most a quarter of the context. */
+static int render_chat(const struct engine *e, struct request *r, struct token_list *list, struct engine_error *error) {
+    const struct request_input *in = r->input;
+    struct chat_prompt prompt = {.messages = in->messages, .n_messages = in->n_messages, .continue_last = in->continue_last,
+                                 .drop_oldest = in->drop_oldest};
+    size_t most = (size_t)e->limit - 1, room = (size_t)e->limit / 4;
+    if (r->max_output > 0 && (size_t)r->max_output < room) room = (size_t)r->max_output;
+    list->limit = in->drop_oldest && room > 1 ? (size_t)e->limit - room : most;
+    int rc = chat_template_render(e->chat_template, &prompt, list, &r->dropped_messages, error);
+    if (rc != ENGINE_ERR_TOO_LONG || list->limit == most) return rc;
+    list->limit = most; /* not even the last turn leaves that much room: then less of it */
+    return chat_template_render(e->chat_template, &prompt, list, &r->dropped_messages, error);
+}
+
+/* Buffers for the whole life of the sequence, so that nothing is allocated per token. */
+static bool sequence_open(const struct engine *e, struct request *r, const struct token_list *list) {
+    struct sequence *seq = &r->seq;
+    int n_prompt = (int)list->n, most = e->limit;
+    if (r->max_output > 0 && r->max_output < most - n_prompt) most = n_prompt + r->max_output;
+    int n_blocks = kv_blocks_for(most);
+    int32_t *blocks = malloc((size_t)n_blocks * sizeof *blocks);
+    seq->tokens = malloc((size_t)most * sizeof *seq->tokens);
+    if (!seq->tokens || !blocks) {
+        free(blocks);
+        return false;
+    }
+    memcpy(seq->tokens, list->ids, list->n * sizeof *list->ids);
+    seq->n_prompt = seq->n_tokens = n_prompt;
+    seq->max_tokens = most;
+    seq->owner = r;
+    kv_table_init(&e->cache, &seq->table, blocks, n_blocks, seq->salt);
+    return true;
+}
+
+static void tokenize(const struct engine *e, struct request *r) {
+    struct token_list list = {.limit = (size_t)e->limit - 1};
+    struct engine_error error = {.text = "the prompt could not be tokenized"};
+    const struct request_input *in = r->input;
+    int rc = in->n_messages > 0 ? render_chat(e, r, &list, &error)
+                                : tokenizer_encode_prompt(e->tokenizer, in->prompt, in->prompt_len, &list);
+    if (rc == ENGINE_ERR_TOO_LONG) prompt_too_long(e, r);
+    else if (rc == ENGINE_ERR_MEMORY) prompt_failed(r, rc, "no memory to tokenize the prompt");
+    else if (rc != ENGINE_OK) prompt_failed(r, rc, error.text);
+    else if (list.n == 0) prompt_failed(r, ENGINE_ERR_ARGUMENT, "the prompt is empty");
+    else if (!sequence_open(e, r, &list)) prompt_failed(r, ENGINE_ERR_MEMORY, "no memory for the request's tokens");
+    token_list_free(&list);
+    free(r->input);
+    r->input = NULL;
+}
+
+void *tokenizer_thread_run(void *arg) {
+    struct engine *e = arg;
+    pthread_mutex_lock(&e->lock);
+    for (;;) {
+        while (!e->closing && !e->prompts_queue.head) pthread_cond_wait(&e->prompts, &e->lock);
+        if (e->closing) break;
+        struct request *r = queue_pop(&e->prompts_queue);
+        r->stage = REQUEST_TOKENIZING;
+        pthread_mutex_unlock(&e->lock);
+        tokenize(e, r);
+        pthread_mutex_lock(&e->lock);
+        r->stage = REQUEST_INBOX;
+        queue_push(&e->inbox, r);
+        pthread_cond_signal(&e->work);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return NULL;
+}

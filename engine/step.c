@@ -1,0 +1,222 @@
+/* step.c - the engine thread: one step after the other while there is work, asleep otherwise.
+ *
+ * A step: take what came in (requests, cancels), let the scheduler fill the batch, run the model, sample, tell the consumer.
+ * Cancels are applied between steps, so a cancelled request costs at most the step that is under way, and a step is short:
+ * its rows are bounded by step_tokens. */
+#include <assert.h>
+
+#include "engine/internal.h"
+#include "engine/log.h"
+
+/* --- telling the consumer --- */
+
+/* Lock held. */
+static void add_news(struct engine *e, struct request *r) {
+    if (r->has_news) return;
+    r->has_news = true;
+    r->news_next = NULL;
+    if (e->news_tail) e->news_tail->news_next = r;
+    else e->news_head = r, e->must_wake = true;
+    e->news_tail = r;
+}
+
+/* The consumer is woken outside the lock, so that it may call the engine at once from its own thread. */
+static void unlock_and_wake(struct engine *e) {
+    bool wake = e->must_wake;
+    e->must_wake = false;
+    if (wake) pthread_cond_broadcast(&e->news);
+    pthread_mutex_unlock(&e->lock);
+    if (wake && e->config.wake) e->config.wake(e->config.wake_arg);
+}
+
+static struct engine_usage usage_of(const struct request *r) {
+    double end = now_ms(), scheduled = r->scheduled_ms > 0 ? r->scheduled_ms : end;
+    struct engine_usage usage = {
+        .prompt_tokens = r->seq.n_prompt,
+        .cached_tokens = r->seq.n_cached,
+        .output_tokens = r->seq.n_tokens - r->seq.n_prompt,
+        .dropped_messages = r->dropped_messages,
+        .queue_ms = (float)(scheduled - r->submitted_ms),
+    };
+    if (r->first_token_ms > 0) {
+        usage.prefill_ms = (float)(r->first_token_ms - scheduled);
+        usage.ttft_ms = (float)(r->first_token_ms - r->submitted_ms);
+        usage.decode_ms = (float)(r->last_token_ms - r->first_token_ms);
+    }
+    return usage;
+}
+
+/* Lock held. */
+static void tell_progress(struct engine *e, struct request *r) {
+    const struct sequence *seq = &r->seq;
+    int n_output = seq->n_tokens - seq->n_prompt;
+    bool has_prefilled = n_output == 0 && seq->n_computed < seq->n_prompt && seq->n_computed > r->n_prefilled;
+    if (n_output == r->n_ready && !has_prefilled) return;
+    r->n_ready = n_output;
+    if (has_prefilled) r->n_prefilled = seq->n_computed;
+    add_news(e, r);
+}
+
+/* Lock held. From here on the request is the consumer's. */
+static void tell_finished(struct engine *e, struct request *r) {
+    r->n_ready = r->seq.n_tokens - r->seq.n_prompt;
+    r->finish = r->ending;
+    r->usage = usage_of(r);
+    r->is_finished = true;
+    r->stage = REQUEST_FINISHED;
+    e->counts.finished += r->finish != ENGINE_FINISH_CANCELLED && r->finish != ENGINE_FINISH_ERROR;
+    e->counts.cancelled += r->finish == ENGINE_FINISH_CANCELLED;
+    e->counts.failed += r->finish == ENGINE_FINISH_ERROR;
+    add_news(e, r);
+}
+
+/* Lock held. */
+static void copy_stats(struct engine *e) {
+    struct engine_stats *s = &e->counts;
+    int n_upstream = 0; /* not scheduled yet, but waiting all the same */
+    for (const struct request *r = e->live; r; r = r->live_next) n_upstream += r->stage < REQUEST_SCHEDULED;
+    s->n_running = e->scheduler.n_running;
+    s->n_waiting = e->scheduler.n_waiting + n_upstream;
+    s->blocks_total = e->cache.n_blocks;
+    s->blocks_free = e->cache.n_free;
+    s->blocks_cached = e->cache.n_cached;
+    s->blocks_used = e->cache.n_used;
+    s->preemptions = e->scheduler.n_preemptions;
+    e->stats = *s;
+}
+
+static void publish(struct engine *e) {
+    assert(e->cache.n_free + e->cache.n_cached + e->cache.n_used == e->cache.n_blocks);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    kv_cache_check(&e->cache); /* every block, after every step: these builds look for our mistakes */
+#endif
+    pthread_mutex_lock(&e->lock);
+    for (int i = 0; i < e->scheduler.n_running; i++) tell_progress(e, e->scheduler.running[i]->owner);
+    for (int i = 0; i < e->n_ending; i++) tell_finished(e, e->ending[i]);
+    e->n_ending = 0;
+    copy_stats(e);
+    unlock_and_wake(e);
+}
+
+/* --- requests come and go --- */
+
+static void end_request(struct engine *e, struct request *r, enum engine_finish finish) {
+    assert(!r->is_ending);
+    scheduler_remove(&e->scheduler, &r->seq);
+    r->is_ending = true;
+    r->ending = finish;
+    e->ending[e->n_ending++] = r;
+}
+
+/* Lock held. */
+static void admit(struct engine *e, struct request *r) {
+    r->stage = REQUEST_SCHEDULED;
+    if (r->cancelled) {
+        end_request(e, r, ENGINE_FINISH_CANCELLED);
+    } else if (r->status != ENGINE_OK) {
+        end_request(e, r, ENGINE_FINISH_ERROR);
+    } else {
+        scheduler_add(&e->scheduler, &r->seq);
+        r->is_started = true;
+        add_news(e, r);
+    }
+}
+
+/* Lock held. On closing everything is cancelled. */
+static void apply_cancels(struct engine *e) {
+    if (!e->has_cancels && !e->closing) return;
+    e->has_cancels = false;
+    for (struct request *r = e->live; r; r = r->live_next) {
+        bool is_ours = r->stage == REQUEST_SCHEDULED && !r->is_ending;
+        if (is_ours && (r->cancelled || e->closing)) end_request(e, r, ENGINE_FINISH_CANCELLED);
+    }
+}
+
+static bool is_idle(const struct engine *e) { return e->scheduler.n_running == 0 && e->scheduler.n_waiting == 0; }
+
+/* Sleeps until there is work, then takes all that came in. False when the engine closes. */
+static bool take_work(struct engine *e) {
+    pthread_mutex_lock(&e->lock);
+    while (!e->closing && !e->inbox.head && !e->has_cancels && is_idle(e)) pthread_cond_wait(&e->work, &e->lock);
+    for (struct request *r; (r = queue_pop(&e->inbox));) admit(e, r);
+    apply_cancels(e);
+    bool go_on = !e->closing;
+    unlock_and_wake(e);
+    return go_on;
+}
+
+/* --- one step --- */
+
+/* Lays the plan of the scheduler out as rows. */
+static struct model_batch gather_batch(struct engine *e) {
+    struct model_batch batch = {.tokens = e->row_tokens, .seqs = e->row_seqs, .logit_rows = e->logit_rows};
+    double now = now_ms();
+    for (int i = 0; i < e->scheduler.n_running; i++) {
+        struct sequence *seq = e->scheduler.running[i];
+        struct request *r = seq->owner;
+        if (seq->n_rows == 0) continue;
+        if (r->scheduled_ms == 0) r->scheduled_ms = now;
+        e->row_seqs[batch.n_seqs++] = (struct kernels_seq){.first_row = batch.n_rows, .n_rows = seq->n_rows,
+                                                           .first_pos = seq->n_computed, .blocks = seq->table.blocks};
+        for (int row = 0; row < seq->n_rows; row++) e->row_tokens[batch.n_rows++] = seq->tokens[seq->n_computed + row];
+        if (!sequence_wants_logits(seq)) continue;
+        e->sampled[batch.n_logits] = r;
+        e->logit_rows[batch.n_logits++] = batch.n_rows - 1;
+    }
+    return batch;
+}
+
+static void append_token(struct engine *e, struct request *r, int32_t token, double now) {
+    struct sequence *seq = &r->seq;
+    if (r->first_token_ms == 0) {
+        r->first_token_ms = now;
+        e->counts.prompt_tokens += (uint64_t)seq->n_prompt;
+        e->counts.cached_tokens += (uint64_t)seq->n_cached;
+    }
+    r->last_token_ms = now;
+    if (!r->ignore_eos && tokenizer_is_eog(e->tokenizer, token)) {
+        end_request(e, r, ENGINE_FINISH_STOP);
+        return;
+    }
+    seq->tokens[seq->n_tokens++] = token;
+    e->counts.output_tokens++;
+    if (seq->n_tokens < seq->max_tokens) return;
+    bool by_count = r->max_output > 0 && seq->n_tokens - seq->n_prompt == r->max_output;
+    end_request(e, r, by_count ? ENGINE_FINISH_LENGTH : ENGINE_FINISH_CONTEXT);
+}
+
+static void sample_one(struct engine *e, struct request *r, float *logits, double now) {
+    const struct sequence *seq = &r->seq;
+    struct sampler_history history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens};
+    int32_t token;
+    r->status = sampler_sample(&e->sampler, &r->sampling, &history, logits, &token);
+    if (r->status == ENGINE_OK) {
+        append_token(e, r, token, now);
+        return;
+    }
+    snprintf(r->message, sizeof r->message, "the model produced a value that is not finite for token %d", seq->n_tokens);
+    log_error("engine", "request %llu: %s", (unsigned long long)r->id, r->message);
+    end_request(e, r, ENGINE_FINISH_ERROR);
+}
+
+static void step(struct engine *e) {
+    int n_rows = scheduler_plan(&e->scheduler);
+    assert(n_rows > 0);
+    struct model_batch batch = gather_batch(e);
+    assert(batch.n_rows == n_rows);
+    model_forward(e->model, &e->pool, &batch);
+    scheduler_commit(&e->scheduler);
+    double now = now_ms();
+    for (int i = 0; i < batch.n_logits; i++) sample_one(e, e->sampled[i], model_logits(e->model, i), now);
+    e->counts.steps++;
+}
+
+void *engine_thread_run(void *arg) {
+    struct engine *e = arg;
+    while (take_work(e)) {
+        if (!is_idle(e)) step(e);
+        publish(e);
+    }
+    publish(e);
+    return NULL;
+}
