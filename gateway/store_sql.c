@@ -242,21 +242,35 @@ char *column_text(sqlite3_stmt *row, int column, size_t *len) {
 
 /* --- trouble --- */
 
-/* EFBIG is a full disk's little brother: the process's own limit on file size. */
-static bool is_full(struct db *db) {
-    if ((db->rc & 0xFF) == SQLITE_FULL) return true;
-    int number = (db->rc & 0xFF) == SQLITE_IOERR ? sqlite3_system_errno(db->sql) : 0;
-    return number == ENOSPC || number == EDQUOT || number == EFBIG;
+/* The errno behind an I/O error, 0 when it is not known. The connection's own is often overwritten by the rollback that follows;
+ * the files remember theirs. */
+static int cause_of(struct db *db) {
+    if (!db->sql || (db->rc & 0xFF) != SQLITE_IOERR) return 0;
+    static const int pointers[] = {SQLITE_FCNTL_JOURNAL_POINTER,
+                                   SQLITE_FCNTL_FILE_POINTER}; /* in WAL mode the journal is the WAL */
+    int number = 0;
+    for (size_t i = 0; i < sizeof pointers / sizeof *pointers && number == 0; i++) {
+        sqlite3_file *file = NULL;
+        sqlite3_file_control(db->sql, "main", pointers[i], &file);
+        if (file && file->pMethods) file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &number);
+    }
+    return number ? number : sqlite3_system_errno(db->sql);
+}
+
+/* ENOSPC comes as SQLITE_FULL. A quota, and a limit on the size of files, are a full disk to whoever has to do something about
+ * it. */
+static bool is_full(struct db *db, int cause) {
+    return (db->rc & 0xFF) == SQLITE_FULL || cause == ENOSPC || cause == EDQUOT || cause == EFBIG;
 }
 
 enum store_status db_trouble(struct db *db, char *error, size_t size) {
-    if (is_full(db)) {
+    int number = cause_of(db);
+    if (is_full(db, number)) {
         snprintf(error, size, "The disk is full: there is no room for the database. Free some space and try again.");
         return STORE_FULL;
     }
-    int number = db->sql ? sqlite3_system_errno(db->sql) : 0;
     char cause[80];
-    bool known = (db->rc & 0xFF) == SQLITE_IOERR && number && strerror_r(number, cause, sizeof cause) == 0;
+    bool known = number && strerror_r(number, cause, sizeof cause) == 0;
     snprintf(error, size, "The database answered: %s (SQLite %d)%s%s.", sqlite3_errstr(db->rc), db->rc, known ? ": " : "",
              known ? cause : "");
     return STORE_ERROR;

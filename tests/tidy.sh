@@ -38,7 +38,7 @@ library() { # header pattern, files that may
 }
 library 'libwebsockets' 'gateway/server\.c'
 library 'uv\.h' 'gateway/server\.c'
-library 'sqlite3' 'gateway/store[a-z_]*\.[ch]|tests/test_store\.c'
+library 'sqlite3' 'gateway/store[a-z_]*\.[ch]|tests/(test_store[a-z_]*|store_fixture)\.[ch]'
 library 'sodium' 'gateway/auth\.c'
 library 'jansson' 'gateway/(wire[a-z_]*|protocol|openai[a-z_]*|config|http)\.[ch]|tests/[a-z_]*\.c'
 library 'pcre2' 'engine/pretokenizer\.c'
