@@ -3,7 +3,8 @@
  *  (1) tokenizer_encode never yields a control token: "<|im_start|>" in a text is twelve characters like any others. Control
  *      tokens come from tokenizer_find and are appended as ids by whoever builds a prompt (chat_template.c).
  *  (2) The pieces of the ids that tokenizer_encode yields, put together, are the bytes that went in, whatever bytes those
- *      were. Bytes that are not UTF-8 stand for themselves.
+ *      were; bytes that are not UTF-8 stand for themselves. Only bytes that the vocabulary lacks are left out (SmolLM2: 21 that
+ *      hardly occur, such as U+0004 and 0xFF), as transformers does. Text is not normalised.
  *  (3) A tokenizer does not change after tokenizer_open: any number of threads may use it at once. */
 #ifndef FORESAY_TOKENIZER_H
 #define FORESAY_TOKENIZER_H
@@ -33,8 +34,8 @@ int tokenizer_open(struct tokenizer **out, const struct gguf *gguf, struct engin
 /* Accepts NULL. */
 void tokenizer_close(struct tokenizer *tokenizer);
 
-/* Appends the tokens of text to list. ENGINE_OK, ENGINE_ERR_TOO_LONG when the list's limit is reached (the list then holds the
- * first `limit` tokens), or ENGINE_ERR_MEMORY. */
+/* Appends the tokens of text to list. ENGINE_OK, ENGINE_ERR_TOO_LONG when they do not fit the list's limit, or ENGINE_ERR_MEMORY;
+ * after a failure the list is as before. Memory: about 12 bytes for each byte of the longest word. */
 int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t len, struct token_list *list);
 /* The same for a plain prompt: BOS comes first if this model wants it. */
 int tokenizer_encode_prompt(const struct tokenizer *tokenizer, const char *text, size_t len, struct token_list *list);

@@ -1,0 +1,313 @@
+/* tokenizer.c - puts the parts together: added tokens are found in the text, what lies between is cut by pretokenizer.c and each
+ * piece merged by bpe.c over the tokens of vocabulary.c. See tokenizer.h.
+ *
+ * Added tokens of the kind "user defined" (<tool_call> of Qwen2, runs of spaces of some others) are found in any text, leftmost
+ * and longest first, as in the `tokenizers` library. Tokens of the kind "control" are not, and neither are "user defined" ones
+ * that look like control tokens (<|...|>): some files mark those wrongly, and a user's text must not be able to end a turn. */
+#define _GNU_SOURCE /* qsort_r */
+#include "engine/tokenizer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/bpe.h"
+#include "engine/gguf_internal.h"
+#include "engine/pretokenizer.h"
+#include "engine/vocabulary.h"
+
+enum {
+    MAX_EOG = 16,
+    MIN_LIST_CAPACITY = 256,
+};
+
+struct tokenizer {
+    struct vocabulary vocabulary;
+    struct bpe bpe;
+    struct pretokenizer *pretokenizer;
+    int32_t *added; /* [n_added], user defined tokens by first byte, longer ones first */
+    int32_t n_added;
+    int32_t added_start[257]; /* added[added_start[b] .. added_start[b + 1]) begin with byte b */
+    int32_t bos, eos;
+    int32_t eog[MAX_EOG];
+    int n_eog;
+    bool adds_bos;
+};
+
+/* --- lists --- */
+
+int token_list_append(struct token_list *list, const int32_t *ids, size_t n) {
+    if (list->limit && n > list->limit - list->n) return ENGINE_ERR_TOO_LONG;
+    if (n > list->capacity - list->n) {
+        size_t capacity = list->capacity ? list->capacity * 2 : MIN_LIST_CAPACITY;
+        while (capacity - list->n < n) capacity *= 2;
+        int32_t *larger = realloc(list->ids, capacity * sizeof *larger);
+        if (!larger) return ENGINE_ERR_MEMORY;
+        list->ids = larger;
+        list->capacity = capacity;
+    }
+    if (n) memcpy(list->ids + list->n, ids, n * sizeof *ids);
+    list->n += n;
+    return ENGINE_OK;
+}
+
+int token_list_push(struct token_list *list, int32_t id) { return token_list_append(list, &id, 1); }
+
+void token_list_free(struct token_list *list) {
+    free(list->ids);
+    list->ids = NULL;
+    list->n = list->capacity = 0;
+}
+
+/* --- open: added tokens --- */
+
+static int compare_added(const struct vocabulary *v, int32_t a, int32_t b) {
+    const struct vocabulary_token *x = &v->tokens[a], *y = &v->tokens[b];
+    int first_x = (uint8_t)v->pieces[x->piece], first_y = (uint8_t)v->pieces[y->piece];
+    if (first_x != first_y) return first_x - first_y;
+    return (x->piece_len < y->piece_len) - (x->piece_len > y->piece_len);
+}
+
+static int compare_added_entries(const void *a, const void *b, void *context) {
+    const struct vocabulary *v = context;
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    int order = compare_added(v, x, y);
+    return order ? order : (x > y) - (x < y);
+}
+
+static bool collect_added(struct tokenizer *t) {
+    struct vocabulary *v = &t->vocabulary;
+    for (int32_t id = 0; id < v->n; id++) t->n_added += v->tokens[id].kind == TOKEN_USER_DEFINED && v->tokens[id].piece_len > 0;
+    if (t->n_added == 0) return true;
+    t->added = malloc((size_t)t->n_added * sizeof *t->added);
+    if (!t->added) return false;
+    int32_t n = 0;
+    for (int32_t id = 0; id < v->n; id++) {
+        if (v->tokens[id].kind == TOKEN_USER_DEFINED && v->tokens[id].piece_len > 0) t->added[n++] = id;
+    }
+    qsort_r(t->added, (size_t)n, sizeof *t->added, compare_added_entries, v);
+    for (int32_t i = 0; i < n; i++) t->added_start[1 + (uint8_t)v->pieces[v->tokens[t->added[i]].piece]] = i + 1;
+    for (int byte = 1; byte <= 256; byte++) {
+        if (t->added_start[byte] == 0) t->added_start[byte] = t->added_start[byte - 1];
+    }
+    return true;
+}
+
+/* --- open: special tokens --- */
+
+/* Names that end an answer in the families we know. */
+static const char *const eog_names[] = {
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|EOT|>", "<end_of_turn>",
+};
+
+/* The id at `key`, or -1 if the file has none. */
+static int read_special(const struct tokenizer *t, const struct gguf *gguf, const char *key, int32_t *out,
+                        struct engine_error *error) {
+    uint32_t id = 0;
+    enum gguf_answer answer = gguf_get_u32(gguf, key, &id);
+    *out = -1;
+    if (answer == GGUF_ABSENT || (answer == GGUF_FOUND && id == UINT32_MAX)) return ENGINE_OK; /* some files write -1 for none */
+    if (answer == GGUF_MISMATCH || id >= (uint32_t)t->vocabulary.n) {
+        return gguf_fail(error, ENGINE_ERR_MODEL, "%s: metadata key %s is no token of its vocabulary of %d", gguf_path(gguf), key,
+                         t->vocabulary.n);
+    }
+    *out = (int32_t)id;
+    return ENGINE_OK;
+}
+
+static void add_eog(struct tokenizer *t, int32_t id) {
+    if (id < 0 || t->n_eog == MAX_EOG || tokenizer_is_eog(t, id)) return;
+    t->eog[t->n_eog++] = id;
+}
+
+static int read_specials(struct tokenizer *t, const struct gguf *gguf, struct engine_error *error) {
+    static const char *const end_keys[] = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+    int rc = read_special(t, gguf, "tokenizer.ggml.bos_token_id", &t->bos, error);
+    if (rc == ENGINE_OK) rc = read_special(t, gguf, "tokenizer.ggml.eos_token_id", &t->eos, error);
+    if (rc != ENGINE_OK) return rc;
+    add_eog(t, t->eos);
+    for (size_t i = 0; i < sizeof end_keys / sizeof *end_keys; i++) {
+        int32_t id;
+        rc = read_special(t, gguf, end_keys[i], &id, error);
+        if (rc != ENGINE_OK) return rc;
+        add_eog(t, id);
+    }
+    for (size_t i = 0; i < sizeof eog_names / sizeof *eog_names; i++) {
+        int32_t id = tokenizer_find(t, eog_names[i]);
+        if (id >= 0 && tokenizer_is_control(t, id)) add_eog(t, id);
+    }
+    t->adds_bos = pretokenizer_adds_bos(t->pretokenizer);
+    if (gguf_get_bool(gguf, "tokenizer.ggml.add_bos_token", &t->adds_bos) == GGUF_MISMATCH) {
+        return gguf_fail(error, ENGINE_ERR_MODEL, "%s: metadata key tokenizer.ggml.add_bos_token is not true or false",
+                         gguf_path(gguf));
+    }
+    t->adds_bos = t->adds_bos && t->bos >= 0;
+    return ENGINE_OK;
+}
+
+/* --- open --- */
+
+static int check_model(const struct gguf *gguf, struct engine_error *error) {
+    struct gguf_string model;
+    char shown[48];
+    if (gguf_get_string(gguf, "tokenizer.ggml.model", &model) != GGUF_FOUND) {
+        return gguf_fail(error, ENGINE_ERR_MODEL, "%s holds no tokenizer (metadata key tokenizer.ggml.model is missing)",
+                         gguf_path(gguf));
+    }
+    if (model.len == 4 && memcmp(model.data, "gpt2", 4) == 0) return ENGINE_OK;
+    return gguf_fail(error, ENGINE_ERR_MODEL, "%s has a tokenizer of kind \"%s\"; supported is byte-level BPE (\"gpt2\")",
+                     gguf_path(gguf), gguf_printable(shown, sizeof shown, model.data, model.len));
+}
+
+int tokenizer_open(struct tokenizer **out, const struct gguf *gguf, struct engine_error *error) {
+    *out = NULL;
+    int rc = check_model(gguf, error);
+    if (rc != ENGINE_OK) return rc;
+    struct tokenizer *t = calloc(1, sizeof *t);
+    if (!t) return gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the tokenizer");
+    struct gguf_string pre = {"default", 7};
+    gguf_get_string(gguf, "tokenizer.ggml.pre", &pre);
+    rc = pretokenizer_open(&t->pretokenizer, pre.data, pre.len, error);
+    if (rc == ENGINE_OK) rc = vocabulary_open(&t->vocabulary, gguf, error);
+    if (rc == ENGINE_OK) rc = bpe_open(&t->bpe, &t->vocabulary, gguf, error);
+    if (rc == ENGINE_OK && !collect_added(t)) {
+        rc = gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the tokenizer");
+    }
+    if (rc == ENGINE_OK) rc = read_specials(t, gguf, error);
+    if (rc != ENGINE_OK) {
+        tokenizer_close(t);
+        return rc;
+    }
+    *out = t;
+    return ENGINE_OK;
+}
+
+void tokenizer_close(struct tokenizer *tokenizer) {
+    if (!tokenizer) return;
+    free(tokenizer->added);
+    bpe_close(&tokenizer->bpe);
+    vocabulary_close(&tokenizer->vocabulary);
+    pretokenizer_close(tokenizer->pretokenizer);
+    free(tokenizer);
+}
+
+/* --- encode --- */
+
+struct encoder {
+    const struct tokenizer *tokenizer;
+    struct pretokenizer_scan scan;
+    struct bpe_scratch scratch;
+    struct token_list *list;
+};
+
+/* Bytes for which the vocabulary has no token are left out before merging, as the `tokenizers` library does. */
+static int encode_piece(struct encoder *e, const char *piece, size_t len) {
+    const struct tokenizer *t = e->tokenizer;
+    if (pretokenizer_ignores_merges(t->pretokenizer)) {
+        int32_t id = vocabulary_find_piece(&t->vocabulary, piece, len);
+        if (id >= 0) return token_list_push(e->list, id);
+    }
+    if (!bpe_scratch_reserve(&e->scratch, len)) return ENGINE_ERR_MEMORY;
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        int32_t id = t->vocabulary.byte_ids[(uint8_t)piece[i]];
+        if (id >= 0) e->scratch.ids[n++] = id;
+    }
+    long kept = bpe_merge_symbols(&t->bpe, &e->scratch, n);
+    return kept < 0 ? ENGINE_ERR_MEMORY : token_list_append(e->list, e->scratch.ids, (size_t)kept);
+}
+
+/* Text without added tokens. */
+static int encode_plain(struct encoder *e, const char *text, size_t len) {
+    const char *piece;
+    size_t piece_len;
+    int more, rc = ENGINE_OK;
+    pretokenizer_scan_set(&e->scan, text, len);
+    while (rc == ENGINE_OK && (more = pretokenizer_scan_next(&e->scan, &piece, &piece_len)) != 0) {
+        rc = more < 0 ? ENGINE_ERR_MEMORY : encode_piece(e, piece, piece_len);
+    }
+    return rc;
+}
+
+/* The longest added token at the start of text, -1 if there is none. */
+static int32_t match_added(const struct tokenizer *t, const char *text, size_t len) {
+    int byte = (uint8_t)*text;
+    for (int32_t i = t->added_start[byte]; i < t->added_start[byte + 1]; i++) {
+        const struct vocabulary_token *token = &t->vocabulary.tokens[t->added[i]];
+        if (token->piece_len <= len && memcmp(t->vocabulary.pieces + token->piece, text, token->piece_len) == 0)
+            return t->added[i];
+    }
+    return -1;
+}
+
+static int encode_text(struct encoder *e, const char *text, size_t len) {
+    const struct tokenizer *t = e->tokenizer;
+    if (t->n_added == 0) return encode_plain(e, text, len);
+    size_t start = 0, at = 0;
+    int rc = ENGINE_OK;
+    while (rc == ENGINE_OK && at < len) {
+        int32_t id = match_added(t, text + at, len - at);
+        if (id < 0) {
+            at++;
+            continue;
+        }
+        rc = encode_plain(e, text + start, at - start);
+        if (rc == ENGINE_OK) rc = token_list_push(e->list, id);
+        at += t->vocabulary.tokens[id].piece_len;
+        start = at;
+    }
+    return rc == ENGINE_OK ? encode_plain(e, text + start, len - start) : rc;
+}
+
+int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t len, struct token_list *list) {
+    size_t n_before = list->n;
+    /* A text that no tokenization can make fit is refused before any work is done on it. */
+    if (list->limit && len / (tokenizer->vocabulary.longest_piece + 1) > list->limit - n_before) return ENGINE_ERR_TOO_LONG;
+    struct encoder e = {.tokenizer = tokenizer, .list = list};
+    if (!pretokenizer_scan_init(&e.scan, tokenizer->pretokenizer)) return ENGINE_ERR_MEMORY;
+    int rc = encode_text(&e, text, len);
+    if (rc != ENGINE_OK) list->n = n_before;
+    bpe_scratch_free(&e.scratch);
+    pretokenizer_scan_free(&e.scan);
+    return rc;
+}
+
+int tokenizer_encode_prompt(const struct tokenizer *tokenizer, const char *text, size_t len, struct token_list *list) {
+    size_t n_before = list->n;
+    int rc = tokenizer->adds_bos ? token_list_push(list, tokenizer->bos) : ENGINE_OK;
+    if (rc == ENGINE_OK) rc = tokenizer_encode(tokenizer, text, len, list);
+    if (rc != ENGINE_OK) list->n = n_before;
+    return rc;
+}
+
+/* --- facts --- */
+
+int tokenizer_vocab_size(const struct tokenizer *tokenizer) { return tokenizer->vocabulary.n; }
+const char *tokenizer_pre_name(const struct tokenizer *tokenizer) { return pretokenizer_name(tokenizer->pretokenizer); }
+
+const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_t *len) {
+    const struct vocabulary *v = &tokenizer->vocabulary;
+    *len = 0;
+    if (id < 0 || id >= v->n) return "";
+    *len = v->tokens[id].piece_len;
+    return v->pieces + v->tokens[id].piece;
+}
+
+int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *name) {
+    return vocabulary_find(&tokenizer->vocabulary, name, strlen(name));
+}
+
+bool tokenizer_is_control(const struct tokenizer *tokenizer, int32_t id) {
+    const struct vocabulary *v = &tokenizer->vocabulary;
+    return id >= 0 && id < v->n && v->tokens[id].kind == TOKEN_CONTROL;
+}
+
+int32_t tokenizer_bos(const struct tokenizer *tokenizer) { return tokenizer->bos; }
+int32_t tokenizer_eos(const struct tokenizer *tokenizer) { return tokenizer->eos; }
+bool tokenizer_adds_bos(const struct tokenizer *tokenizer) { return tokenizer->adds_bos; }
+
+bool tokenizer_is_eog(const struct tokenizer *tokenizer, int32_t id) {
+    for (int i = 0; i < tokenizer->n_eog; i++) {
+        if (tokenizer->eog[i] == id) return true;
+    }
+    return false;
+}
