@@ -33,8 +33,10 @@ struct detokenizer_stop {
 };
 
 struct detokenizer {
-    bool stopped; /* a stop string is complete: no more text will come, further tokens are ignored */
+    bool stopped; /* known after each push: a stop string is complete. The text before it is still to be taken; further tokens
+                     are ignored */
     /* private */
+    bool ended; /* the stop string has been reached in taking: no more text */
     const struct tokenizer *tokenizer;
     const char *piece; /* bytes of the pushed token that are not read yet */
     size_t piece_len;
