@@ -68,7 +68,7 @@ void dtype_row_to_float(enum dtype type, const void *src, float *dst, int64_t n_
 float half_to_float(uint16_t half);
 uint16_t float_to_half(float value); /* round to nearest even */
 
-/* Half the world rounds up: n to the next multiple of ROW_GROUP. Every matmul output row has this many floats. */
+/* n rounded up to a multiple of ROW_GROUP: so many floats has every matmul output row. */
 static inline int row_group_pad(int n) { return (n + ROW_GROUP - 1) / ROW_GROUP * ROW_GROUP; }
 
 /* A matrix [n_rows, n_cols] repacked for the backend; opaque, owned by the backend that made it. */
@@ -76,19 +76,20 @@ struct weight;
 
 /* Activations of n rows, kept in the forms the next matmul reads. Made by activation_alloc, written by rmsnorm and quantize.
  * Quantised form: per row and block of 32, x ~= d * q; d = amax / 127, q = nearest even of x * (127 / amax), so that q is in
- * [-127, 127]; sum is the exact sum of the 32 q. amax < 1e-30 gives d = 0 and q = 0; a NaN or infinity in a block gives d = NaN and
- * q = 0, so that it surfaces in the logits, where the engine looks for it. */
+ * [-127, 127]; sum is the exact sum of the 32 q. amax < 1e-30 gives d = 0 and q = 0; a NaN or infinity in a block gives d = NaN
+ * and q = 0, so that it surfaces in the logits, where the engine looks for it. ds = d * sum serves the minimum of Q4_1. */
 struct activation {
     int max_rows, n_cols;
     float *f;     /* [max_rows, n_cols], or NULL when no reader wants floats */
     int8_t *q;    /* [max_rows, n_cols], or NULL when no reader wants int8 */
     float *d;     /* [max_rows, n_cols / 32] */
+    float *ds;    /* [max_rows, n_cols / 32] */
     int32_t *sum; /* [max_rows, n_cols / 32] */
 };
 
-/* Where the keys and values lie. One block of 16 tokens of one sequence is block_bytes consecutive bytes, all layers together, so that
- * copying or saving a block is one memcpy. Inside: [layer][K, V][kv_head] pages of 16 * head_dim half floats;
- * a K page is [head_dim][16 tokens], a V page is [16 tokens][head_dim]. */
+/* Where the keys and values lie. One block of 16 tokens of one sequence is block_bytes consecutive bytes, all layers together, so
+ * that copying or saving a block is one memcpy. Inside: [layer][K, V][kv_head] pages of 16 * head_dim half floats; a K page is
+ * [head_dim][16 tokens], a V page is [16 tokens][head_dim]. */
 struct kv_pool {
     uint8_t *data; /* n_blocks * block_bytes, 64-byte aligned; from kv_pool_alloc */
     int n_blocks, n_layers, n_kv_heads, head_dim;
@@ -130,7 +131,8 @@ struct backend_ops {
 
     void (*close)(void *self);
 
-    /* Memory that the operations read and write: zeroed, 64-byte aligned, huge pages where the system grants them. NULL if refused. */
+    /* Memory that the operations read and write: zeroed, 64-byte aligned, huge pages where the system grants them. NULL if
+     * refused. */
     void *(*alloc)(void *self, size_t bytes);
     void (*free)(void *self, void *memory, size_t bytes);
 
@@ -142,7 +144,8 @@ struct backend_ops {
     void (*embed)(void *self, const struct weight *weight, const int32_t *tokens, int n, float *x, int x_stride);
 
     /* out row i = rmsnorm(x row rows[i]) * gamma, in each form that out holds. rows == NULL means row i.
-     * Sum of squares: 16 partial sums (i mod 16) by fmaf, then a fixed tree (8+8, 4+4, 2+2, 1+1); scale = 1 / sqrtf(ss / n_cols + eps). */
+     * Sum of squares: 16 partial sums (i mod 16) by fmaf, then a fixed tree (8+8, 4+4, 2+2, 1+1); scale = 1 / sqrtf(ss / n_cols +
+     * eps). */
     void (*rmsnorm)(void *self, const float *x, int x_stride, const int32_t *rows, const float *gamma, float eps, int n,
                     struct activation *out);
 
@@ -161,8 +164,8 @@ struct backend_ops {
     void (*rope_kv)(void *self, const struct qkv_view *qkv, const float *cos_sin, enum rope_kind kind, int rope_dim,
                     const struct kernels_seq *seqs, int n_seqs, struct kv_pool *kv, int layer);
 
-    /* out row = softmax(q . K * scale) V over the row's own positions, grouped-query. Rows of the batch have been through rope_kv.
-     * out: [n_rows, out_stride], n_heads * head_dim floats. */
+    /* out row = softmax(q . K * scale) V over the row's own positions, grouped-query. Rows of the batch have been through
+     * rope_kv. out: [n_rows, out_stride], n_heads * head_dim floats. */
     void (*attention)(void *self, const struct qkv_view *qkv, float scale, const struct kernels_seq *seqs, int n_seqs,
                       const struct kv_pool *kv, int layer, float *out, int out_stride);
 

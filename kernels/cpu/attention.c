@@ -1,0 +1,113 @@
+/* attention.c - attention over the KV blocks cut into pieces for the threads.
+ *
+ * A query vector is one head of one row. All vectors of a call stand in one line: sequence by sequence, in it KV head by KV head,
+ * in it row by row, in it the query heads that share the KV head. Neighbours thus read the same keys and values, and an inner
+ * call takes up to ATTENTION_TILE of them. (1) The line is cut into slices of about equal cost; a cut may fall anywhere, also
+ * between heads of one KV head, so that a single sequence with three KV heads keeps two threads busy. (2) Threads take slices
+ * from a counter. A vector's result does not depend on the slice it falls into. */
+#include "kernels/cpu/cpu.h"
+
+#include <stdatomic.h>
+
+enum {
+    SLICES_PER_THREAD = 8, /* for prefill, whose costs within a sequence are uneven */
+    ROW_OVERHEAD = 16,     /* fixed cost of a vector, in positions */
+    SERIAL_COST = 256,     /* vectors * positions below which a fork costs more than it saves */
+};
+
+struct attention_call {
+    const struct cpu *cpu;
+    const struct qkv_view *qkv;
+    float scale;
+    const struct kernels_seq *seqs;
+    int n_seqs;
+    const struct kv_pool *kv;
+    int layer;
+    float *out;
+    int out_stride;
+    int64_t cost; /* of the line */
+    int n_slices;
+    atomic_int next;
+};
+
+static int64_t seq_vectors(const struct attention_call *call, const struct kernels_seq *seq) {
+    return (int64_t)seq->n_rows * call->qkv->n_heads;
+}
+
+/* In units of one vector and one position; the same for each vector of a sequence. */
+static int64_t vector_cost(const struct kernels_seq *seq) { return (int64_t)seq->first_pos + seq->n_rows / 2 + ROW_OVERHEAD; }
+
+/* Vectors first..end of a sequence's part of the line, all of one KV head. */
+static void run_head(const struct attention_call *call, const struct kernels_seq *seq, int kv_head, int first, int end) {
+    const struct qkv_view *qkv = call->qkv;
+    const int group = qkv->n_heads / call->kv->n_kv_heads, head_dim = call->kv->head_dim;
+    struct attention_tile tile = {.head_dim = head_dim, .scale = call->scale, .blocks = seq->blocks};
+    tile.block_bytes = call->kv->block_bytes;
+    tile.k = call->kv->data + kv_key_offset(call->kv, call->layer, kv_head);
+    tile.v = tile.k + kv_value_offset(call->kv);
+    for (int i = first; i < end; i++) {
+        const int row = i / group, head = kv_head * group + i % group;
+        const size_t batch_row = (size_t)(seq->first_row + row), at = (size_t)head * (size_t)head_dim;
+        tile.q[tile.n] = qkv->q + batch_row * (size_t)qkv->q_stride + at;
+        tile.out[tile.n] = call->out + batch_row * (size_t)call->out_stride + at;
+        tile.pos[tile.n++] = seq->first_pos + row;
+        if (tile.n < ATTENTION_TILE && i + 1 < end) continue;
+        call->cpu->kernels->attention(&tile);
+        tile.n = 0;
+    }
+}
+
+static void run_seq(const struct attention_call *call, const struct kernels_seq *seq, int64_t first, int64_t end) {
+    const int64_t per_head = seq_vectors(call, seq) / call->kv->n_kv_heads;
+    while (first < end) {
+        const int64_t head = first / per_head, head_end = (head + 1) * per_head, stop = end < head_end ? end : head_end;
+        run_head(call, seq, (int)head, (int)(first - head * per_head), (int)(stop - head * per_head));
+        first = stop;
+    }
+}
+
+/* The vector at which a cut at `cost` from the sequence's start falls, rounded down; the end beyond it. */
+static int64_t cut_at(const struct attention_call *call, const struct kernels_seq *seq, int64_t cost) {
+    const int64_t vectors = seq_vectors(call, seq), index = cost <= 0 ? 0 : cost / vector_cost(seq);
+    return index < vectors ? index : vectors;
+}
+
+static void run_slice(const struct attention_call *call, int slice) {
+    int64_t from = call->cost * slice / call->n_slices, to = call->cost * (slice + 1) / call->n_slices;
+    for (int s = 0; s < call->n_seqs && to > 0; s++) {
+        const struct kernels_seq *seq = &call->seqs[s];
+        run_seq(call, seq, cut_at(call, seq, from), cut_at(call, seq, to));
+        const int64_t cost = seq_vectors(call, seq) * vector_cost(seq);
+        from -= cost;
+        to -= cost;
+    }
+}
+
+static void thread_slices(void *arg, int thread, int n_threads) {
+    struct attention_call *call = arg;
+    (void)thread, (void)n_threads;
+    int slice;
+    while ((slice = atomic_fetch_add_explicit(&call->next, 1, memory_order_relaxed)) < call->n_slices) run_slice(call, slice);
+}
+
+void cpu_attention(void *self, const struct qkv_view *qkv, float scale, const struct kernels_seq *seqs, int n_seqs,
+                   const struct kv_pool *kv, int layer, float *out, int out_stride) {
+    struct attention_call call = {
+        .cpu = self, .qkv = qkv, .scale = scale, .seqs = seqs, .n_seqs = n_seqs, .kv = kv, .layer = layer};
+    call.out = out;
+    call.out_stride = out_stride;
+    bool decode = true;
+    for (int s = 0; s < n_seqs; s++) {
+        call.cost += seq_vectors(&call, &seqs[s]) * vector_cost(&seqs[s]);
+        decode = decode && seqs[s].n_rows <= KV_BLOCK;
+    }
+    const int n_threads = pool_threads(call.cpu->pool);
+    call.n_slices = decode ? n_threads : n_threads * SLICES_PER_THREAD;
+    atomic_init(&call.next, 0);
+    if (call.cost < SERIAL_COST) {
+        call.n_slices = 1;
+        thread_slices(&call, 0, 1);
+    } else {
+        pool_run(call.cpu->pool, thread_slices, &call);
+    }
+}

@@ -1,0 +1,231 @@
+/* cpu.c - the CPU backend as an object: choice of the instruction set, opening and closing, memory, weights, activations and KV
+ * pools.
+ *
+ * Dispatch is a ladder: the reference first, then each better instruction set that processor and system support overwrites it.
+ * All give the same bits, so the choice is one of speed alone. Engine thread only. */
+#include "kernels/cpu/cpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+enum { MAX_THREADS = 256 };
+
+/* --- instruction sets --- */
+
+struct isa {
+    const struct cpu_kernels *kernels;
+    bool (*supported)(void);
+    const char *needs; /* for the sentence when it is not */
+};
+
+static bool always(void) { return true; }
+
+#if 0
+/* State components that the operating system saves on a context switch; without them the registers must not be used. */
+static bool system_saves(uint32_t components) {
+    uint32_t eax, ebx, ecx, edx, low, high;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & components) == components;
+}
+
+static bool has_avx2(void) {
+    const uint32_t wanted = bit_AVX | bit_FMA | bit_F16C, xmm_ymm = 0x6;
+    uint32_t eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & wanted) != wanted) return false;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_AVX2) && system_saves(xmm_ymm);
+}
+
+static bool has_avx512(void) {
+    const uint32_t wanted = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL, xmm_ymm_zmm_masks = 0xe6;
+    uint32_t eax, ebx, ecx, edx;
+    if (!has_avx2() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+    return (ebx & wanted) == wanted && (ecx & bit_AVX512VNNI) && system_saves(xmm_ymm_zmm_masks);
+}
+#endif
+
+static const struct isa ladder[] = {
+    {&cpu_kernels_scalar, always, ""},
+#if 0
+    {&cpu_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},
+    {&cpu_kernels_avx512, has_avx512, "AVX-512 F, BW, DQ, VL and VNNI"},
+#endif
+};
+enum { N_ISAS = sizeof ladder / sizeof *ladder };
+
+/* Kernels for config->isa, or NULL and the reason. */
+static const struct cpu_kernels *choose_kernels(const char *name, char *reason, size_t reason_size) {
+    const bool best = !name || strcmp(name, "auto") == 0;
+    const struct cpu_kernels *chosen = NULL;
+    for (int i = 0; i < N_ISAS; i++) {
+        const struct isa *isa = &ladder[i];
+        if (!best && strcmp(name, isa->kernels->name) != 0) continue;
+        if (isa->supported()) {
+            chosen = isa->kernels;
+        } else if (!best) {
+            snprintf(reason, reason_size, "This processor (or system) lacks what --isa %s needs: %s.", name, isa->needs);
+            return NULL;
+        }
+    }
+    if (!chosen)
+        snprintf(reason, reason_size, "There is no instruction set \"%.40s\" for this processor; auto, scalar%s.", name,
+                 N_ISAS > 1 ? ", avx2 and avx512 exist" : " exist");
+    return chosen;
+}
+
+/* --- operations that are not arithmetic --- */
+
+static void cpu_close(void *self) {
+    struct cpu *cpu = self;
+    pool_destroy(cpu->pool);
+    free(cpu);
+}
+
+static void *cpu_alloc(void *self, size_t bytes) {
+    (void)self;
+    return memory_map(bytes);
+}
+
+static void cpu_free(void *self, void *memory, size_t bytes) {
+    (void)self;
+    memory_unmap(memory, bytes);
+}
+
+static int cpu_weight_load(void *self, const void *src, enum dtype type, int n_rows, int n_cols, struct weight **out) {
+    if ((unsigned)type >= DTYPE_COUNT || n_rows < 1 || group_bytes(type, n_cols) == 0) return KERNELS_ERR_DTYPE;
+    struct weight *weight = calloc(1, sizeof *weight);
+    if (!weight) return KERNELS_ERR_MEMORY;
+    weight->type = type;
+    weight->n_rows = n_rows;
+    weight->n_cols = n_cols;
+    weight->n_groups = row_group_pad(n_rows) / ROW_GROUP;
+    weight->group_bytes = group_bytes(type, n_cols);
+    if (!weight_chunk_take(self, weight->group_bytes * (size_t)weight->n_groups, weight)) {
+        free(weight);
+        return KERNELS_ERR_MEMORY;
+    }
+    weight_repack(weight, src);
+    *out = weight;
+    return KERNELS_OK;
+}
+
+static void cpu_weight_free(void *self, struct weight *weight) {
+    if (!weight) return;
+    weight_chunk_release(self, weight);
+    free(weight);
+}
+
+static const struct backend_ops ops = {
+    .name = "cpu",
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .weight_load = cpu_weight_load,
+    .weight_free = cpu_weight_free,
+    .embed = cpu_embed,
+    .rmsnorm = cpu_rmsnorm,
+    .quantize = cpu_quantize,
+    .matmul = cpu_matmul,
+    .matmul_swiglu = cpu_matmul_swiglu,
+    .rope_kv = cpu_rope_kv,
+    .attention = cpu_attention,
+    .copy_blocks = cpu_copy_blocks,
+};
+
+/* --- opening --- */
+
+int backend_open_cpu(struct backend *out, const struct backend_config *config, char *reason, size_t reason_size) {
+    if (!reason) reason_size = 0;
+    const struct cpu_kernels *kernels = choose_kernels(config->isa, reason, reason_size);
+    if (!kernels) return KERNELS_ERR_ISA;
+    int n_threads = config->n_threads > 0 ? config->n_threads : pool_granted_cpus();
+    if (n_threads > MAX_THREADS) n_threads = MAX_THREADS;
+    struct cpu *cpu = calloc(1, sizeof *cpu);
+    if (cpu) cpu->pool = pool_create(n_threads);
+    if (!cpu || !cpu->pool) {
+        snprintf(reason, reason_size, "The system refused %d compute threads.", n_threads);
+        free(cpu);
+        return KERNELS_ERR_MEMORY;
+    }
+    cpu->kernels = kernels;
+    *out = (struct backend){.ops = &ops, .self = cpu};
+    return KERNELS_OK;
+}
+
+const char *backend_cpu_isa(const struct backend *backend) {
+    const struct cpu *cpu = backend->self;
+    return cpu->kernels->name;
+}
+
+int backend_cpu_threads(const struct backend *backend) {
+    const struct cpu *cpu = backend->self;
+    return pool_threads(cpu->pool);
+}
+
+/* --- activations and KV pools: plain structs over the backend's memory --- */
+
+/* One form of an activation: max_rows * per_row elements. False if memory was refused. */
+static bool alloc_form(const struct backend *backend, int max_rows, int per_row, size_t size, void **out) {
+    *out = backend->ops->alloc(backend->self, (size_t)max_rows * (size_t)per_row * size);
+    return *out != NULL;
+}
+
+int activation_alloc(const struct backend *backend, int max_rows, int n_cols, bool want_float, bool want_int8,
+                     struct activation *out) {
+    if (want_int8 && n_cols % QUANT_BLOCK != 0) return KERNELS_ERR_DTYPE;
+    const int n_blocks = n_cols / QUANT_BLOCK;
+    struct activation a = {.max_rows = max_rows, .n_cols = n_cols};
+    void *f = NULL, *q = NULL, *d = NULL, *ds = NULL, *sum = NULL;
+    bool ok = true;
+    if (want_float) ok = alloc_form(backend, max_rows, n_cols, sizeof(float), &f);
+    if (want_int8)
+        ok = ok && alloc_form(backend, max_rows, n_cols, 1, &q) && alloc_form(backend, max_rows, n_blocks, sizeof(float), &d) &&
+             alloc_form(backend, max_rows, n_blocks, sizeof(float), &ds) &&
+             alloc_form(backend, max_rows, n_blocks, sizeof(int32_t), &sum);
+    a.f = f;
+    a.q = q;
+    a.d = d;
+    a.ds = ds;
+    a.sum = sum;
+    if (ok)
+        *out = a;
+    else
+        activation_free(backend, &a);
+    return ok ? KERNELS_OK : KERNELS_ERR_MEMORY;
+}
+
+void activation_free(const struct backend *backend, struct activation *a) {
+    const size_t cells = (size_t)a->max_rows * (size_t)a->n_cols,
+                 blocks = (size_t)a->max_rows * (size_t)(a->n_cols / QUANT_BLOCK);
+    backend->ops->free(backend->self, a->f, cells * sizeof(float));
+    backend->ops->free(backend->self, a->q, cells);
+    backend->ops->free(backend->self, a->d, blocks * sizeof(float));
+    backend->ops->free(backend->self, a->ds, blocks * sizeof(float));
+    backend->ops->free(backend->self, a->sum, blocks * sizeof(int32_t));
+    *a = (struct activation){0};
+}
+
+size_t kv_block_bytes(int n_layers, int n_kv_heads, int head_dim) {
+    const size_t page = (size_t)KV_BLOCK * (size_t)head_dim * sizeof(uint16_t);
+    const size_t bytes = page * 2 * (size_t)n_layers * (size_t)n_kv_heads;
+    return (bytes + LINE - 1) / LINE * LINE;
+}
+
+int kv_pool_alloc(const struct backend *backend, int n_blocks, int n_layers, int n_kv_heads, int head_dim, struct kv_pool *out) {
+    if (head_dim < 1 || head_dim > MAX_HEAD_DIM) return KERNELS_ERR_DTYPE;
+    struct kv_pool pool = {.n_blocks = n_blocks, .n_layers = n_layers, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
+    pool.block_bytes = kv_block_bytes(n_layers, n_kv_heads, head_dim);
+    pool.data = backend->ops->alloc(backend->self, (size_t)n_blocks * pool.block_bytes);
+    if (!pool.data) return KERNELS_ERR_MEMORY;
+    *out = pool;
+    return KERNELS_OK;
+}
+
+void kv_pool_free(const struct backend *backend, struct kv_pool *pool) {
+    backend->ops->free(backend->self, pool->data, (size_t)pool->n_blocks * pool->block_bytes);
+    *pool = (struct kv_pool){0};
+}

@@ -1,0 +1,144 @@
+/* cpu.h - what the files of the CPU backend share: its state, repacked weights, and the table of inner functions ("kernels").
+ *
+ * The work is cut in two layers. matmul.c, attention.c and rows.c split an operation of kernels.h over the threads and know no
+ * instruction set; `struct cpu_kernels` holds what runs inside a thread, once per instruction set:
+ *   reference.c        plain C, the definition
+ *   kernels_avx2.c     simd.h, row_template.h, matmul_template.h and attention_template.h compiled for AVX2
+ *   kernels_avx512.c   the same for AVX-512
+ *
+ * Layout of weights ("x16"). 16 output rows are interleaved into a group, so that a vector lane is an output row and no sum runs
+ * across lanes. Rows beyond the last are zero. A group holds, for ascending blocks of 32 columns:
+ *   Q4_1  line (16 d, 16 m), 4 code lines                      codes: line v, row r, byte j = weights 4v + j (low nibble)
+ *   Q4_0  line (16 d, 16 d of the next block), 2 x 4 code lines       and 16 + 4v + j (high nibble) of row r
+ *   Q8_0  line (16 d, 16 d of the next block), 2 x 8 code lines       codes: line v, row r, byte j = weight 4v + j, plus 128
+ * A line is 64 bytes and aligned, and a group is read from its first to its last byte. With an odd number of blocks, the last
+ * pair is cut after its first half. F32, F16, BF16: for each column the 16 weights. AVX2 reads the lines as two halves of 8 rows.
+ */
+#ifndef FORESAY_KERNELS_CPU_H
+#define FORESAY_KERNELS_CPU_H
+
+#include "kernels/cpu/pool.h"
+#include "kernels/kernels.h"
+
+enum {
+    LINE = 64,          /* bytes of a cache line and of a 512-bit vector */
+    TOKEN_TILE = 16,    /* most activation rows of one inner matmul call: 16 accumulators and 8 code vectors fill 32 registers */
+    ATTENTION_TILE = 6, /* most query vectors of one inner attention call: 6 x 4 accumulators */
+    ATTENTION_CHUNK = 64, /* positions between two rescalings of the running softmax; part of the definition */
+    MAX_HEAD_DIM = 512,
+};
+
+struct weight_chunk;
+
+struct weight {
+    enum dtype type;
+    int n_rows, n_cols, n_groups;
+    size_t group_bytes;
+    uint8_t *data; /* n_groups * group_bytes */
+    struct weight_chunk *chunk;
+};
+
+/* 16 * n_groups output rows for n_rows activation rows (at most TOKEN_TILE). */
+struct matmul_slice {
+    const struct weight *weight;
+    const struct activation *in;
+    int first_group, n_groups;
+    int first_row, n_rows;
+    float *out; /* of first_group and first_row: [n_rows, out_stride] */
+    int out_stride;
+    bool add;
+};
+
+/* One row of a struct activation; f or q may be NULL. */
+struct activation_row {
+    float *f;
+    int8_t *q;
+    float *d, *ds;
+    int32_t *sum;
+};
+
+/* Query vectors that share a sequence and a KV head. Positions ascend. */
+struct attention_tile {
+    int n; /* 1..ATTENTION_TILE */
+    const float *q[ATTENTION_TILE];
+    float *out[ATTENTION_TILE];
+    int pos[ATTENTION_TILE]; /* the last position that vector i sees */
+    const uint8_t *k, *v;    /* pages of this layer and head in block 0 of the pool */
+    size_t block_bytes;
+    const int32_t *blocks;
+    int head_dim;
+    float scale;
+};
+
+struct rope_row {
+    const float *cos_sin; /* [rope_dim / 2, 2], of this row's position */
+    enum rope_kind kind;
+    int rope_dim, head_dim;
+};
+
+struct cpu_kernels {
+    const char *name;
+    void (*matmul[DTYPE_COUNT])(const struct matmul_slice *slice);
+    void (*attention)(const struct attention_tile *tile);
+    void (*rmsnorm_row)(const float *x, const float *gamma, float eps, int n_cols, const struct activation_row *out);
+    void (*quantize_row)(const float *x, int n_cols, const struct activation_row *out);
+    void (*swiglu)(const float *gate, const float *up, float *out, int n); /* n is a multiple of ROW_GROUP */
+    void (*rope_query)(float *q, const struct rope_row *rope);
+    /* Rotates k, writes it and v as half floats to slot 0..15 of the pages. */
+    void (*rope_key_value)(const float *k, const float *v, const struct rope_row *rope, uint16_t *k_page, uint16_t *v_page,
+                           int slot);
+};
+
+extern const struct cpu_kernels cpu_kernels_scalar;
+#if defined(__x86_64__)
+extern const struct cpu_kernels cpu_kernels_avx2;
+extern const struct cpu_kernels cpu_kernels_avx512;
+#endif
+
+struct cpu {
+    const struct cpu_kernels *kernels;
+    struct pool *pool;
+    struct weight_chunk *chunks; /* where weights lie; newest first */
+};
+
+/* --- memory.c --- */
+void *memory_map(size_t bytes); /* zeroed, 64-byte aligned; NULL if refused */
+void memory_unmap(void *memory, size_t bytes);
+/* Room for a weight; false if refused. Not zeroed. */
+bool weight_chunk_take(struct cpu *cpu, size_t bytes, struct weight *weight);
+void weight_chunk_release(struct cpu *cpu, struct weight *weight);
+
+/* --- repack.c --- */
+/* Bytes of a group, or 0 when the type cannot hold rows of n_cols. */
+size_t group_bytes(enum dtype type, int n_cols);
+/* The line of 16 d (and 16 m) of a block, and its codes. */
+const uint8_t *group_scales(enum dtype type, const uint8_t *group, int block);
+const uint8_t *group_codes(enum dtype type, const uint8_t *group, int block);
+void weight_repack(struct weight *weight, const void *src);
+/* One row back to floats. */
+void weight_row_to_float(const struct weight *weight, int row, float *out);
+
+/* --- matmul.c, attention.c, rows.c: operations of kernels.h --- */
+void cpu_matmul(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n);
+void cpu_matmul_swiglu(void *self, const struct weight *gate, const struct weight *up, const struct activation *in, int n,
+                       float *out, int out_stride);
+void cpu_attention(void *self, const struct qkv_view *qkv, float scale, const struct kernels_seq *seqs, int n_seqs,
+                   const struct kv_pool *kv, int layer, float *out, int out_stride);
+void cpu_embed(void *self, const struct weight *weight, const int32_t *tokens, int n, float *x, int x_stride);
+void cpu_rmsnorm(void *self, const float *x, int x_stride, const int32_t *rows, const float *gamma, float eps, int n,
+                 struct activation *out);
+void cpu_quantize(void *self, const float *x, int x_stride, int n, struct activation *out);
+void cpu_rope_kv(void *self, const struct qkv_view *qkv, const float *cos_sin, enum rope_kind kind, int rope_dim,
+                 const struct kernels_seq *seqs, int n_seqs, struct kv_pool *kv, int layer);
+void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
+
+/* Bytes from the start of a block to the K page of a head; its V page of the same head is kv_value_offset further. */
+static inline size_t kv_key_offset(const struct kv_pool *kv, int layer, int head) {
+    const size_t page = (size_t)KV_BLOCK * (size_t)kv->head_dim * sizeof(uint16_t);
+    return ((size_t)layer * 2 * (size_t)kv->n_kv_heads + (size_t)head) * page;
+}
+static inline size_t kv_value_offset(const struct kv_pool *kv) {
+    return (size_t)kv->n_kv_heads * (size_t)KV_BLOCK * (size_t)kv->head_dim * sizeof(uint16_t);
+}
+
+#endif

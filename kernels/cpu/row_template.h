@@ -1,0 +1,195 @@
+/* row_template.h - inner functions over one row, in plain C. Compiled once per instruction set: by reference.c, where it is the
+ * definition, and by kernels_avx2.c and kernels_avx512.c, where the compiler vectorises the same operations.
+ *
+ *  (1) Every rounding is written down. fmaf is one rounding, and the build forbids contraction of anything else, so that all
+ *      instruction sets give the same bits.
+ *  (2) Sums that could be ordered in several ways have 16 partial sums (element i goes to i mod 16) and end in one tree:
+ *      8 + 8, 4 + 4, 2 + 2, 1 + 1. Maxima are taken over integers, where order does not matter, not even with NaNs.
+ *  (3) No branch depends on a value inside a loop over elements; a choice is a select. */
+#ifndef FORESAY_KERNELS_ROW_TEMPLATE_H
+#define FORESAY_KERNELS_ROW_TEMPLATE_H
+
+#include "kernels/cpu/cpu.h"
+
+#include <math.h>
+#include <string.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = 16 };
+
+INLINE uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+INLINE float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Adding it to |x| < 2^22 rounds x to the nearest even integer; the integer then stands in the low bits. */
+#define ROUNDER      12582912.0f /* 1.5 * 2^23 */
+#define ROUNDER_BITS 0x4b400000u
+
+/* e^x to 1 ulp or so. x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts; a polynomial for e^r (Cephes' coefficients); times
+ * 2^n through the exponent bits. Above 88.37 it stays at 2^127.5; below -87.33, where the result would be subnormal, it is 0. NaN
+ * gives NaN. */
+INLINE float exp_row(float x) {
+    const float highest = 88.37f, lowest = -87.33f;
+    const float bounded = highest < x ? highest : x;
+    const float clamped = lowest > bounded ? lowest : bounded;
+    const float rounded = fmaf(clamped, 1.44269504f, ROUNDER);
+    const float n = rounded - ROUNDER;
+    const float r = fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, clamped));
+    float p = 1.9875691500e-4f;
+    p = fmaf(p, r, 1.3981999507e-3f);
+    p = fmaf(p, r, 8.3334519073e-3f);
+    p = fmaf(p, r, 4.1665795894e-2f);
+    p = fmaf(p, r, 1.6666665459e-1f);
+    p = fmaf(p, r, 5.0000001201e-1f);
+    const float e_r = fmaf(p, r * r, r) + 1.0f;
+    const float power = float_of((bits_of(rounded) << 23) + 0x3f800000u); /* the rounder's own bits fall out at the top */
+    const float result = e_r * power;
+    return x < lowest ? 0.0f : result;
+}
+
+INLINE float lane_tree(float *lane) {
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++) lane[i] += lane[i + width];
+    return lane[0];
+}
+
+/* --- norm and quantisation --- */
+
+INLINE float sum_of_squares(const float *x, int n) {
+    float lane[LANES] = {0};
+    int i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) lane[l] = fmaf(x[i + l], x[i + l], lane[l]);
+    for (int l = 0; i + l < n; l++) lane[l] = fmaf(x[i + l], x[i + l], lane[l]);
+    return lane_tree(lane);
+}
+
+/* One block of 32 to int8, as kernels.h says at struct activation. */
+INLINE void quantize_block(const float *x, int8_t *q, float *d, float *ds, int32_t *sum) {
+    uint32_t amax_bits = 0;
+    for (int i = 0; i < QUANT_BLOCK; i++) {
+        const uint32_t magnitude = bits_of(x[i]) & 0x7fffffffu;
+        amax_bits = magnitude > amax_bits ? magnitude : amax_bits;
+    }
+    const float amax = float_of(amax_bits);
+    if (amax_bits >= 0x7f800000u || amax < 1e-30f) { /* an infinity or a NaN; or nothing worth a scale */
+        memset(q, 0, QUANT_BLOCK);
+        *d = *ds = amax_bits >= 0x7f800000u ? NAN : 0.0f;
+        *sum = 0;
+        return;
+    }
+    const float inverse = 127.0f / amax;
+    int32_t total = 0;
+    for (int i = 0; i < QUANT_BLOCK; i++) {
+        const int32_t nearest = (int32_t)(bits_of(x[i] * inverse + ROUNDER) - ROUNDER_BITS);
+        q[i] = (int8_t)nearest;
+        total += nearest;
+    }
+    *d = amax / 127.0f;
+    *ds = *d * (float)total;
+    *sum = total;
+}
+
+static void quantize_row(const float *x, int n_cols, const struct activation_row *out) {
+    if (out->f) memcpy(out->f, x, (size_t)n_cols * sizeof *x);
+    if (!out->q) return;
+    for (int b = 0; b < n_cols / QUANT_BLOCK; b++)
+        quantize_block(x + b * QUANT_BLOCK, out->q + b * QUANT_BLOCK, out->d + b, out->ds + b, out->sum + b);
+}
+
+static void rmsnorm_row(const float *x, const float *gamma, float eps, int n_cols, const struct activation_row *out) {
+    const float scale = 1.0f / sqrtf(sum_of_squares(x, n_cols) / (float)n_cols + eps);
+    if (out->f)
+        for (int i = 0; i < n_cols; i++) out->f[i] = x[i] * scale * gamma[i];
+    if (!out->q) return;
+    for (int b = 0; b < n_cols / QUANT_BLOCK; b++) {
+        float y[QUANT_BLOCK];
+        const float *x_block = x + b * QUANT_BLOCK, *gamma_block = gamma + b * QUANT_BLOCK;
+        for (int i = 0; i < QUANT_BLOCK; i++) y[i] = x_block[i] * scale * gamma_block[i];
+        quantize_block(y, out->q + b * QUANT_BLOCK, out->d + b, out->ds + b, out->sum + b);
+    }
+}
+
+/* --- SwiGLU --- */
+
+static void swiglu(const float *gate, const float *up, float *out, int n) {
+    for (int i = 0; i < n; i += LANES)
+        for (int l = 0; l < LANES; l++) out[i + l] = gate[i + l] / (1.0f + exp_row(-gate[i + l])) * up[i + l];
+}
+
+/* --- RoPE and the write into the KV cache --- */
+
+static void halves_from_floats(const float *src, uint16_t *dst, int n) {
+    int i = 0;
+#if defined(__F16C__)
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((__m128i *)(void *)(dst + i), _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (; i < n; i++) dst[i] = float_to_half(src[i]);
+}
+
+INLINE void rotate(float *x0, float *x1, float c, float s) {
+    const float a = *x0, b = *x1;
+    *x0 = fmaf(-b, s, a * c);
+    *x1 = fmaf(b, c, a * s);
+}
+
+static void rope_query(float *q, const struct rope_row *rope) {
+    const int half = rope->rope_dim / 2;
+    const float *cos_sin = rope->cos_sin;
+    if (rope->kind == ROPE_INTERLEAVED)
+        for (int i = 0; i < half; i++) rotate(&q[2 * i], &q[2 * i + 1], cos_sin[2 * i], cos_sin[2 * i + 1]);
+    else
+        for (int i = 0; i < half; i++) rotate(&q[i], &q[i + half], cos_sin[2 * i], cos_sin[2 * i + 1]);
+}
+
+static void rope_key_value(const float *k, const float *v, const struct rope_row *rope, uint16_t *k_page, uint16_t *v_page,
+                           int slot) {
+    float rotated[MAX_HEAD_DIM];
+    uint16_t halves[MAX_HEAD_DIM];
+    memcpy(rotated, k, (size_t)rope->head_dim * sizeof *k);
+    rope_query(rotated, rope);
+    halves_from_floats(rotated, halves, rope->head_dim);
+    for (int i = 0; i < rope->head_dim; i++) k_page[i * KV_BLOCK + slot] = halves[i];
+    halves_from_floats(v, v_page + (size_t)slot * (size_t)rope->head_dim, rope->head_dim);
+}
+
+/* --- the running softmax of attention --- */
+
+struct softmax {
+    float max;
+    float lane_sum[LANES]; /* position p adds to p mod 16 */
+};
+
+/* Bits of a float as an integer of the same order, and back (the map is its own inverse). */
+INLINE int32_t ordered_bits(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
+
+/* One chunk: scores (-infinity where nothing is seen) become weights relative to the new maximum. Returns the factor that brings
+ * what was summed before to the new maximum; 0 for the first chunk. */
+INLINE float softmax_chunk(struct softmax *s, float *scores) {
+    int32_t highest = ordered_bits((int32_t)bits_of(s->max));
+    for (int i = 0; i < ATTENTION_CHUNK; i++) {
+        const int32_t key = ordered_bits((int32_t)bits_of(scores[i]));
+        highest = key > highest ? key : highest;
+    }
+    const float max = float_of((uint32_t)ordered_bits(highest)), factor = exp_row(s->max - max);
+    s->max = max;
+    for (int l = 0; l < LANES; l++) s->lane_sum[l] *= factor;
+    for (int i = 0; i < ATTENTION_CHUNK; i++) scores[i] = exp_row(scores[i] - max);
+    for (int i = 0; i < ATTENTION_CHUNK; i += LANES)
+        for (int l = 0; l < LANES; l++) s->lane_sum[l] += scores[i + l];
+    return factor;
+}
+
+#endif

@@ -1,0 +1,160 @@
+/* rows.c - operations on one row at a time (embed, rmsnorm, quantize, rope_kv) and block copies, cut into rows for the threads.
+ *
+ * A row costs well below a microsecond, so a few of them run on the caller: waking nobody is cheaper than sharing. */
+#include "kernels/cpu/cpu.h"
+
+#include <string.h>
+
+enum { PARALLEL_CELLS = 8 * 1024 }; /* rows * columns from which a fork pays */
+
+typedef void row_function(const void *call, int row);
+
+struct row_call {
+    row_function *function;
+    const void *call;
+    int n;
+};
+
+static void thread_rows(void *arg, int thread, int n_threads) {
+    const struct row_call *rows = arg;
+    const int64_t n = rows->n;
+    for (int row = (int)(n * thread / n_threads); row < (int)(n * (thread + 1) / n_threads); row++)
+        rows->function(rows->call, row);
+}
+
+static void for_each_row(const struct cpu *cpu, int n, int n_cols, row_function *function, const void *call) {
+    struct row_call rows = {.function = function, .call = call, .n = n};
+    if (n < 2 || (int64_t)n * n_cols < PARALLEL_CELLS)
+        thread_rows(&rows, 0, 1);
+    else
+        pool_run(cpu->pool, thread_rows, &rows);
+}
+
+/* --- embed --- */
+
+struct embed_call {
+    const struct weight *weight;
+    const int32_t *tokens;
+    float *x;
+    int x_stride;
+};
+
+static void embed_row(const void *arg, int row) {
+    const struct embed_call *call = arg;
+    weight_row_to_float(call->weight, call->tokens[row], call->x + (size_t)row * (size_t)call->x_stride);
+}
+
+void cpu_embed(void *self, const struct weight *weight, const int32_t *tokens, int n, float *x, int x_stride) {
+    const struct embed_call call = {.weight = weight, .tokens = tokens, .x = x, .x_stride = x_stride};
+    for_each_row(self, n, weight->n_cols, embed_row, &call);
+}
+
+/* --- rmsnorm, quantize --- */
+
+struct norm_call {
+    const struct cpu_kernels *kernels;
+    const float *x;
+    int x_stride;
+    const int32_t *rows;
+    const float *gamma;
+    float eps;
+    const struct activation *out;
+};
+
+static struct activation_row activation_row_at(const struct activation *a, int row) {
+    const size_t cell = (size_t)row * (size_t)a->n_cols, block = cell / QUANT_BLOCK;
+    struct activation_row at = {0};
+    if (a->f) at.f = a->f + cell;
+    if (!a->q) return at;
+    at.q = a->q + cell;
+    at.d = a->d + block;
+    at.ds = a->ds + block;
+    at.sum = a->sum + block;
+    return at;
+}
+
+static void norm_row(const void *arg, int row) {
+    const struct norm_call *call = arg;
+    const struct activation_row out = activation_row_at(call->out, row);
+    const float *x = call->x + (size_t)(call->rows ? call->rows[row] : row) * (size_t)call->x_stride;
+    if (call->gamma)
+        call->kernels->rmsnorm_row(x, call->gamma, call->eps, call->out->n_cols, &out);
+    else
+        call->kernels->quantize_row(x, call->out->n_cols, &out);
+}
+
+void cpu_rmsnorm(void *self, const float *x, int x_stride, const int32_t *rows, const float *gamma, float eps, int n,
+                 struct activation *out) {
+    const struct cpu *cpu = self;
+    const struct norm_call call = {
+        .kernels = cpu->kernels, .x = x, .x_stride = x_stride, .rows = rows, .gamma = gamma, .eps = eps, .out = out};
+    for_each_row(cpu, n, out->n_cols, norm_row, &call);
+}
+
+void cpu_quantize(void *self, const float *x, int x_stride, int n, struct activation *out) {
+    const struct cpu *cpu = self;
+    const struct norm_call call = {.kernels = cpu->kernels, .x = x, .x_stride = x_stride, .out = out};
+    for_each_row(cpu, n, out->n_cols, norm_row, &call);
+}
+
+/* --- rope_kv --- */
+
+struct rope_call {
+    const struct cpu_kernels *kernels;
+    const struct qkv_view *qkv;
+    struct rope_row rope;
+    const float *cos_sin; /* [positions, rope_dim / 2, 2] */
+    const struct kernels_seq *seqs;
+    int n_seqs;
+    const struct kv_pool *kv;
+    int layer;
+};
+
+static void rope_one(const struct rope_call *call, int batch_row, int pos, int block) {
+    const struct qkv_view *qkv = call->qkv;
+    const int head_dim = call->kv->head_dim;
+    struct rope_row rope = call->rope;
+    rope.cos_sin = call->cos_sin + (size_t)pos * (size_t)rope.rope_dim;
+    float *q = qkv->q + (size_t)batch_row * (size_t)qkv->q_stride;
+    const float *k = qkv->k + (size_t)batch_row * (size_t)qkv->k_stride, *v = qkv->v + (size_t)batch_row * (size_t)qkv->v_stride;
+    for (int h = 0; h < qkv->n_heads; h++) call->kernels->rope_query(q + h * head_dim, &rope);
+    for (int h = 0; h < call->kv->n_kv_heads; h++) {
+        uint8_t *k_page = call->kv->data + (size_t)block * call->kv->block_bytes + kv_key_offset(call->kv, call->layer, h);
+        uint8_t *v_page = k_page + kv_value_offset(call->kv);
+        call->kernels->rope_key_value(k + h * head_dim, v + h * head_dim, &rope, (uint16_t *)(void *)k_page,
+                                      (uint16_t *)(void *)v_page, pos % KV_BLOCK);
+    }
+}
+
+/* The index-th row of all sequences in order. */
+static void rope_row_at(const void *arg, int index) {
+    const struct rope_call *call = arg;
+    const struct kernels_seq *seq = call->seqs;
+    while (index >= seq->n_rows) index -= (seq++)->n_rows;
+    const int pos = seq->first_pos + index;
+    rope_one(call, seq->first_row + index, pos, seq->blocks[pos / KV_BLOCK]);
+}
+
+void cpu_rope_kv(void *self, const struct qkv_view *qkv, const float *cos_sin, enum rope_kind kind, int rope_dim,
+                 const struct kernels_seq *seqs, int n_seqs, struct kv_pool *kv, int layer) {
+    const struct cpu *cpu = self;
+    const struct rope_call call = {.kernels = cpu->kernels,
+                                   .qkv = qkv,
+                                   .rope = {.kind = kind, .rope_dim = rope_dim, .head_dim = kv->head_dim},
+                                   .cos_sin = cos_sin,
+                                   .seqs = seqs,
+                                   .n_seqs = n_seqs,
+                                   .kv = kv,
+                                   .layer = layer};
+    int n = 0;
+    for (int i = 0; i < n_seqs; i++) n += seqs[i].n_rows;
+    for_each_row(cpu, n, (qkv->n_heads + 2 * kv->n_kv_heads) * kv->head_dim, rope_row_at, &call);
+}
+
+void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n) {
+    (void)self;
+    for (int i = 0; i < n; i++) {
+        if (src[i] == dst[i]) continue;
+        memcpy(kv->data + (size_t)dst[i] * kv->block_bytes, kv->data + (size_t)src[i] * kv->block_bytes, kv->block_bytes);
+    }
+}
