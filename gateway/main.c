@@ -1,0 +1,209 @@
+/* main.c - the command `foresay`: `serve` and `user` live here, the engine's tools in engine_tools[].
+ *
+ * Exit status: 0 fine; 1 it could not be done, with one sentence on stderr; 2 the command line is wrong. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/log.h"
+#include "engine/options.h"
+#include "gateway/auth.h"
+#include "gateway/config.h"
+#include "gateway/gateway.h"
+#include "gateway/store.h"
+
+static int fail(const char *sentence) {
+    fprintf(stderr, "foresay: %s\n", sentence);
+    return 1;
+}
+
+/* --- foresay serve --- */
+
+/* The one thing that a person must see; the log goes to stderr. */
+static void print_welcome(struct gateway *gateway, struct engine *engine, const struct serve_config *config) {
+    char url[512];
+    struct engine_info info;
+    engine_info(engine, &info);
+    gateway_sign_in_url(gateway, url, sizeof url);
+    printf("\n"
+           "  Foresay %s is ready, with %s (%s)\n"
+           "\n"
+           "      %s\n"
+           "\n"
+           "  Open this link to sign in as the administrator: it works once, within %d minutes.\n"
+           "  Conversations are kept in %s. Ctrl+C stops the server.\n"
+           "\n",
+           FORESAY_VERSION, info.model_name, info.quantization, url, AUTH_CODE_MS / 60000, config->data);
+    fflush(stdout);
+}
+
+static void warn_of_setup(const struct serve_config *config, struct engine *engine) {
+    struct engine_info info;
+    engine_info(engine, &info);
+    bool local =
+        strncmp(config->host, "127.", 4) == 0 || strcmp(config->host, "::1") == 0 || strcmp(config->host, "localhost") == 0;
+    if (!local && !auth_secure(config->public_origin)) {
+        log_warn("serve",
+                 "listening on %s without encryption: let a proxy with HTTPS stand in front, and name it with --public-origin",
+                 config->host);
+    }
+    if (!info.can_chat)
+        log_warn("serve", "no chat template is known for %s: it completes text, but cannot chat", info.model_name);
+}
+
+static int open_engine(struct engine **engine, const struct serve_config *config, struct gateway *gateway) {
+    struct engine_error error;
+    struct engine_config settings = engine_config_default();
+    settings.model_path = config->model;
+    settings.isa = config->isa;
+    settings.n_threads = config->threads;
+    settings.ctx_len = config->ctx;
+    settings.max_seqs = config->max_seqs;
+    settings.step_tokens = config->step_tokens;
+    settings.kv_bytes = config->kv_mem;
+    settings.wake = gateway_wake;
+    settings.wake_arg = gateway;
+    return engine_open(engine, &settings, &error) == ENGINE_OK ? 0 : fail(error.text);
+}
+
+/* The gateway comes first, so that a taken port or a bad data folder is known before a model loads. The engine goes first,
+ * because it wakes the gateway as long as it lives. */
+static int serve(const struct serve_config *config) {
+    char error[512];
+    struct gateway *gateway = NULL;
+    struct engine *engine = NULL;
+    struct gateway_config settings = {config->host, config->port, config->data, config->public_origin};
+    serve_config_log(config);
+    if (gateway_open(&gateway, &settings, error, sizeof error) != 0) return fail(error);
+    int status = open_engine(&engine, config, gateway);
+    if (status == 0) {
+        gateway_attach_engine(gateway, engine);
+        warn_of_setup(config, engine);
+        print_welcome(gateway, engine, config);
+        status = gateway_run(gateway) == 0 ? 0 : 1;
+    }
+    engine_close(engine);
+    gateway_close(gateway);
+    return status;
+}
+
+static int command_serve(int argc, char **argv) {
+    struct serve_config config;
+    int rc = serve_config_load(&config, argc, argv);
+    if (rc == 0) {
+        log_set_level(config.log_level);
+        rc = serve(&config);
+    } else if (rc == 1) {
+        rc = 0;
+    }
+    serve_config_free(&config);
+    return rc;
+}
+
+/* --- foresay user --- */
+
+static int add_user(const char *name, bool admin, const char *data) {
+    struct auth_token key;
+    struct store_user user;
+    struct store_error error = {""};
+    struct store_config settings = {.data_dir = data, .guest = true};
+    struct store *store = store_open(&settings, NULL, &error);
+    if (!store) return fail(error.text);
+    auth_key_new(&key);
+    enum store_status status = store_user_add(store, name, admin, key.hash, &user, &error);
+    store_close(store);
+    if (status == STORE_CONFLICT)
+        snprintf(error.text, sizeof error.text, "there is a user %s already; choose another name", name);
+    if (status == STORE_OK) {
+        printf("%s\n", key.text);
+        fflush(stdout);
+        fprintf(stderr,
+                "\n%s %s was added. Above is the API key; it is shown only this once.\n"
+                "  In the browser: open the server's address and sign in with the key.\n"
+                "  In programs:    Authorization: Bearer KEY, for the OpenAI API under /v1.\n",
+                admin ? "Administrator" : "User", user.name);
+    }
+    auth_token_wipe(&key);
+    return status == STORE_OK ? 0 : fail(error.text);
+}
+
+static int user_add(int argc, char **argv) {
+    char default_data[4096];
+    const char *data = config_default_data(default_data, sizeof default_data) ? default_data : NULL;
+    bool admin = false;
+    int n_names = 0;
+    struct option_row rows[] = {
+        {"data", OPTION_STRING, &data, "DIR", "the server's data folder", 0, 0, false},
+        {"admin", OPTION_FLAG, &admin, NULL, "with the rights of an administrator", 0, 0, false},
+    };
+    struct option_set set = {"user add", "NAME [--admin] --data DIR",
+                             "Adds a user and prints an API key, once. A running server knows the user at once.", rows, 1};
+    int rc = options_parse_environment(&set); /* FORESAY_DATA; no variable makes an administrator */
+    set.n_rows = 2;
+    if (rc == 0) rc = options_parse_flags(&set, argc, argv, &n_names);
+    if (rc) return rc == 1 ? 0 : rc;
+    if (n_names != 1) {
+        fprintf(stderr, "foresay user add: needs one name (foresay user add --help)\n");
+        return 2;
+    }
+    if (!data) return fail("there is no home folder: name the server's data folder with --data");
+    return add_user(argv[1], admin, data);
+}
+
+static int command_user(int argc, char **argv) {
+    static const char usage[] = "usage: foresay user add NAME [--admin] --data DIR\n";
+    if (argc >= 2 && strcmp(argv[1], "add") == 0) return user_add(argc - 1, argv + 1);
+    bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
+    if (argc >= 2 && !help) fprintf(stderr, "foresay user: unknown command '%s'\n", argv[1]);
+    fputs(usage, help ? stdout : stderr);
+    return help ? 0 : 2;
+}
+
+/* --- the table --- */
+
+static const struct engine_tool own_commands[] = {
+    {"serve", "answer in the browser and on the OpenAI-compatible API", command_serve},
+    {"user", "add a user: foresay user add NAME", command_user},
+    {NULL, NULL, NULL},
+};
+
+/* The command at place i of both lists, NULL behind the last. */
+static const struct engine_tool *command_at(int i) {
+    const int n_own = sizeof own_commands / sizeof *own_commands - 1;
+    const struct engine_tool *command = i < n_own ? &own_commands[i] : &engine_tools[i - n_own];
+    return command->name ? command : NULL;
+}
+
+static int print_help(void) {
+    printf("Foresay %s: chat with a language model on your own machine.\n\nusage: foresay COMMAND [options]\n\n",
+           FORESAY_VERSION);
+    for (int i = 0; command_at(i); i++) printf("  %-12s %s\n", command_at(i)->name, command_at(i)->summary);
+    printf("\n`foresay COMMAND --help` explains each. To begin: foresay serve --model FILE.gguf\n");
+    return 0;
+}
+
+static int unknown_command(const char *word) {
+    const char *names[32];
+    int n = 0;
+    for (; command_at(n) && n < 32; n++) names[n] = command_at(n)->name;
+    const char *hint = options_closest(word, names, n);
+    fprintf(stderr, "foresay: unknown command '%s'%s%s%s (foresay --help lists them)\n", word, hint ? "; did you mean " : "",
+            hint ? hint : "", hint ? "?" : "");
+    return 2;
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of that write, not our end */
+    if (!auth_init()) return fail("the system gives no random numbers.");
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+        return print_help();
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("foresay %s\n", FORESAY_VERSION);
+        return 0;
+    }
+    for (int i = 0; command_at(i); i++) {
+        if (strcmp(argv[1], command_at(i)->name) == 0) return command_at(i)->run(argc - 1, argv + 1);
+    }
+    return unknown_command(argv[1]);
+}
