@@ -1,0 +1,311 @@
+/* test_model.c - the wiring of the network against a slow forward pass in double precision, written from the architecture's definition
+ * and sharing nothing with the engine but the reader of files. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/kv_cache.h"
+#include "engine/model.h"
+#include "tests/tiny_model.h"
+
+enum { N_TOKENS = 53, MAX_DIM = 128 };
+
+static char path[64];
+
+/* --- the slow model --- */
+
+static double *matrix(const struct gguf *gguf, const char *name, int *n_rows, int *n_cols) {
+    const struct gguf_tensor *tensor = gguf_find_tensor(gguf, name);
+    enum dtype type;
+    assert_non_null(tensor);
+    assert_true(gguf_type_to_dtype(tensor->type, &type));
+    *n_cols = (int)tensor->dims[0];
+    *n_rows = (int)tensor->dims[1];
+    double *out = malloc((size_t)*n_rows * (size_t)*n_cols * sizeof *out);
+    float row[TINY_VOCAB];
+    for (int r = 0; r < *n_rows; r++) {
+        dtype_row_to_float(type, (const char *)tensor->data + (size_t)r * dtype_row_bytes(type, *n_cols), row, *n_cols);
+        for (int c = 0; c < *n_cols; c++) out[r * *n_cols + c] = (double)row[c];
+    }
+    return out;
+}
+
+/* out = W x, W by name */
+static void times(const struct gguf *gguf, const char *name, const double *x, double *out) {
+    int n_rows, n_cols;
+    double *w = matrix(gguf, name, &n_rows, &n_cols);
+    for (int r = 0; r < n_rows; r++) {
+        out[r] = 0;
+        for (int c = 0; c < n_cols; c++) out[r] += w[r * n_cols + c] * x[c];
+    }
+    free(w);
+}
+
+static void normed(const struct gguf *gguf, const char *name, const double *x, int n, double *out) {
+    int n_rows, n_cols;
+    double *gamma = matrix(gguf, name, &n_rows, &n_cols), ss = 0;
+    for (int i = 0; i < n; i++) ss += x[i] * x[i];
+    for (int i = 0; i < n; i++) out[i] = x[i] / sqrt(ss / n + 1e-5) * gamma[i];
+    free(gamma);
+}
+
+static void rotate(const struct gguf *gguf, const struct tiny_model *t, double *head, int pos) {
+    int dim = t->n_embd / t->n_heads;
+    const struct gguf_tensor *factors = gguf_find_tensor(gguf, "rope_freqs.weight");
+    for (int i = 0; i < dim / 2; i++) {
+        float factor = 1;
+        if (factors) memcpy(&factor, (const char *)factors->data + 4 * i, 4);
+        double scaled = t->linear_scaling > 0 ? pos / (double)t->linear_scaling : pos;
+        double angle = scaled / pow(10000, 2.0 * i / dim) / (double)factor;
+        double a = head[2 * i], b = head[2 * i + 1];
+        head[2 * i] = a * cos(angle) - b * sin(angle);
+        head[2 * i + 1] = a * sin(angle) + b * cos(angle);
+    }
+}
+
+static double rounded_to_half(double x) { return (double)half_to_float(float_to_half((float)x)); }
+
+struct slow {
+    double k[4][N_TOKENS][MAX_DIM], v[4][N_TOKENS][MAX_DIM];
+};
+
+static void slow_attention(const struct gguf *gguf, const struct tiny_model *t, struct slow *s, int layer, int pos, double *x) {
+    int dim = t->n_embd / t->n_heads, group = t->n_heads / t->n_kv_heads;
+    double n[MAX_DIM], q[MAX_DIM], out[MAX_DIM] = {0}, o[MAX_DIM], *k = s->k[layer][pos], *v = s->v[layer][pos];
+    char name[64];
+#define NAME(part) (snprintf(name, sizeof name, "blk.%d." part ".weight", layer), name)
+    normed(gguf, NAME("attn_norm"), x, t->n_embd, n);
+    times(gguf, NAME("attn_q"), n, q);
+    times(gguf, NAME("attn_k"), n, k);
+    times(gguf, NAME("attn_v"), n, v);
+    for (int h = 0; h < t->n_heads; h++) rotate(gguf, t, q + h * dim, pos);
+    for (int h = 0; h < t->n_kv_heads; h++) rotate(gguf, t, k + h * dim, pos);
+    for (int i = 0; i < t->n_kv_heads * dim; i++) k[i] = rounded_to_half(k[i]), v[i] = rounded_to_half(v[i]);
+    for (int h = 0; h < t->n_heads; h++) {
+        double weight[N_TOKENS], sum = 0, best = -1e300;
+        int kv = h / group * dim;
+        for (int p = 0; p <= pos; p++) {
+            weight[p] = 0;
+            for (int i = 0; i < dim; i++) weight[p] += q[h * dim + i] * s->k[layer][p][kv + i] / sqrt(dim);
+            best = fmax(best, weight[p]);
+        }
+        for (int p = 0; p <= pos; p++) sum += weight[p] = exp(weight[p] - best);
+        for (int p = 0; p <= pos; p++) {
+            for (int i = 0; i < dim; i++) out[h * dim + i] += weight[p] / sum * s->v[layer][p][kv + i];
+        }
+    }
+    times(gguf, NAME("attn_output"), out, o);
+    for (int i = 0; i < t->n_embd; i++) x[i] += o[i];
+}
+
+static void slow_ffn(const struct gguf *gguf, const struct tiny_model *t, int layer, double *x) {
+    double n[MAX_DIM], gate[MAX_DIM], up[MAX_DIM], down[MAX_DIM];
+    char name[64];
+    normed(gguf, NAME("ffn_norm"), x, t->n_embd, n);
+    times(gguf, NAME("ffn_gate"), n, gate);
+    times(gguf, NAME("ffn_up"), n, up);
+    for (int i = 0; i < t->n_ffn; i++) gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i];
+    times(gguf, NAME("ffn_down"), gate, down);
+    for (int i = 0; i < t->n_embd; i++) x[i] += down[i];
+}
+
+static void slow_logits(const struct gguf *gguf, const struct tiny_model *t, struct slow *s, int32_t token, int pos, double *logits) {
+    int n_rows, n_cols;
+    double x[MAX_DIM], n[MAX_DIM], *embedding = matrix(gguf, "token_embd.weight", &n_rows, &n_cols);
+    memcpy(x, embedding + token * n_cols, (size_t)n_cols * sizeof *x);
+    free(embedding);
+    for (int layer = 0; layer < t->n_layers; layer++) {
+        slow_attention(gguf, t, s, layer, pos, x);
+        slow_ffn(gguf, t, layer, x);
+    }
+    normed(gguf, "output_norm.weight", x, t->n_embd, n);
+    times(gguf, gguf_find_tensor(gguf, "output.weight") ? "output.weight" : "token_embd.weight", n, logits);
+}
+
+/* --- the engine's model --- */
+
+struct fast {
+    struct backend backend;
+    struct model *model;
+    struct kv_pool pool;
+    int32_t blocks[8];
+};
+
+static void fast_open(struct fast *f, const struct gguf *gguf, const char *isa, int max_rows) {
+    struct engine_error error = {""};
+    struct backend_config config = {.isa = isa, .n_threads = 1};
+    char reason[256];
+    struct model_shape shape;
+    assert_int_equal(backend_open_cpu(&f->backend, &config, reason, sizeof reason), KERNELS_OK);
+    assert_int_equal(model_read_shape(&shape, gguf, &error), ENGINE_OK);
+    struct model_limits limits = {.max_rows = max_rows, .max_logits = max_rows, .ctx_len = 256};
+    int rc = model_open(&f->model, gguf, &shape, &f->backend, &limits, &error);
+    if (rc != ENGINE_OK) print_message("%s\n", error.text);
+    assert_int_equal(rc, ENGINE_OK);
+    assert_int_equal(kv_pool_alloc(&f->backend, 9, shape.n_layers, shape.n_kv_heads, shape.head_dim, &f->pool), KERNELS_OK);
+    for (int i = 0; i < 8; i++) f->blocks[i] = 8 - i; /* scattered */
+}
+
+static void fast_close(struct fast *f) {
+    kv_pool_free(&f->backend, &f->pool);
+    model_close(f->model);
+    f->backend.ops->close(f->backend.self);
+}
+
+/* Logits of every position, computed in chunks. out: [n][TINY_VOCAB] */
+static void fast_logits(struct fast *f, const int32_t *tokens, int n, int chunk, float *out) {
+    int32_t rows[N_TOKENS];
+    for (int i = 0; i < N_TOKENS; i++) rows[i] = i;
+    for (int first = 0; first < n; first += chunk) {
+        int n_rows = first + chunk <= n ? chunk : n - first;
+        struct kernels_seq seq = {.first_row = 0, .n_rows = n_rows, .first_pos = first, .blocks = f->blocks};
+        struct model_batch batch = {.tokens = tokens + first, .n_rows = n_rows, .seqs = &seq, .n_seqs = 1, .logit_rows = rows,
+                                    .n_logits = n_rows};
+        model_forward(f->model, &f->pool, &batch);
+        for (int i = 0; i < n_rows; i++)
+            memcpy(out + (first + i) * TINY_VOCAB, model_logits(f->model, i), TINY_VOCAB * sizeof *out);
+    }
+}
+
+static void make_tokens(int32_t *tokens) {
+    for (int i = 0; i < N_TOKENS; i++) tokens[i] = (int32_t)((i * 7919 + i / 3) % TINY_VOCAB);
+}
+
+/* Root mean square of the difference, relative to the spread of the logits. */
+static double compare(const struct tiny_model *t, int chunk) {
+    struct engine_error error;
+    struct gguf *gguf;
+    struct fast fast;
+    int32_t tokens[N_TOKENS];
+    static struct slow slow;
+    static float got[N_TOKENS * TINY_VOCAB];
+    double want[TINY_VOCAB], error_sum = 0, sum = 0;
+    assert_true(tiny_model_write(path, t));
+    assert_int_equal(gguf_open(&gguf, path, &error), ENGINE_OK);
+    make_tokens(tokens);
+    fast_open(&fast, gguf, "scalar", N_TOKENS);
+    fast_logits(&fast, tokens, N_TOKENS, chunk, got);
+    for (int i = 0; i < N_TOKENS; i++) {
+        slow_logits(gguf, t, &slow, tokens[i], i, want);
+        for (int v = 0; v < TINY_VOCAB; v++) {
+            double difference = (double)got[i * TINY_VOCAB + v] - want[v];
+            error_sum += difference * difference;
+            sum += want[v] * want[v];
+        }
+    }
+    fast_close(&fast);
+    gguf_close(gguf);
+    return sqrt(error_sum / sum);
+}
+
+/* --- tests --- */
+
+/* Protects: every connection of the network. With F32 weights only float rounding and the half floats of the cache remain (a rounding that
+ * falls the other way now and then); a wrong wire gives errors of order one. */
+static void float_models_match_the_definition(void **state) {
+    (void)state;
+    struct tiny_model cases[4];
+    for (int i = 0; i < 4; i++) {
+        cases[i] = tiny_model_default();
+        cases[i].matrix_type = cases[i].embedding_type = DTYPE_F32;
+        cases[i].seed = 10 + (uint64_t)i;
+    }
+    cases[1].untied = true;
+    cases[1].n_kv_heads = 4;
+    cases[2].rope_factors = true;
+    cases[2].n_kv_heads = 1;
+    cases[2].n_layers = 3;
+    cases[3].linear_scaling = 4;
+    for (int i = 0; i < 4; i++) {
+        double error = compare(&cases[i], i % 2 ? 7 : N_TOKENS);
+        printf("case %d: relative error %.1e\n", i, error);
+        assert_true(error < 1e-3);
+    }
+}
+
+/* Protects: every weight type. Int8 activations cost about a hundredth. */
+static void quantized_models_are_close(void **state) {
+    (void)state;
+    const enum dtype types[] = {DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        struct tiny_model t = tiny_model_default();
+        t.matrix_type = t.embedding_type = types[i];
+        t.seed = 20 + i;
+        double error = compare(&t, 16);
+        printf("%s: relative error %.1e\n", dtype_name(types[i]), error);
+        assert_true(error < (dtype_is_quantized(types[i]) ? 0.05 : 1e-3));
+    }
+}
+
+/* Protects: chunks of any size give the same bits, and so do logits asked for alone. */
+static void chunks_do_not_change_a_bit(void **state) {
+    (void)state;
+    struct tiny_model t = tiny_model_default();
+    struct engine_error error;
+    struct gguf *gguf;
+    struct fast fast;
+    int32_t tokens[N_TOKENS], last_row = N_TOKENS - 1;
+    static float whole[N_TOKENS * TINY_VOCAB], parts[N_TOKENS * TINY_VOCAB];
+    assert_true(tiny_model_write(path, &t));
+    assert_int_equal(gguf_open(&gguf, path, &error), ENGINE_OK);
+    make_tokens(tokens);
+    fast_open(&fast, gguf, NULL, N_TOKENS);
+    fast_logits(&fast, tokens, N_TOKENS, N_TOKENS, whole);
+    const int chunks[] = {1, 2, 5, 16, 17, 31};
+    for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
+        fast_logits(&fast, tokens, N_TOKENS, chunks[i], parts);
+        assert_memory_equal(parts, whole, sizeof whole);
+    }
+    struct kernels_seq seq = {.n_rows = N_TOKENS, .blocks = fast.blocks};
+    struct model_batch batch = {.tokens = tokens, .n_rows = N_TOKENS, .seqs = &seq, .n_seqs = 1, .logit_rows = &last_row, .n_logits = 1};
+    model_forward(fast.model, &fast.pool, &batch);
+    assert_memory_equal(model_logits(fast.model, 0), whole + last_row * TINY_VOCAB, TINY_VOCAB * sizeof *whole);
+    fast_close(&fast);
+    gguf_close(gguf);
+}
+
+static void refused(struct tiny_model t, const char *word) {
+    struct engine_error error = {""};
+    struct gguf *gguf;
+    struct model_shape shape;
+    assert_true(tiny_model_write(path, &t));
+    assert_int_equal(gguf_open(&gguf, path, &error), ENGINE_OK);
+    assert_int_equal(model_read_shape(&shape, gguf, &error), ENGINE_ERR_MODEL);
+    if (!strstr(error.text, word)) print_message("%s\n", error.text);
+    assert_non_null(strstr(error.text, word));
+    gguf_close(gguf);
+}
+
+/* Protects: a foreign model is refused with its name and the number at fault. */
+static void foreign_shapes_are_refused(void **state) {
+    (void)state;
+    struct tiny_model t = tiny_model_default();
+    t.architecture = "gemma3";
+    refused(t, "architecture 'gemma3' is not supported; supported: llama");
+    t = tiny_model_default();
+    t.n_heads = 8; /* heads of 8 */
+    refused(t, "heads of 8 dimensions");
+    t = tiny_model_default();
+    t.n_kv_heads = 3;
+    refused(t, "3 key/value heads");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(float_models_match_the_definition),
+        cmocka_unit_test(quantized_models_are_close),
+        cmocka_unit_test(chunks_do_not_change_a_bit),
+        cmocka_unit_test(foreign_shapes_are_refused),
+    };
+    snprintf(path, sizeof path, "/tmp/foresay_test_model_%d.gguf", getpid());
+    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    unlink(path);
+    return rc;
+}
