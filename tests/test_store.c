@@ -325,6 +325,14 @@ static void others_find_nothing(void **state) {
 
 /* --- pages --- */
 
+static char *repeat(char c, size_t n) {
+    char *text = malloc(n + 1);
+    assert_non_null(text);
+    memset(text, c, n);
+    text[n] = '\0';
+    return text;
+}
+
 /* Conversations come by last change, each once, whatever the page size; a turn brings one to the top, a new name does not. */
 static void conversations_are_paged(void **state) {
     struct fixture *f = *state;
@@ -385,10 +393,7 @@ static void history_is_paged(void **state) {
     }
     assert_int_equal(left, 0);
 
-    char *large = malloc(STORE_MAX_PAGE_BYTES + 1);
-    assert_non_null(large);
-    memset(large, 'x', STORE_MAX_PAGE_BYTES);
-    large[STORE_MAX_PAGE_BYTES] = '\0';
+    char *large = repeat('x', STORE_MAX_PAGE_BYTES);
     store_op_free(whole_turn(f->store, f->ann.id, &conv, "large", large));
     free(large);
     struct store_op *page = op_for(STORE_HIST, f->ann.id);
@@ -397,6 +402,45 @@ static void history_is_paged(void **state) {
     assert_int_equal(page->n_messages, 1);
     assert_true(page->more);
     store_op_free(page);
+}
+
+/* A path beyond its bound keeps the newest messages and says so. */
+static void path_is_bounded(void **state) {
+    struct fixture *f = *state;
+    char *half = repeat('x', STORE_MAX_PATH_BYTES / 2);
+    struct store_op *one = whole_turn(f->store, f->ann.id, NULL, "first", half);
+    struct store_op *two = whole_turn(f->store, f->ann.id, &one->conv, "second", half);
+    struct store_op *path = op_for(STORE_PATH, f->ann.id);
+    path->message = two->answer;
+    assert_int_equal(store_run(f->store, path), STORE_OK);
+    assert_true(path->more);
+    assert_int_equal(path->n_messages, 2);
+    assert_string_equal(path->messages[0].text, "second");
+    store_op_free(path);
+    store_op_free(two);
+    store_op_free(one);
+    free(half);
+}
+
+/* The writer copies the WAL into the database as it goes, so that it does not grow with the number of checkpoints of answers. */
+static void wal_is_bounded(void **state) {
+    struct fixture *f = *state;
+    enum { TEXT = 300000, WRITES = 60, MAX_WAL = 8 << 20 };
+    char *text = repeat('x', TEXT), path[300];
+    struct store_op *turn = turn_op(f->ann.id, "", NULL, NULL, "Hello");
+    assert_int_equal(store_run(f->store, turn), STORE_OK);
+    for (int i = 0; i < WRITES; i++) { /* another length each time: SQLite writes nothing for an equal value */
+        assert_int_equal(write_answer(f->store, STORE_CHECKPOINT, turn, text + WRITES - i, MESSAGE_DONE), STORE_OK);
+    }
+    struct stat wal, database;
+    snprintf(path, sizeof path, "%s/foresay.db-wal", f->dir);
+    assert_int_equal(stat(path, &wal), 0);
+    snprintf(path, sizeof path, "%s/foresay.db", f->dir);
+    assert_int_equal(stat(path, &database), 0);
+    assert_in_range(wal.st_size, 1, MAX_WAL);
+    assert_in_range(database.st_size, TEXT, 4 * TEXT);
+    store_op_free(turn);
+    free(text);
 }
 
 /* --- sign-in --- */
@@ -684,6 +728,8 @@ int main(void) {
         TEST(others_find_nothing),
         TEST(conversations_are_paged),
         TEST(history_is_paged),
+        TEST(path_is_bounded),
+        TEST(wal_is_bounded),
         TEST(sessions_and_keys),
         TEST(users_and_names),
         TEST(queue_is_bounded_and_groups_hold),
