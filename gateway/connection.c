@@ -188,6 +188,8 @@ void connection_sent(struct connection *c, const struct outbox_piece *piece) {
     if (connection_has_more(c)) want_write(c);
 }
 
+void connection_idle(struct connection *c) { c->waiting_since_ms = 0; }
+
 /* --- time --- */
 
 static void beat(struct connection *c, int64_t now) {

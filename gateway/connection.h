@@ -72,6 +72,8 @@ void connection_receive(struct connection *connection, const char *bytes, size_t
 /* The next bytes for the socket; false when there is nothing now. After they are written: connection_sent. */
 bool connection_next(struct connection *connection, struct outbox_piece *piece);
 void connection_sent(struct connection *connection, const struct outbox_piece *piece);
+/* The socket can take bytes and there are none. */
+void connection_idle(struct connection *connection);
 bool connection_has_more(const struct connection *connection);
 void connection_closed(struct connection *connection); /* frees it */
 

@@ -47,9 +47,10 @@ struct gateway {
     struct buffer scratch; /* the message being built; valid until the next one */
     char node[17];         /* names this process on the wire */
     uint64_t salt_key[2];  /* makes cache salts of user ids */
-    int64_t begun_ms;
+    int64_t begun_ms, begun_wall_ms;
     bool draining; /* no new work is taken */
     bool closing;  /* the store takes nothing any more */
+    bool farewell; /* the last part of draining: sockets are closing */
     struct timer drain_timer;
     int64_t drain_until_ms;
 };

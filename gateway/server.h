@@ -15,8 +15,10 @@ struct lws; /* a socket: only handed through */
 /* Binds. On failure *out is NULL and error holds a sentence. */
 int server_open(struct server **out, struct gateway *gateway, const char *host, int port, char *error, size_t error_size);
 int server_port(const struct server *server);
-void server_run(struct server *server);   /* until server_end; calls gateway_on_wake, gateway_on_stop */
-void server_end(struct server *server);   /* closes all sockets, then server_run returns */
+void server_run(struct server *server); /* until server_end; calls gateway_on_wake, gateway_on_stop */
+void server_end(struct server *server); /* server_run returns */
+/* All of them: nothing comes from them any more. server_wake stays harmless until server_close. */
+void server_close_sockets(struct server *server);
 void server_close(struct server *server); /* accepts NULL */
 
 void server_wake(struct server *server); /* any thread: gateway_on_wake soon, once for many calls */

@@ -231,7 +231,7 @@ bool turn_submit(struct generation *g, const struct engine_message *messages, in
 }
 
 void turn_cancel(struct generation *g) {
-    if (g->phase == TURN_RUNNING && !g->cancel_wanted) engine_cancel(g->gateway->engine, g->engine_id);
+    if (g->phase == TURN_RUNNING && !g->cancel_wanted && g->gateway->engine) engine_cancel(g->gateway->engine, g->engine_id);
     g->cancel_wanted = true;
 }
 
@@ -423,6 +423,8 @@ static void end(struct generation *g, enum stream_why why, int code, const char 
     }
     publish(g, NULL);
 }
+
+void turn_fail(struct generation *g) { end(g, WHY_ERROR, CODE_INTERNAL, ""); }
 
 /* --- after the end --- */
 

@@ -48,6 +48,7 @@ struct generation {
     struct stream_result result;
     /* After DONE is appended; may be NULL. saved: the store's answer to the final save, NULL when it failed or there was none. */
     void (*ended)(struct generation *generation, const struct store_op *saved);
+    void *owner; /* for ended */
 
     struct generation *next_by_id, *next_by_engine;
     struct generation *newer, *older; /* ended ones, by time */
@@ -63,6 +64,8 @@ void turn_begin(struct generation *generation, const struct store_id *message, b
 /* Hands messages to the engine. False: error is filled and nothing runs. */
 bool turn_submit(struct generation *generation, const struct engine_message *messages, int n, bool continued,
                  struct wire_error *error);
+/* Ends an API generation that turn_submit refused. */
+void turn_fail(struct generation *generation);
 void turn_cancel(struct generation *generation);
 /* API generations: cancel if needed and free as soon as nothing points to it. No reader may be attached. */
 void turn_forget(struct generation *generation);
