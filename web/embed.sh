@@ -22,12 +22,13 @@ type_of() {
     esac
 }
 
+# printf, because dash's echo turns the two characters \n into a line's end.
 echo '/* web_assets.c - the built page, made by web/embed.sh. */'
 echo '#include "gateway/assets.h"'
 files=$(cd "$dist" && find . -type f | sed 's|^\./||' | LC_ALL=C sort)
 i=0
 for file in $files; do
-    echo "__asm__(\".section .rodata\\n.balign 16\\nweb_asset_$i:\\n.incbin \\\"$dist/$file\\\"\\n.byte 0\\n.previous\\n\");"
+    printf '%s\n' "__asm__(\".section .rodata\\n.balign 16\\nweb_asset_$i:\\n.incbin \\\"$dist/$file\\\"\\n.byte 0\\n.previous\\n\");"
     echo "extern const unsigned char web_asset_$i[];"
     i=$((i + 1))
 done
@@ -38,7 +39,7 @@ for file in $files; do
     etag=$(sha256sum "$dist/$file" | cut -c1-16)
     path="/$file"; [ "$file" = index.html ] && path=/
     immutable=false; case $file in assets/*) immutable=true ;; esac
-    echo "    {\"$path\", \"$(type_of "$file")\", \"\\\"$etag\\\"\", web_asset_$i, $size, $immutable},"
+    printf '%s\n' "    {\"$path\", \"$(type_of "$file")\", \"\\\"$etag\\\"\", web_asset_$i, $size, $immutable},"
     i=$((i + 1))
 done
 echo '    {0},'
