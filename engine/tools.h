@@ -5,5 +5,6 @@
 
 int tool_tokenize(int argc, char **argv); /* text on stdin to token ids, or back */
 int tool_inspect(int argc, char **argv);  /* what a model file holds */
+int tool_render(int argc, char **argv);   /* the prompt that a chat template makes of a conversation */
 
 #endif
