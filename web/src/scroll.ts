@@ -1,0 +1,148 @@
+/* scroll.ts - who moves the transcript. The reader does; we move it in three cases only, each asked for.
+ *
+ *  (1) After sending, the question goes to the top and room is kept below it, so the answer grows into empty space (anchor).
+ *  (2) While following (the "Latest" button, the End key, or the setting) the end stays in view. A wheel, touch, key, scrollbar press or
+ *      selection ends that; a scroll event that the layout caused does not.
+ *  (3) When older messages are put before what is shown, the first visible one stays where it is.
+ *  The end of an answer moves nothing. */
+import { signal } from '@preact/signals';
+import { reducedMotion } from './ui.ts';
+
+export const QUESTION_TOP = 16; // px between the header and an anchored question
+const PILL_SHOW = 200;
+const PILL_HIDE = 60;
+const LEAVING_KEYS = new Set(['ArrowUp', 'ArrowDown', 'PageUp', 'PageDown', 'Home']);
+
+export class ScrollKeeper {
+    readonly pill = signal(false);
+    onNearTop: () => void = () => undefined;
+    onNearEnd: () => void = () => undefined;
+    private following = false;
+    private anchored = false;
+    private held: { turn: Element; top: number } | null = null;
+    private readonly sizes: ResizeObserver;
+    private readonly ends: (() => void)[] = [];
+
+    constructor(
+        private readonly scroller: HTMLElement,
+        private readonly content: HTMLElement,
+    ) {
+        this.sizes = new ResizeObserver(() => this.resized());
+        this.sizes.observe(scroller);
+        this.sizes.observe(content);
+        const on = (target: EventTarget, type: string, handler: (event: Event) => void) => {
+            target.addEventListener(type, handler, { passive: true });
+            this.ends.push(() => target.removeEventListener(type, handler));
+        };
+        on(scroller, 'scroll', () => this.scrolled());
+        on(scroller, 'wheel', (event) => (event as WheelEvent).deltaY < 0 && this.leave());
+        on(scroller, 'touchmove', () => this.leave());
+        on(scroller, 'pointerdown', (event) => event.target === scroller && this.leave());
+        on(document, 'selectionchange', () => this.selecting() && this.leave());
+        on(document, 'keydown', (event) => this.keyed(event as KeyboardEvent));
+    }
+
+    close(): void {
+        this.sizes.disconnect();
+        for (const end of this.ends) end();
+    }
+
+    /* The last turn is the question just asked. */
+    anchor(): void {
+        this.following = false;
+        this.anchored = true;
+        this.reserve();
+        const turn = this.lastTurn();
+        if (turn) this.scroller.scrollTo({ top: turn.offsetTop - QUESTION_TOP, behavior: reducedMotion() ? 'auto' : 'smooth' });
+    }
+
+    follow(): void {
+        this.following = true;
+        this.toEnd(reducedMotion() ? 'auto' : 'smooth');
+    }
+
+    /* A conversation was opened: its end, at once, with no room kept. */
+    open(): void {
+        this.following = this.anchored = false;
+        this.reserve();
+        this.toEnd('auto');
+    }
+
+    /* To be called before older messages are put in front, and after. */
+    hold(): void {
+        const top = this.scroller.getBoundingClientRect().top;
+        for (const turn of this.content.children) {
+            const box = turn.getBoundingClientRect();
+            if (box.bottom > top && turn.classList.contains('turn')) {
+                this.held = { turn, top: box.top };
+                return;
+            }
+        }
+    }
+
+    release(): void {
+        const held = this.held;
+        this.held = null;
+        if (held?.turn.isConnected) this.scroller.scrollTop += held.turn.getBoundingClientRect().top - held.top;
+        this.reserve();
+    }
+
+    /* Room below the anchored question: the last turn is at least as tall as the window. */
+    reserve(): void {
+        const last = this.lastTurn();
+        for (const turn of this.content.querySelectorAll<HTMLElement>('.turn')) if (turn !== last) turn.style.minHeight = '';
+        if (!last) return;
+        const below = this.content.getBoundingClientRect().bottom - last.getBoundingClientRect().bottom;
+        last.style.minHeight = this.anchored ? `${Math.max(0, this.scroller.clientHeight - QUESTION_TOP - below)}px` : '';
+    }
+
+    private lastTurn(): HTMLElement | null {
+        return [...this.content.querySelectorAll<HTMLElement>('.turn')].at(-1) ?? null;
+    }
+
+    private leave(): void {
+        this.following = false;
+    }
+
+    private selecting(): boolean {
+        const selection = getSelection();
+        return selection !== null && !selection.isCollapsed && this.content.contains(selection.anchorNode);
+    }
+
+    private keyed(event: KeyboardEvent): void {
+        if (event.target instanceof HTMLElement && event.target.closest('textarea, input, select, [role=menu]')) return;
+        if (LEAVING_KEYS.has(event.key)) this.leave();
+        else if (event.key === 'End' && document.activeElement?.closest('dialog') === null) this.follow();
+    }
+
+    private toEnd(behavior: ScrollBehavior): void {
+        const end = this.anchored ? this.scroller.scrollTop + Math.max(0, this.distance() + 24) : this.scroller.scrollHeight;
+        this.scroller.scrollTo({ top: end, behavior });
+    }
+
+    /* From the lower edge of the window to the end of the text; negative when the end is above it. */
+    private distance(): number {
+        const marks = this.content.querySelectorAll('.turn > :last-child');
+        const last = marks[marks.length - 1];
+        return last ? last.getBoundingClientRect().bottom - this.scroller.getBoundingClientRect().bottom : 0;
+    }
+
+    private resized(): void {
+        this.reserve();
+        if (this.following && this.distance() > 0) this.toEnd('auto');
+        this.judgePill();
+    }
+
+    private scrolled(): void {
+        this.judgePill();
+        const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+        if (scrollTop < clientHeight) this.onNearTop();
+        if (scrollHeight - scrollTop - clientHeight < clientHeight) this.onNearEnd();
+    }
+
+    private judgePill(): void {
+        const away = this.distance();
+        if (away > PILL_SHOW) this.pill.value = true;
+        else if (away < PILL_HIDE) this.pill.value = false;
+    }
+}

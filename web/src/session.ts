@@ -1,0 +1,176 @@
+/* session.ts - the page's life: signed in or not, which conversation is open, where the server's frames go.
+ *
+ *  (1) The address bar decides which conversation is open (#/c/<id>); everything else follows it.
+ *  (2) When a session ends the chat stays on the page behind the gate with all that was typed, and goes on after signing in again.
+ *  (3) Signing out forgets everything in this browser but the settings, in all tabs. */
+import { computed, signal } from '@preact/signals';
+import { Chat, forgetChatTraces, keptOutgoing } from './chat.ts';
+import { connection } from './connection.ts';
+import { forgetDrafts } from './drafts.ts';
+import { conversation, conversationChanged, conversationGone, forgetList, markRead, refreshList } from './list.ts';
+import { tell } from './toasts.ts';
+import type { Welcome } from './wire.ts';
+
+export const phase = signal<'starting' | 'gate' | 'in' | 'expired'>('starting');
+export const welcome = signal<Welcome | null>(null);
+export const chat = signal<Chat>(new Chat(null));
+export const openTitle = computed(() => {
+    const id = chat.value.id.value;
+    return id === null ? 'New chat' : conversation(id)?.title || 'Untitled chat';
+});
+
+const tabs = typeof BroadcastChannel === 'undefined' ? null : new BroadcastChannel('foresay');
+
+/* --- which conversation --- */
+
+function routedId(): string | null {
+    return /^#\/c\/([0-9a-f]{32})$/.exec(location.hash)?.[1] ?? null;
+}
+
+export function hrefOf(id: string | null): string {
+    return id === null ? '#/' : `#/c/${id}`;
+}
+
+export function goTo(id: string | null): void {
+    if (routedId() === id && chat.value.id.value === id) return;
+    location.hash = hrefOf(id);
+    routeChanged();
+}
+
+function routeChanged(): void {
+    const id = routedId();
+    if (chat.value.id.value === id) return;
+    chat.value.close();
+    chat.value = new Chat(id);
+    if (id !== null) markRead(id);
+    if (connection.link.value.kind === 'online') void chat.value.load();
+}
+
+/* A new conversation has got its id from the server. */
+function followNewId(): void {
+    let known: Chat | null = null;
+    let before: string | null = null;
+    chat.subscribe((open) => {
+        open.id.subscribe((id) => {
+            if (open !== chat.peek()) return;
+            if (known === open && before === null && id !== null) history.replaceState(null, '', hrefOf(id));
+            known = open;
+            before = id;
+        });
+    });
+}
+
+/* --- the server's frames --- */
+
+const listener: Parameters<typeof connection.listen>[0] = {
+    welcome(frame) {
+        const first = welcome.value === null;
+        welcome.value = frame;
+        phase.value = 'in';
+        void refreshList();
+        void chat.value.load();
+        if (first) takeUpOutgoing();
+    },
+    frame(frame) {
+        switch (frame.t) {
+            case 'conv':
+                conversationChanged(frame.c, frame.c.id === chat.value.id.value);
+                break;
+            case 'conv_gone':
+                conversationGone(frame.id);
+                if (chat.value.id.value === frame.id) {
+                    tell('This conversation was deleted.');
+                    goTo(null);
+                }
+                break;
+            case 'msg':
+                if (frame.conv === chat.value.id.value) chat.value.announced(frame.m);
+                break;
+            case 'err':
+                if (frame.g !== null) chat.value.streamFailed(frame.g, frame.code);
+                else console.warn('foresay: the server reports', frame.code, frame.msg);
+                break;
+            default:
+                chat.value.event(frame);
+        }
+    },
+    resume: () => chat.value.resume(),
+    signedOut() {
+        phase.value = welcome.value === null ? 'gate' : 'expired';
+    },
+};
+
+/* A message that was on its way when the tab was reloaded goes out again, with the same cid. */
+function takeUpOutgoing(): void {
+    const kept = keptOutgoing();
+    if (!kept) return;
+    if (kept.conv !== chat.value.id.value) goTo(kept.conv);
+    void chat.value.deliver(kept.outgoing);
+}
+
+/* --- signing in and out --- */
+
+export async function start(): Promise<void> {
+    followNewId();
+    chat.value = new Chat(routedId());
+    connection.listen(listener);
+    addEventListener('hashchange', routeChanged);
+    if (tabs) tabs.onmessage = (event) => event.data === 'signed-out' && leave();
+    const status = await fetch('/api/session').then(
+        (response) => response.status,
+        () => 0,
+    );
+    if (status === 401) {
+        phase.value = 'gate';
+    } else {
+        phase.value = 'in';
+        connection.start();
+    }
+}
+
+/* Null on success, otherwise what to tell the person. */
+export async function signInWithKey(key: string): Promise<string | null> {
+    let response: Response;
+    try {
+        response = await fetch('/api/session', {
+            method: 'POST',
+            headers: { 'Content-Type': 'application/json' },
+            body: JSON.stringify({ key }),
+        });
+    } catch {
+        return 'The server cannot be reached. Is it running?';
+    }
+    if (response.status === 401 || response.status === 403) return 'This key is not known here. Check that it was copied whole.';
+    if (response.status === 429) {
+        const seconds = Number(response.headers.get('Retry-After'));
+        return seconds > 0 ? `Too many attempts. Try again in ${seconds} s.` : 'Too many attempts. Try again in a moment.';
+    }
+    if (!response.ok) return `The server answered with an error (${response.status}). Its log says more.`;
+    phase.value = 'in';
+    connection.start();
+    return null;
+}
+
+function leave(): void {
+    connection.stop();
+    chat.value.close();
+    chat.value = new Chat(null);
+    forgetList();
+    forgetDrafts();
+    forgetChatTraces();
+    history.replaceState(null, '', hrefOf(null));
+    welcome.value = null;
+    phase.value = 'gate';
+}
+
+export async function signOut(): Promise<void> {
+    try {
+        const response = await fetch('/api/session', { method: 'DELETE' });
+        if (!response.ok && response.status !== 401) throw new Error(`The server answered ${response.status}.`);
+    } catch (error) {
+        tell(`Signing out did not work. ${error instanceof Error ? error.message : ''}`, true);
+        return;
+    }
+    tabs?.postMessage('signed-out');
+    leave();
+}

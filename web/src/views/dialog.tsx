@@ -1,0 +1,40 @@
+/* dialog.tsx - a native modal dialog with a title; Escape, the cross and a click beside it close it. */
+import type { ComponentChildren } from 'preact';
+import { useEffect, useId, useRef } from 'preact/hooks';
+import { Icon } from './icons.tsx';
+
+export function Modal(props: { title: string; onClose: () => void; class?: string; children: ComponentChildren }) {
+    const ref = useRef<HTMLDialogElement>(null);
+    const title = useId();
+    useEffect(() => {
+        const element = ref.current!;
+        const opener = document.activeElement;
+        element.showModal();
+        return () => {
+            element.close();
+            if (opener instanceof HTMLElement && opener.isConnected) opener.focus();
+        };
+    }, []);
+    return (
+        <dialog
+            ref={ref}
+            class={`modal ${props.class ?? ''}`}
+            aria-labelledby={title}
+            onCancel={(event) => {
+                event.preventDefault();
+                props.onClose();
+            }}
+            onPointerDown={(event) => event.target === ref.current && props.onClose()}
+        >
+            <div class="modal-body">
+                <header>
+                    <h2 id={title}>{props.title}</h2>
+                    <button type="button" class="icon-button" aria-label="Close" onClick={props.onClose}>
+                        <Icon name="close" />
+                    </button>
+                </header>
+                {props.children}
+            </div>
+        </dialog>
+    );
+}
