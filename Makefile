@@ -5,7 +5,9 @@
 #   fuzz_*.c fuzz targets. The sanitizer builds are this same file with another BUILD folder and SANITIZE flags.
 
 BUILD    ?= build
-CC       ?= gcc
+ifeq ($(origin CC),default)
+CC       := gcc
+endif
 PREFIX   ?= /usr/local
 SANITIZE ?=
 OPT      ?= -O2
@@ -45,36 +47,47 @@ help: ## this list
 
 # --- build ---
 
+# One short line a file; make V=1 shows the commands.
+Q    := $(if $(V),,@)
+say   = @$(if $(V),:,printf '  %-7s %s\n' $(1) $(2))
+
 $(BUILD)/foresay: $(BUILD)/obj/gateway/main.o $(archives)
-	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/kernels.a: $(call obj,$(kernels_src))
 $(BUILD)/engine.a: $(call obj,$(engine_src))
 $(BUILD)/gateway.a: $(call obj,$(gateway_src)) $(BUILD)/obj/web_assets.o
 $(BUILD)/%.a:
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/obj/kernels/%_avx2.o: CFLAGS += $(AVX2)
 $(BUILD)/obj/kernels/%_avx512.o: CFLAGS += $(AVX512)
 $(BUILD)/obj/kernels/%.o: OPT = -O3
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c -o $@ $<
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 
 $(BUILD)/web_assets.c: web/embed.sh $(shell find web/dist -type f 2>/dev/null)
 	@mkdir -p $(@D)
-	web/embed.sh web/dist >$@
+	$(call say,EMBED,web/dist)
+	$(Q)web/embed.sh web/dist >$@
 $(BUILD)/obj/web_assets.o: $(BUILD)/web_assets.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c -o $@ $<
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 
 $(BUILD)/tests/fuzz_%: tests/fuzz_%.c $(archives)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(archives) $(LDLIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(archives) $(LDLIBS)
 $(BUILD)/tests/%: tests/%.c $(archives)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -o $@ $< $(archives) -lcmocka $(LDLIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(CFLAGS) -o $@ $< $(archives) -lcmocka $(LDLIBS)
 
 -include $(shell find $(BUILD)/obj $(BUILD)/tests -name '*.d' 2>/dev/null)
 
@@ -139,7 +152,8 @@ oracle: $(BUILD)/foresay $(MODEL) $(VENV)/.done ## tokens, text and perplexity a
 
 # The server with a scripted engine: states that a real model reaches rarely, at full speed.
 $(BUILD)/foresay-fake: $(BUILD)/obj/gateway/main.o $(BUILD)/obj/tests/fake_engine.o $(archives)
-	$(CC) $(CFLAGS) -o $@ $(BUILD)/obj/gateway/main.o $(BUILD)/obj/tests/fake_engine.o $(archives) $(LDLIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(CFLAGS) -o $@ $(BUILD)/obj/gateway/main.o $(BUILD)/obj/tests/fake_engine.o $(archives) $(LDLIBS)
 
 web/node_modules/.done: web/package-lock.json
 	cd web && npm ci --ignore-scripts --no-audit --no-fund
