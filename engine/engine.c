@@ -1,8 +1,9 @@
-/* engine.c - opening and closing: sizes, memory, threads; facts and counters. The life of a request is in requests.c, step.c and events.c.
+/* engine.c - opening and closing: sizes, memory, threads; facts and counters. The life of a request is in requests.c, step.c and
+ * events.c.
  *
- * How much memory: weights as in the file, buffers for one step, and the KV pool. Without kv_bytes the pool holds max_seqs sequences
- * of DEFAULT_SEQ_TOKENS tokens, but takes at most a quarter of the available memory, and at least one sequence of the full context fits. All of
- * it is added up and compared with what the system has before anything large is allocated. */
+ * How much memory: weights as in the file, buffers for one step, and the KV pool. Without kv_bytes the pool holds max_seqs
+ * sequences of DEFAULT_SEQ_TOKENS tokens, but takes at most a quarter of the available memory, and at least one sequence of the
+ * full context fits. All of it is added up and compared with what the system has before anything large is allocated. */
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,8 +48,8 @@ static int check_config(const struct engine_config *c, struct engine_error *erro
     if (c->max_waiting < 0 || c->max_waiting > MAX_WAITING)
         return fail(error, ENGINE_ERR_ARGUMENT, "max_waiting is %d; it must be 0 .. %d", c->max_waiting, MAX_WAITING);
     if (c->step_tokens < c->max_seqs || c->step_tokens > MAX_STEP_TOKENS)
-        return fail(error, ENGINE_ERR_ARGUMENT, "--step-tokens is %d; it must be at least --max-seqs (%d) and at most %d", c->step_tokens,
-                    c->max_seqs, MAX_STEP_TOKENS);
+        return fail(error, ENGINE_ERR_ARGUMENT, "--step-tokens is %d; it must be at least --max-seqs (%d) and at most %d",
+                    c->step_tokens, c->max_seqs, MAX_STEP_TOKENS);
     if (c->n_threads < 0) return fail(error, ENGINE_ERR_ARGUMENT, "--threads is %d; it must be 0 (all) or more", c->n_threads);
     return ENGINE_OK;
 }
@@ -57,7 +58,8 @@ static int choose_ctx(struct engine_config *c, const struct model_shape *shape, 
     if (c->ctx_len == 0) c->ctx_len = shape->ctx_train < DEFAULT_CTX ? shape->ctx_train : DEFAULT_CTX;
     if (c->ctx_len < MIN_CTX) return fail(error, ENGINE_ERR_ARGUMENT, "--ctx is %d; it must be at least %d", c->ctx_len, MIN_CTX);
     if (c->ctx_len <= shape->ctx_train) return ENGINE_OK;
-    return fail(error, ENGINE_ERR_ARGUMENT, "--ctx is %d, but this model was trained for %d tokens", c->ctx_len, shape->ctx_train);
+    return fail(error, ENGINE_ERR_ARGUMENT, "--ctx is %d, but this model was trained for %d tokens", c->ctx_len,
+                shape->ctx_train);
 }
 
 static uint64_t default_kv_bytes(const struct engine_config *c, uint64_t block_bytes, uint64_t available) {
@@ -78,13 +80,15 @@ static int choose_memory(struct engine *e, const struct model_shape *shape, cons
     char t[5][32];
     if (kv / block_bytes < MIN_CTX / KV_BLOCK)
         return fail(error, ENGINE_ERR_ARGUMENT, "--kv-mem of %s is too small: %d tokens of this model take %s",
-                    memory_format(kv, t[0], sizeof t[0]), MIN_CTX, memory_format(MIN_CTX / KV_BLOCK * block_bytes, t[1], sizeof t[1]));
+                    memory_format(kv, t[0], sizeof t[0]), MIN_CTX,
+                    memory_format(MIN_CTX / KV_BLOCK * block_bytes, t[1], sizeof t[1]));
     if (need < kv || need > available)
         return fail(error, ENGINE_ERR_MEMORY,
-                    "%s needs %s: %s for weights, %s for keys and values, %s for buffers; %s are available. Lower %s.", c->model_path,
-                    memory_format(need < kv ? kv : need, t[0], sizeof t[0]), memory_format(shape->weight_bytes, t[1], sizeof t[1]),
-                    memory_format(kv, t[2], sizeof t[2]), memory_format(buffers, t[3], sizeof t[3]),
-                    memory_format(available, t[4], sizeof t[4]), c->kv_bytes ? "--kv-mem" : "--ctx or --max-seqs, or set --kv-mem");
+                    "%s needs %s: %s for weights, %s for keys and values, %s for buffers; %s are available. Lower %s.",
+                    c->model_path, memory_format(need < kv ? kv : need, t[0], sizeof t[0]),
+                    memory_format(shape->weight_bytes, t[1], sizeof t[1]), memory_format(kv, t[2], sizeof t[2]),
+                    memory_format(buffers, t[3], sizeof t[3]), memory_format(available, t[4], sizeof t[4]),
+                    c->kv_bytes ? "--kv-mem" : "--ctx or --max-seqs, or set --kv-mem");
     uint64_t n = kv / block_bytes;
     *n_blocks = n < INT32_MAX / KV_BLOCK ? (int)n : INT32_MAX / KV_BLOCK;
     return ENGINE_OK;
@@ -105,8 +109,8 @@ static int open_text(struct engine *e, const struct gguf *gguf, const struct mod
     if (rc != ENGINE_OK) return rc;
     int vocab_size = tokenizer_vocab_size(e->tokenizer);
     if (vocab_size > shape->vocab_size)
-        return fail(error, ENGINE_ERR_MODEL, "%s: the vocabulary has %d tokens, but the embedding matrix only %d rows", gguf_path(gguf),
-                    vocab_size, shape->vocab_size);
+        return fail(error, ENGINE_ERR_MODEL, "%s: the vocabulary has %d tokens, but the embedding matrix only %d rows",
+                    gguf_path(gguf), vocab_size, shape->vocab_size);
     rc = chat_template_open(&e->chat_template, gguf, e->tokenizer, error);
     if (rc != ENGINE_OK) return rc;
     const char *slash = strrchr(e->config.model_path, '/');
@@ -122,7 +126,8 @@ static int open_pool(struct engine *e, const struct model_shape *shape, int n_bl
     uint64_t identity = shape->n_parameters * 31 + shape->weight_bytes;
     int status = kv_pool_alloc(&e->backend, n_blocks, shape->n_layers, shape->n_kv_heads, shape->head_dim, &e->pool);
     if (status != KERNELS_OK)
-        return fail(error, ENGINE_ERR_MEMORY, "no memory for %d KV blocks (%.0f MiB); lower --kv-mem, --ctx or --max-seqs", n_blocks,
+        return fail(error, ENGINE_ERR_MEMORY, "no memory for %d KV blocks (%.0f MiB); lower --kv-mem, --ctx or --max-seqs",
+                    n_blocks,
                     (double)n_blocks * (double)kv_block_bytes(shape->n_layers, shape->n_kv_heads, shape->head_dim) / (1 << 20));
     e->limit = e->config.ctx_len;
     if (n_blocks < kv_blocks_for(e->limit)) {
@@ -153,7 +158,8 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
     if ((rc = model_read_shape(&shape, gguf, error)) || (rc = choose_ctx(&e->config, &shape, error)) ||
         (rc = open_text(e, gguf, &shape, error)))
         return rc;
-    struct model_limits limits = {.max_rows = e->config.step_tokens, .max_logits = e->config.max_seqs, .ctx_len = e->config.ctx_len};
+    struct model_limits limits = {
+        .max_rows = e->config.step_tokens, .max_logits = e->config.max_seqs, .ctx_len = e->config.ctx_len};
     if ((rc = choose_memory(e, &shape, &limits, &n_blocks, error)) || (rc = open_backend(e, error)) ||
         (rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error)) || (rc = open_pool(e, &shape, n_blocks, error)))
         return rc;
@@ -206,8 +212,10 @@ int engine_open(struct engine **out, const struct engine_config *config, struct 
     log_opened(e, started_ms);
 done:
     gguf_close(gguf);
-    if (rc != ENGINE_OK) engine_close(e);
-    else *out = e;
+    if (rc != ENGINE_OK)
+        engine_close(e);
+    else
+        *out = e;
     return rc;
 }
 

@@ -1,7 +1,8 @@
-/* events.c - the consumer's side: news of requests become events. Detokenizing and stop strings happen here, off the engine thread.
+/* events.c - the consumer's side: news of requests become events. Detokenizing and stop strings happen here, off the engine
+ * thread.
  *
- * Order of a request's events: STARTED, PREFILL ..., TEXT ..., DONE. Tokens that pile up between two polls come out as one event. A stop
- * string ends the text here; the engine thread is told to stop, and DONE follows once it has given the blocks back. */
+ * Order of a request's events: STARTED, PREFILL ..., TEXT ..., DONE. Tokens that pile up between two polls come out as one event.
+ * A stop string ends the text here; the engine thread is told to stop, and DONE follows once it has given the blocks back. */
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -27,7 +28,8 @@ static void push_token(struct engine *e, struct request *r) {
     request_stop(e, r);
 }
 
-/* Fills the event with text until it is full or nothing more is known. False when there is no text (with each_token: no token). */
+/* Fills the event with text until it is full or nothing more is known. False when there is no text (with each_token: no token).
+ */
 static bool text_event(struct engine *e, struct request *r, const struct news *news, struct engine_event *event) {
     enum { CHAR_BYTES = 4 }; /* what detokenizer_take wants to have room for */
     size_t len = 0;
@@ -123,8 +125,10 @@ static void put_back(struct engine *e, struct request *r) {
 
 static void forget(struct engine *e, struct request *r) {
     pthread_mutex_lock(&e->lock);
-    if (r->live_prev) r->live_prev->live_next = r->live_next;
-    else e->live = r->live_next;
+    if (r->live_prev)
+        r->live_prev->live_next = r->live_next;
+    else
+        e->live = r->live_next;
     if (r->live_next) r->live_next->live_prev = r->live_prev;
     e->n_live--;
     pthread_mutex_unlock(&e->lock);
@@ -156,6 +160,7 @@ void engine_wait(struct engine *e, int timeout_ms) {
     until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
     if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
     pthread_mutex_lock(&e->lock);
-    while (!e->news_head && pthread_cond_timedwait(&e->news, &e->lock, &until) != ETIMEDOUT) {}
+    while (!e->news_head && pthread_cond_timedwait(&e->news, &e->lock, &until) != ETIMEDOUT) {
+    }
     pthread_mutex_unlock(&e->lock);
 }

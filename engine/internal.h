@@ -1,16 +1,17 @@
-/* internal.h - what the files of the running engine share: struct engine, struct request and the way of a request between threads.
+/* internal.h - what the files of the running engine share: struct engine, struct request and the way of a request between
+ * threads.
  *
  *     requests.c  engine_submit -> prompts queue -> tokenizer thread renders and tokenizes -> inbox
  *     step.c      engine thread: inbox and cancels -> scheduler -> model -> sampler -> news (tokens ready, finished)
  *     events.c    engine_poll, on the consumer's thread: news -> detokenizer -> events; frees the request after DONE
  *
  *  (1) engine->lock guards what is marked "lock" below; nothing slow happens under it.
- *  (2) A request belongs to one thread at a time, as its stage says. Sampled tokens are the exception: the engine thread appends them, the
- *      consumer reads those below n_ready, which changes under the lock only.
- *  (3) A request is on the news list when its consumer has something to look at. Tokens wait in the request's own buffer, sized
- *      when its prompt was known, so a slow consumer costs no memory and loses nothing.
- *  (4) Only the engine thread finishes a request, and it has let go of it by then. engine_poll frees it once DONE is given out.
- *  (5) engine->live has every request that is not freed; there are at most max_seqs + max_waiting. */
+ *  (2) A request belongs to one thread at a time, as its stage says. Sampled tokens are the exception: the engine thread appends
+ * them, the consumer reads those below n_ready, which changes under the lock only. (3) A request is on the news list when its
+ * consumer has something to look at. Tokens wait in the request's own buffer, sized when its prompt was known, so a slow consumer
+ * costs no memory and loses nothing. (4) Only the engine thread finishes a request, and it has let go of it by then. engine_poll
+ * frees it once DONE is given out. (5) engine->live has every request that is not freed; there are at most max_seqs +
+ * max_waiting. */
 #ifndef FORESAY_INTERNAL_H
 #define FORESAY_INTERNAL_H
 
@@ -63,7 +64,7 @@ struct request {
     char message[256];
     int dropped_messages;
     double submitted_ms, scheduled_ms, first_token_ms, last_token_ms; /* engine thread, after submit */
-    enum engine_finish ending; /* engine thread: why it is about to finish */
+    enum engine_finish ending;                                        /* engine thread: why it is about to finish */
     bool is_ending;
 
     /* The engine thread's news, lock. */
@@ -110,17 +111,17 @@ struct engine {
     pthread_t engine_thread, tokenizer_thread;
     bool has_engine_thread, has_tokenizer_thread;
     pthread_mutex_t lock;
-    pthread_cond_t work, prompts, news; /* for the engine thread, the tokenizer thread, engine_wait */
-    bool closing;                       /* lock */
-    bool has_cancels;                   /* lock */
-    bool must_wake;                     /* lock: the news list went from empty to not empty */
-    uint64_t n_ids;                     /* lock */
-    int n_live;                         /* lock */
-    struct request *live;               /* lock */
+    pthread_cond_t work, prompts, news;        /* for the engine thread, the tokenizer thread, engine_wait */
+    bool closing;                              /* lock */
+    bool has_cancels;                          /* lock */
+    bool must_wake;                            /* lock: the news list went from empty to not empty */
+    uint64_t n_ids;                            /* lock */
+    int n_live;                                /* lock */
+    struct request *live;                      /* lock */
     struct request_queue prompts_queue, inbox; /* lock */
-    struct request *news_head, *news_tail; /* lock; linked by news_next */
-    struct engine_stats stats;          /* lock */
-    struct engine_stats counts;         /* engine thread: running totals, copied to stats after each step */
+    struct request *news_head, *news_tail;     /* lock; linked by news_next */
+    struct engine_stats stats;                 /* lock */
+    struct engine_stats counts;                /* engine thread: running totals, copied to stats after each step */
 };
 
 double now_ms(void);

@@ -1,4 +1,5 @@
-/* kv_cache.c - see kv_cache.h. Everything is an index into one array: no pointers to fix, nothing allocated after kv_cache_init. */
+/* kv_cache.c - see kv_cache.h. Everything is an index into one array: no pointers to fix, nothing allocated after kv_cache_init.
+ */
 #include "engine/kv_cache.h"
 
 #include <assert.h>
@@ -33,10 +34,14 @@ static bool key_equal(struct kv_key x, struct kv_key y) { return x.a == y.a && x
 
 static void idle_unlink(struct kv_cache *cache, int32_t id) {
     struct kv_block *block = &cache->blocks[id];
-    if (block->prev >= 0) cache->blocks[block->prev].next = block->next;
-    else cache->idle_head = block->next;
-    if (block->next >= 0) cache->blocks[block->next].prev = block->prev;
-    else cache->idle_tail = block->prev;
+    if (block->prev >= 0)
+        cache->blocks[block->prev].next = block->next;
+    else
+        cache->idle_head = block->next;
+    if (block->next >= 0)
+        cache->blocks[block->next].prev = block->prev;
+    else
+        cache->idle_tail = block->prev;
     block->prev = block->next = -1;
 }
 
@@ -44,8 +49,10 @@ static void idle_push_head(struct kv_cache *cache, int32_t id) {
     struct kv_block *block = &cache->blocks[id];
     block->prev = -1;
     block->next = cache->idle_head;
-    if (block->next >= 0) cache->blocks[block->next].prev = id;
-    else cache->idle_tail = id;
+    if (block->next >= 0)
+        cache->blocks[block->next].prev = id;
+    else
+        cache->idle_tail = id;
     cache->idle_head = id;
 }
 
@@ -53,8 +60,10 @@ static void idle_push_tail(struct kv_cache *cache, int32_t id) {
     struct kv_block *block = &cache->blocks[id];
     block->next = -1;
     block->prev = cache->idle_tail;
-    if (block->prev >= 0) cache->blocks[block->prev].next = id;
-    else cache->idle_head = id;
+    if (block->prev >= 0)
+        cache->blocks[block->prev].next = id;
+    else
+        cache->idle_head = id;
     cache->idle_tail = id;
 }
 
@@ -225,7 +234,8 @@ void kv_cache_publish(struct kv_cache *cache, struct kv_table *table, const int3
         struct kv_block *block = &cache->blocks[id];
         struct kv_key parent = table->key;
         table->key = key_of_block(parent, block_tokens);
-        /* Two sequences may have computed the same text side by side: the first to finish is published, the other stays private. */
+        /* Two sequences may have computed the same text side by side: the first to finish is published, the other stays private.
+         */
         if (block->published || published_find(cache, table->key, parent, table->salt, block_tokens) >= 0) continue;
         block->key = table->key;
         block->parent = parent;
@@ -277,9 +287,12 @@ void kv_cache_check(const struct kv_cache *cache) {
     }
     for (int32_t id = 0; id < cache->n_blocks; id++) {
         const struct kv_block *block = &cache->blocks[id];
-        if (block->ref_count > 0) n_used++;
-        else if (block->published) n_cached++;
-        else n_free++;
+        if (block->ref_count > 0)
+            n_used++;
+        else if (block->published)
+            n_cached++;
+        else
+            n_free++;
         if (block->published) assert(published_find(cache, block->key, block->parent, block->salt, block->tokens) == id);
     }
     assert(n_listed == n_free + n_cached);

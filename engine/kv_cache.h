@@ -8,8 +8,8 @@
  *      copies it.
  *  (5) A table only grows at its end until it is released as a whole.
  *  (6) free + cached + used == total, always.
- * A published block is found by the hash of its tokens chained over its parent's hash and the salt. A hit compares salt, parent and tokens,
- * so that a chance collision of one hash never mixes two texts. Engine thread only. */
+ * A published block is found by the hash of its tokens chained over its parent's hash and the salt. A hit compares salt, parent
+ * and tokens, so that a chance collision of one hash never mixes two texts. Engine thread only. */
 #ifndef FORESAY_KV_CACHE_H
 #define FORESAY_KV_CACHE_H
 
@@ -65,13 +65,13 @@ void kv_table_init(const struct kv_cache *cache, struct kv_table *table, int32_t
 
 /* How many more blocks of tokens[0 .. n_tokens) than the table holds are published, and how many of these nobody uses. */
 int kv_cache_peek(const struct kv_cache *cache, const struct kv_table *table, const int32_t *tokens, int n_tokens, int *n_idle);
-/* Appends published blocks that continue the table (whose blocks must be full and hashed). At least one of the tokens stays uncovered,
- * because its logits are wanted. Returns the number of tokens gained. */
+/* Appends published blocks that continue the table (whose blocks must be full and hashed). At least one of the tokens stays
+ * uncovered, because its logits are wanted. Returns the number of tokens gained. */
 int kv_cache_match(struct kv_cache *cache, struct kv_table *table, const int32_t *tokens, int n_tokens);
 /* Blocks that kv_cache_reserve could hand out. */
 static inline int kv_cache_available(const struct kv_cache *cache) { return cache->n_free + cache->n_cached; }
-/* Makes positions n_computed .. n_tokens - 1 writable: copies a shared last block, appends blocks. False (and nothing changed) when there
- * are not enough idle blocks. */
+/* Makes positions n_computed .. n_tokens - 1 writable: copies a shared last block, appends blocks. False (and nothing changed)
+ * when there are not enough idle blocks. */
 bool kv_cache_reserve(struct kv_cache *cache, struct kv_table *table, int n_computed, int n_tokens);
 /* The forward pass has filled the table up to n_computed tokens: publishes its full blocks. */
 void kv_cache_publish(struct kv_cache *cache, struct kv_table *table, const int32_t *tokens, int n_computed);

@@ -87,7 +87,9 @@ uint64_t memory_available(void) {
 
 const char *memory_format(uint64_t bytes, char *text, size_t size) {
     double mib = (double)bytes / (1 << 20);
-    if (mib < 1024) snprintf(text, size, "%.1f MiB", mib);
-    else snprintf(text, size, "%.1f GiB", mib / 1024);
+    if (mib < 1024)
+        snprintf(text, size, "%.1f MiB", mib);
+    else
+        snprintf(text, size, "%.1f GiB", mib / 1024);
     return text;
 }

@@ -1,7 +1,7 @@
 /* model.c - the forward pass. The only place where the network is wired.
  *
- * A batch is ragged: decode rows and prefill chunks of many sequences one after the other, no padding. Every operation treats a row by
- * itself (kernels.h), so what a row gives does not depend on its neighbours. */
+ * A batch is ragged: decode rows and prefill chunks of many sequences one after the other, no padding. Every operation treats a
+ * row by itself (kernels.h), so what a row gives does not depend on its neighbours. */
 #include "engine/model.h"
 
 #include <assert.h>
@@ -13,8 +13,13 @@ static void attention_block(struct model *m, struct kv_pool *kv, const struct mo
     const struct model_shape *s = &m->shape;
     const struct backend_ops *ops = m->backend.ops;
     void *self = m->backend.self;
-    struct qkv_view qkv = {.q = m->q, .k = m->k, .v = m->v, .q_stride = m->q_stride, .k_stride = m->kv_stride,
-                           .v_stride = m->kv_stride, .n_heads = s->n_heads};
+    struct qkv_view qkv = {.q = m->q,
+                           .k = m->k,
+                           .v = m->v,
+                           .q_stride = m->q_stride,
+                           .k_stride = m->kv_stride,
+                           .v_stride = m->kv_stride,
+                           .n_heads = s->n_heads};
     struct matmul_job jobs[3] = {{.weight = l->q, .out = m->q, .out_stride = m->q_stride},
                                  {.weight = l->k, .out = m->k, .out_stride = m->kv_stride},
                                  {.weight = l->v, .out = m->v, .out_stride = m->kv_stride}};
@@ -41,8 +46,8 @@ static void output_and_ffn_block(struct model *m, int n_rows, int layer) {
     ops->matmul(self, &down, 1, &m->ffn_act, n_rows);
 }
 
-/* After the last attention only the rows whose logits are wanted matter: moves them to the front. Rows ascend, so none is overwritten
- * before it has moved. */
+/* After the last attention only the rows whose logits are wanted matter: moves them to the front. Rows ascend, so none is
+ * overwritten before it has moved. */
 static void keep_logit_rows(struct model *m, const struct model_batch *batch) {
     size_t n_attn = (size_t)(m->shape.n_heads * m->shape.head_dim), n_x = (size_t)m->x_stride;
     for (int i = 0; i < batch->n_logits; i++) {

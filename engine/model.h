@@ -4,8 +4,8 @@
  *     model_open(&model, gguf, &shape, &backend, &limits, &error);
  *     model_forward(model, &pool, &batch);           logits of the wanted rows: model_logits(model, i)
  *
- * A family of models is a row of a table of differences in model_load.c; the network itself is wired once, in model.c, in terms of
- * the backend's operations. All buffers are sized by model_open. Engine thread only. */
+ * A family of models is a row of a table of differences in model_load.c; the network itself is wired once, in model.c, in terms
+ * of the backend's operations. All buffers are sized by model_open. Engine thread only. */
 #ifndef FORESAY_MODEL_H
 #define FORESAY_MODEL_H
 
@@ -24,13 +24,13 @@ struct model_family {
 struct model_shape {
     const struct model_family *family;
     int n_layers, n_embd, n_ffn, n_heads, n_kv_heads, head_dim, rope_dim, vocab_size;
-    int ctx_train;            /* tokens the model was trained for */
+    int ctx_train; /* tokens the model was trained for */
     float norm_eps;
-    double rope_base, rope_scale; /* angle = position * rope_scale * rope_base^(-2i / rope_dim) */
+    double rope_base, rope_scale;           /* angle = position * rope_scale * rope_base^(-2i / rope_dim) */
     const struct gguf_tensor *rope_factors; /* divide the frequencies; NULL = all 1 */
-    bool has_head;            /* false: the embedding matrix is the head too */
+    bool has_head;                          /* false: the embedding matrix is the head too */
     uint64_t n_parameters, weight_bytes;
-    uint32_t main_type;       /* ggml's number of the type that most parameters have */
+    uint32_t main_type; /* ggml's number of the type that most parameters have */
 };
 
 struct model_limits {
@@ -56,10 +56,10 @@ struct model {
 
     /* Buffers of a pass, max_rows rows each. */
     int x_stride, q_stride, kv_stride, ffn_stride, logits_stride;
-    float *x;                              /* residual stream [x_stride] */
-    float *q, *k, *v;                      /* [q_stride], [kv_stride] */
-    float *attn, *ffn;                     /* [n_heads * head_dim], [ffn_stride] */
-    float *logits;                         /* [max_logits, logits_stride] */
+    float *x;                                      /* residual stream [x_stride] */
+    float *q, *k, *v;                              /* [q_stride], [kv_stride] */
+    float *attn, *ffn;                             /* [n_heads * head_dim], [ffn_stride] */
+    float *logits;                                 /* [max_logits, logits_stride] */
     struct activation norm_act, attn_act, ffn_act; /* inputs of the matmuls */
 };
 

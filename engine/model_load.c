@@ -1,7 +1,7 @@
 /* model_load.c - from a GGUF file to a model: shape, weights, tables, buffers.
  *
- * Every dimension is checked against the metadata before it is used, so that a wrong file gets a sentence. Weights are repacked by the
- * backend one by one; the file's pages are given back behind it, so that the model is not in memory twice. */
+ * Every dimension is checked against the metadata before it is used, so that a wrong file gets a sentence. Weights are repacked
+ * by the backend one by one; the file's pages are given back behind it, so that the model is not in memory twice. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -60,8 +60,8 @@ static int read_family(struct model_shape *shape, const struct gguf *gguf, struc
 }
 
 /* A required (or, with *value preset, optional) positive integer of the family. */
-static int read_int(const struct model_shape *shape, const struct gguf *gguf, const char *name, int max, bool required, int *value,
-                    struct engine_error *error) {
+static int read_int(const struct model_shape *shape, const struct gguf *gguf, const char *name, int max, bool required,
+                    int *value, struct engine_error *error) {
     char key[128];
     uint32_t number = (uint32_t)*value;
     key_of(shape, name, key, sizeof key);
@@ -93,11 +93,11 @@ static int read_widths(struct model_shape *s, const struct gguf *gguf, struct en
         return fail(error, "%s: keys of %d and values of %d dimensions a head are not supported; they must be equal",
                     gguf_path(gguf), s->head_dim, value_dim);
     if (s->head_dim % 16 != 0 || s->head_dim > MAX_HEAD_DIM)
-        return fail(error, "%s: heads of %d dimensions are not supported; a multiple of 16 up to %d is", gguf_path(gguf), s->head_dim,
-                    MAX_HEAD_DIM);
+        return fail(error, "%s: heads of %d dimensions are not supported; a multiple of 16 up to %d is", gguf_path(gguf),
+                    s->head_dim, MAX_HEAD_DIM);
     if (s->n_embd % QUANT_BLOCK != 0 || s->n_ffn % QUANT_BLOCK != 0)
-        return fail(error, "%s: embedding length %d and feed-forward length %d must be multiples of %d", gguf_path(gguf), s->n_embd,
-                    s->n_ffn, QUANT_BLOCK);
+        return fail(error, "%s: embedding length %d and feed-forward length %d must be multiples of %d", gguf_path(gguf),
+                    s->n_embd, s->n_ffn, QUANT_BLOCK);
     return ENGINE_OK;
 }
 
@@ -160,8 +160,8 @@ int model_read_shape(struct model_shape *shape, const struct gguf *gguf, struct 
     char key[128];
     int rc;
     memset(shape, 0, sizeof *shape);
-    if ((rc = read_family(shape, gguf, error)) || (rc = read_widths(shape, gguf, error)) || (rc = read_rope(shape, gguf, error)) ||
-        (rc = read_vocab(shape, gguf, error)))
+    if ((rc = read_family(shape, gguf, error)) || (rc = read_widths(shape, gguf, error)) ||
+        (rc = read_rope(shape, gguf, error)) || (rc = read_vocab(shape, gguf, error)))
         return rc;
     key_of(shape, "attention.layer_norm_rms_epsilon", key, sizeof key);
     if ((rc = gguf_require_f32(gguf, key, 1e-12f, 1, &shape->norm_eps, error))) return rc;
@@ -200,8 +200,8 @@ static int load_matrix(struct loader *ld, const char *name, int n_rows, int n_co
         return ENGINE_ERR_MEMORY;
     }
     if (status != KERNELS_OK)
-        return fail(ld->error, "%s: tensor %s: no kernel for type %s with %d rows of %d", gguf_path(ld->gguf), name, dtype_name(type),
-                    n_rows, n_cols);
+        return fail(ld->error, "%s: tensor %s: no kernel for type %s with %d rows of %d", gguf_path(ld->gguf), name,
+                    dtype_name(type), n_rows, n_cols);
     *(dtype_is_quantized(type) ? want_int8 : want_float) = true;
     gguf_release_pages(ld->gguf, tensor);
     ld->bytes_done += tensor->bytes;
@@ -260,7 +260,8 @@ static int load_weights(struct loader *ld) {
     const struct model_shape *s = &m->shape;
     int rc;
     bool unused_form = false; /* the embedding alone is read row by row, as any type */
-    bool *embedding_float = s->has_head ? &unused_form : &ld->norm_float, *embedding_int8 = s->has_head ? &unused_form : &ld->norm_int8;
+    bool *embedding_float = s->has_head ? &unused_form : &ld->norm_float,
+         *embedding_int8 = s->has_head ? &unused_form : &ld->norm_int8;
     rc = load_matrix(ld, "token_embd.weight", s->vocab_size, s->n_embd, embedding_float, embedding_int8, &m->embedding);
     if (rc != ENGINE_OK) return rc;
     m->head = m->embedding;
@@ -274,7 +275,8 @@ static int load_weights(struct loader *ld) {
     for (int layer = 0; layer < s->n_layers; layer++) {
         if ((rc = load_layer(ld, layer))) return rc;
         int percent = (int)(100 * ld->bytes_done / (s->weight_bytes + 1));
-        if (s->weight_bytes > (1u << 30) && percent >= reported + 10) { /* small models load in less time than a line takes to read */
+        if (s->weight_bytes > (1u << 30) &&
+            percent >= reported + 10) { /* small models load in less time than a line takes to read */
             reported = percent / 10 * 10;
             log_info("model", "loading: %d %%", reported);
         }
@@ -286,8 +288,8 @@ static int load_weights(struct loader *ld) {
 /* A tensor that the network does not use means that the file asks for something this network does not do (a bias, say). */
 static int refuse_left_over(const struct loader *ld) {
     static const char *const known[] = {"token_embd.weight", "output.weight", "output_norm.weight", "rope_freqs.weight"};
-    static const char *const in_layer[] = {"attn_q.weight",   "attn_k.weight", "attn_v.weight",   "attn_output.weight",
-                                           "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight", "attn_norm.weight",
+    static const char *const in_layer[] = {"attn_q.weight",   "attn_k.weight",       "attn_v.weight",   "attn_output.weight",
+                                           "ffn_gate.weight", "ffn_up.weight",       "ffn_down.weight", "attn_norm.weight",
                                            "ffn_norm.weight", "attn_rot_embd.weight"};
     if (ld->n_used == gguf_n_tensors(ld->gguf)) return ENGINE_OK;
     for (size_t i = 0; i < gguf_n_tensors(ld->gguf); i++) {
@@ -298,8 +300,8 @@ static int refuse_left_over(const struct loader *ld) {
         size_t n_names = is_layer ? sizeof in_layer / sizeof *in_layer : sizeof known / sizeof *known, k = 0;
         while (k < n_names && strcmp(is_layer ? name + at : name, names[k]) != 0) k++;
         if (k < n_names) continue;
-        return fail(ld->error, "%s: the tensor %s has no place in the %s architecture as this version knows it", gguf_path(ld->gguf), name,
-                    ld->model->shape.family->architecture);
+        return fail(ld->error, "%s: the tensor %s has no place in the %s architecture as this version knows it",
+                    gguf_path(ld->gguf), name, ld->model->shape.family->architecture);
     }
     return ENGINE_OK;
 }
@@ -321,7 +323,8 @@ static void fill_cos_sin(struct model *m) {
     }
 }
 
-/* Every plain buffer of the model: where the pointer goes and how many floats it has. model_buffer_bytes and model_close use the same list. */
+/* Every plain buffer of the model: where the pointer goes and how many floats it has. model_buffer_bytes and model_close use the
+ * same list. */
 struct buffer {
     size_t offset; /* of the float * in struct model */
     size_t n;
@@ -367,14 +370,16 @@ static int open_buffers(struct loader *ld) {
     }
     int rows = m->limits.max_rows;
     if (activation_alloc(&m->backend, rows, s->n_embd, ld->norm_float, ld->norm_int8, &m->norm_act) != KERNELS_OK ||
-        activation_alloc(&m->backend, rows, s->n_heads * s->head_dim, ld->attn_float, ld->attn_int8, &m->attn_act) != KERNELS_OK ||
+        activation_alloc(&m->backend, rows, s->n_heads * s->head_dim, ld->attn_float, ld->attn_int8, &m->attn_act) !=
+            KERNELS_OK ||
         activation_alloc(&m->backend, rows, s->n_ffn, ld->ffn_float, ld->ffn_int8, &m->ffn_act) != KERNELS_OK)
         goto no_memory;
     fill_cos_sin(m);
     return ENGINE_OK;
 no_memory:
-    snprintf(ld->error->text, sizeof ld->error->text, "%s: no memory for the buffers of a step (%.0f MiB); lower --ctx or --max-seqs",
-             gguf_path(ld->gguf), (double)model_buffer_bytes(s, &m->limits) / (1 << 20));
+    snprintf(ld->error->text, sizeof ld->error->text,
+             "%s: no memory for the buffers of a step (%.0f MiB); lower --ctx or --max-seqs", gguf_path(ld->gguf),
+             (double)model_buffer_bytes(s, &m->limits) / (1 << 20));
     return ENGINE_ERR_MEMORY;
 }
 

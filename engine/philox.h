@@ -1,8 +1,9 @@
-/* philox.h - Philox4x32-10: a random number as a function of a key and a counter (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as
- * easy as 1, 2, 3", SC 2011).
+/* philox.h - Philox4x32-10: a random number as a function of a key and a counter (Salmon, Moraes, Dror, Shaw: "Parallel random
+ * numbers: as easy as 1, 2, 3", SC 2011).
  *
- * There is no state to carry along, copy or roll back: the noise of (seed, position, token) is the same in whatever order and on whatever
- * machine it is asked for. That is what makes a text independent of batching, preemption and speculation. Pure functions. */
+ * There is no state to carry along, copy or roll back: the noise of (seed, position, token) is the same in whatever order and on
+ * whatever machine it is asked for. That is what makes a text independent of batching, preemption and speculation. Pure
+ * functions. */
 #ifndef FORESAY_PHILOX_H
 #define FORESAY_PHILOX_H
 
@@ -32,8 +33,8 @@ static inline struct philox_block philox_tokens(uint64_t seed, uint64_t position
     return philox(seed, (struct philox_block){{group, (uint32_t)position, (uint32_t)(position >> 32), 0}});
 }
 
-/* The same for tokens first .. first + 15 (first is a multiple of 4). One block's rounds wait for each other, four blocks side by side keep
- * the multiplier busy: 2.5 times as fast. */
+/* The same for tokens first .. first + 15 (first is a multiple of 4). One block's rounds wait for each other, four blocks side by
+ * side keep the multiplier busy: 2.5 times as fast. */
 static inline void philox_tokens16(uint64_t seed, uint64_t position, uint32_t first, uint32_t words[16]) {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     uint32_t c0[4], c1[4], c2[4], c3[4];

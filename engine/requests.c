@@ -16,8 +16,10 @@ double now_ms(void) {
 
 void queue_push(struct request_queue *queue, struct request *r) {
     r->queue_next = NULL;
-    if (queue->tail) queue->tail->queue_next = r;
-    else queue->head = r;
+    if (queue->tail)
+        queue->tail->queue_next = r;
+    else
+        queue->head = r;
     queue->tail = r;
 }
 
@@ -33,8 +35,10 @@ struct request *queue_pop(struct request_queue *queue) {
 static void queue_remove(struct request_queue *queue, struct request *r) {
     struct request *before = NULL;
     for (struct request *x = queue->head; x != r; x = x->queue_next) before = x;
-    if (before) before->queue_next = r->queue_next;
-    else queue->head = r->queue_next;
+    if (before)
+        before->queue_next = r->queue_next;
+    else
+        queue->head = r->queue_next;
     if (queue->tail == r) queue->tail = before;
     r->queue_next = NULL;
 }
@@ -76,7 +80,9 @@ static struct request_input *copy_input(const struct engine_request *q, size_t n
     size_t n_messages = (size_t)q->n_messages;
     struct request_input *in = malloc(sizeof *in + n_messages * sizeof *in->messages + n_bytes + 1);
     if (!in) return NULL;
-    *in = (struct request_input){.n_messages = q->n_messages, .continue_last = q->continue_last, .drop_oldest = q->drop_oldest,
+    *in = (struct request_input){.n_messages = q->n_messages,
+                                 .continue_last = q->continue_last,
+                                 .drop_oldest = q->drop_oldest,
                                  .prompt_len = q->prompt_len};
     in->messages = (struct engine_message *)(in + 1);
     char *text = (char *)(in->messages + n_messages);
@@ -119,7 +125,8 @@ static struct request *request_new(const struct engine_request *q, size_t n_byte
     return r;
 }
 
-/* Puts the request into the books, if there is room. After that it is not ours any more: the consumer may free it at any moment. */
+/* Puts the request into the books, if there is room. After that it is not ours any more: the consumer may free it at any moment.
+ */
 static int enqueue(struct engine *e, struct request *r, uint64_t *id, struct engine_error *error) {
     int rc = ENGINE_OK, bound = e->config.max_seqs + e->config.max_waiting;
     pthread_mutex_lock(&e->lock);
@@ -208,7 +215,9 @@ static void prompt_too_long(const struct engine *e, struct request *r) {
 /* A chat leaves room for the answer when old turns may go: what was asked for, at most a quarter of the context. */
 static int render_chat(const struct engine *e, struct request *r, struct token_list *list, struct engine_error *error) {
     const struct request_input *in = r->input;
-    struct chat_prompt prompt = {.messages = in->messages, .n_messages = in->n_messages, .continue_last = in->continue_last,
+    struct chat_prompt prompt = {.messages = in->messages,
+                                 .n_messages = in->n_messages,
+                                 .continue_last = in->continue_last,
                                  .drop_oldest = in->drop_oldest};
     size_t most = (size_t)e->limit - 1, room = (size_t)e->limit / 4;
     if (r->max_output > 0 && (size_t)r->max_output < room) room = (size_t)r->max_output;
@@ -245,11 +254,16 @@ static void tokenize(const struct engine *e, struct request *r) {
     const struct request_input *in = r->input;
     int rc = in->n_messages > 0 ? render_chat(e, r, &list, &error)
                                 : tokenizer_encode_prompt(e->tokenizer, in->prompt, in->prompt_len, &list);
-    if (rc == ENGINE_ERR_TOO_LONG) prompt_too_long(e, r);
-    else if (rc == ENGINE_ERR_MEMORY) prompt_failed(r, rc, "no memory to tokenize the prompt");
-    else if (rc != ENGINE_OK) prompt_failed(r, rc, error.text);
-    else if (list.n == 0) prompt_failed(r, ENGINE_ERR_ARGUMENT, "the prompt is empty");
-    else if (!sequence_open(e, r, &list)) prompt_failed(r, ENGINE_ERR_MEMORY, "no memory for the request's tokens");
+    if (rc == ENGINE_ERR_TOO_LONG)
+        prompt_too_long(e, r);
+    else if (rc == ENGINE_ERR_MEMORY)
+        prompt_failed(r, rc, "no memory to tokenize the prompt");
+    else if (rc != ENGINE_OK)
+        prompt_failed(r, rc, error.text);
+    else if (list.n == 0)
+        prompt_failed(r, ENGINE_ERR_ARGUMENT, "the prompt is empty");
+    else if (!sequence_open(e, r, &list))
+        prompt_failed(r, ENGINE_ERR_MEMORY, "no memory for the request's tokens");
     token_list_free(&list);
     free(r->input);
     r->input = NULL;

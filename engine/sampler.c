@@ -1,7 +1,8 @@
 /* sampler.c - see sampler.h.
  *
  * Nothing here sorts the vocabulary. Candidates are collected by a threshold below the best logit that falls until enough are in,
- * then a quickselect cuts exactly. Loops over the whole row use the compiler's portable vectors: one order of operations, whatever the processor. */
+ * then a quickselect cuts exactly. Loops over the whole row use the compiler's portable vectors: one order of operations,
+ * whatever the processor. */
 #include "engine/sampler.h"
 
 #include <assert.h>
@@ -12,7 +13,8 @@
 #include "engine/philox.h"
 
 enum { LANES = 16 };
-static const uint32_t USE_IN_WINDOW = 1u << 31; /* flag in uses[]: repeat_penalty applies; the other bits count the answer's uses */
+static const uint32_t USE_IN_WINDOW =
+    1u << 31; /* flag in uses[]: repeat_penalty applies; the other bits count the answer's uses */
 
 int sampler_init(struct sampler *sampler, int vocab_size) {
     size_t n = (size_t)vocab_size;
@@ -67,9 +69,9 @@ static inline float4 splat4(float x) { return (float4){x, x, x, x}; }
 static inline float4 select4(int4 mask, float4 yes, float4 no) { return (float4)((mask & (int4)yes) | (~mask & (int4)no)); }
 
 static inline float4 exp4(float4 x) {
-    x = select4(x > -87.0f, x, splat4(-87.0f)); /* 1e-38 stands for zero: no denormals */
+    x = select4(x > -87.0f, x, splat4(-87.0f));             /* 1e-38 stands for zero: no denormals */
     float4 n = x * 1.44269504f + 12582912.0f - 12582912.0f; /* 1.5 * 2^23: the sum has no room for a fraction, so it rounds */
-    float4 r = x - n * 0.693359375f; /* exact: the constant has 9 bits */
+    float4 r = x - n * 0.693359375f;                        /* exact: the constant has 9 bits */
     r = r - n * -2.12194440e-4f;
     float4 p = r * (1.0f / 5040) + 1.0f / 720;
     p = p * r + 1.0f / 120;
@@ -103,7 +105,8 @@ static float penalized(const struct engine_sampling *params, uint32_t use, float
     return logit;
 }
 
-static void apply_uses(struct sampler *sampler, const struct engine_sampling *params, const int32_t *tokens, int n, float *logits) {
+static void apply_uses(struct sampler *sampler, const struct engine_sampling *params, const int32_t *tokens, int n,
+                       float *logits) {
     for (int i = 0; i < n; i++) {
         uint32_t *use = &sampler->uses[tokens[i]];
         if (*use == 0) continue; /* done at an earlier occurrence */
@@ -165,8 +168,8 @@ static int32_t first_reaching(const float *x, int n, float threshold) {
     return i;
 }
 
-/* The logit at which (logit - max) / temperature is `base`, lowered by more than the rounding of this and the later sums: a first sieve that
- * loses nothing. */
+/* The logit at which (logit - max) / temperature is `base`, lowered by more than the rounding of this and the later sums: a first
+ * sieve that loses nothing. */
 static float logit_border(float max, float temperature, double base) {
     return (float)((double)max + base * (double)temperature - 0.01 - 1e-6 * fabs((double)max));
 }
@@ -235,8 +238,10 @@ static void select_count(struct sampler_candidate *c, int n, int k) {
     while (lo < hi) {
         int place = partition(c, lo, hi);
         if (place == k) return;
-        if (place > k) hi = place;
-        else lo = place + 1;
+        if (place > k)
+            hi = place;
+        else
+            lo = place + 1;
     }
 }
 
@@ -330,8 +335,8 @@ struct contest {
 static const double NOISE_MAX = 22.874;
 static const double LN2_UP = 0.693148; /* ln 2, rounded up */
 
-/* Most tokens cannot win and are spared the logarithms: -log u >= 1 - u, so the noise is at most -log(1 - u), and 1 - u is at least
- * 2^-(z + 1) when the complement of the word has z leading zeros. */
+/* Most tokens cannot win and are spared the logarithms: -log u >= 1 - u, so the noise is at most -log(1 - u), and 1 - u is at
+ * least 2^-(z + 1) when the complement of the word has z leading zeros. */
 static inline double noise_bound(uint32_t word) {
     int zeros = ~word == 0 ? 32 : __builtin_clz(~word);
     return (zeros + 1) * LN2_UP;

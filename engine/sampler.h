@@ -4,9 +4,9 @@
  *     1. penalties and bias change logits
  *     2. temperature divides them; 0 means the largest wins, ties go to the lowest id
  *     3. top-k, then top-p (of what top-k left), then min-p cut the set of candidates
- *     4. each candidate's logit / temperature gets Gumbel noise made from Philox(seed, position, token); the largest sum wins. That is a draw
- *        from the softmax over the candidates, and any drafter that sees the same noise can draw the same token.
- * A sampler is scratch memory for one vocabulary: one thread at a time. */
+ *     4. each candidate's logit / temperature gets Gumbel noise made from Philox(seed, position, token); the largest sum wins.
+ * That is a draw from the softmax over the candidates, and any drafter that sees the same noise can draw the same token. A
+ * sampler is scratch memory for one vocabulary: one thread at a time. */
 #ifndef FORESAY_SAMPLER_H
 #define FORESAY_SAMPLER_H
 
@@ -26,7 +26,8 @@ struct sampler {
     uint32_t *uses;                       /* [vocab_size], all zero between calls */
 };
 
-/* What the tokens so far are: tokens[0 .. n_prompt) prompt, tokens[n_prompt .. n_tokens) answer. The token to draw has position n_tokens. */
+/* What the tokens so far are: tokens[0 .. n_prompt) prompt, tokens[n_prompt .. n_tokens) answer. The token to draw has position
+ * n_tokens. */
 struct sampler_history {
     const int32_t *tokens;
     int n_prompt, n_tokens;
@@ -46,8 +47,8 @@ int sampler_sample(struct sampler *sampler, const struct engine_sampling *params
 /* The standard Gumbel noise of a token at a position. */
 double sampler_noise(uint64_t seed, uint64_t position, int32_t token);
 
-/* The logarithm of x > 0 and the exponential of x <= 0 from additions and multiplications alone, so that no C library and no processor
- * gives other bits. Relative error below 1e-15 and 2e-7. */
+/* The logarithm of x > 0 and the exponential of x <= 0 from additions and multiplications alone, so that no C library and no
+ * processor gives other bits. Relative error below 1e-15 and 2e-7. */
 double sampler_log(double x);
 float sampler_exp(float x);
 

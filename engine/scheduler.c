@@ -2,13 +2,13 @@
  *
  * Order of a plan:
  *  (1) Every sequence that decodes gets its row: a long prompt never stops the text of others.
- *  (2) Waiting sequences are admitted while there are slots, rows and blocks. Users take turns: a sequence gets the round after its user's
- *      latest one that still waits or runs, and rounds are admitted in order (start-time fair queueing with a cost of one).
- *  (3) What is left of the budget goes to prompts. The one admitted first has a quarter for certain, so that it cannot starve; the rest goes
- *      to the shortest first, which brings most first tokens soonest.
- * When blocks run out, the sequence that loses the least work gives way: the fewest computed tokens that nobody else holds. The
- * sequence with the most work is never chosen while another runs, so some sequence always advances. Admission keeps a
- * reserve (the blocks that admitted prompts still need, one for each running sequence, one in a hundred), so that this stays rare. */
+ *  (2) Waiting sequences are admitted while there are slots, rows and blocks. Users take turns: a sequence gets the round after
+ * its user's latest one that still waits or runs, and rounds are admitted in order (start-time fair queueing with a cost of one).
+ *  (3) What is left of the budget goes to prompts. The one admitted first has a quarter for certain, so that it cannot starve;
+ * the rest goes to the shortest first, which brings most first tokens soonest. When blocks run out, the sequence that loses the
+ * least work gives way: the fewest computed tokens that nobody else holds. The sequence with the most work is never chosen while
+ * another runs, so some sequence always advances. Admission keeps a reserve (the blocks that admitted prompts still need, one for
+ * each running sequence, one in a hundred), so that this stays rare. */
 #include "engine/scheduler.h"
 
 #include <assert.h>
@@ -95,8 +95,10 @@ static void running_remove(struct scheduler *s, struct sequence *seq) {
 }
 
 void scheduler_remove(struct scheduler *s, struct sequence *seq) {
-    if (seq->state == SEQUENCE_WAITING) waiting_remove(s, seq);
-    else if (seq->state == SEQUENCE_RUNNING) running_remove(s, seq);
+    if (seq->state == SEQUENCE_WAITING)
+        waiting_remove(s, seq);
+    else if (seq->state == SEQUENCE_RUNNING)
+        running_remove(s, seq);
     seq->state = SEQUENCE_NEW;
 }
 
@@ -173,7 +175,8 @@ static bool has_room_for(const struct scheduler *s, const struct sequence *seq) 
     return need + reserve <= kv_cache_available(s->cache);
 }
 
-/* Text that others have computed by now need not be computed again. Only between blocks, so a chunk that ends inside one does not look. */
+/* Text that others have computed by now need not be computed again. Only between blocks, so a chunk that ends inside one does not
+ * look. */
 static void take_cached(struct scheduler *s, struct sequence *seq) {
     if (seq->n_computed != seq->table.n_blocks * KV_BLOCK) return;
     int gained = kv_cache_match(s->cache, &seq->table, seq->tokens, seq->n_tokens);
@@ -205,8 +208,8 @@ static int rows_that_fit(const struct scheduler *s, const struct sequence *seq) 
     return (kv_cache_available(s->cache) + seq->table.n_blocks) * KV_BLOCK - seq->n_computed - seq->n_rows;
 }
 
-/* A chunk shrinks to the idle blocks, and waits for a step when there are none: prompts do not push out what decodes. Only when the step
- * would be empty otherwise (prompts hold everything and none can go on) somebody has to give way. */
+/* A chunk shrinks to the idle blocks, and waits for a step when there are none: prompts do not push out what decodes. Only when
+ * the step would be empty otherwise (prompts hold everything and none can go on) somebody has to give way. */
 static void give_chunk(struct scheduler *s, struct sequence *seq, int at_most) {
     if (seq->state != SEQUENCE_RUNNING) return;
     if (seq->n_rows == 0) take_cached(s, seq);

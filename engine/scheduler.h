@@ -25,7 +25,8 @@ struct scheduler {
     uint64_t n_preemptions;
 };
 
-/* step_tokens >= max_seqs, so that every decoding sequence gets its row in every step. Returns 0, or -1 when memory is refused. */
+/* step_tokens >= max_seqs, so that every decoding sequence gets its row in every step. Returns 0, or -1 when memory is refused.
+ */
 int scheduler_init(struct scheduler *s, struct kv_cache *cache, int step_tokens, int max_seqs);
 void scheduler_free(struct scheduler *s);
 

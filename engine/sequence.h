@@ -3,8 +3,8 @@
  *  (1) tokens[0 .. n_prompt) came from the request, tokens[n_prompt .. n_tokens) were sampled.
  *  (2) The KV of tokens[0 .. n_computed) lies in the blocks of the table; n_computed < n_tokens between steps.
  *  (3) Preemption gives back the blocks and sets n_computed to 0; it keeps every token.
- * There are no phases: a prompt is a sequence with many tokens to compute, a decoding sequence has one. Engine thread only, except that
- * the tokenizer thread fills in a new sequence before the engine thread sees it. */
+ * There are no phases: a prompt is a sequence with many tokens to compute, a decoding sequence has one. Engine thread only,
+ * except that the tokenizer thread fills in a new sequence before the engine thread sees it. */
 #ifndef FORESAY_SEQUENCE_H
 #define FORESAY_SEQUENCE_H
 
@@ -23,12 +23,12 @@ struct sequence {
     uint64_t salt; /* the user: shares cached blocks, takes turns with other users */
 
     enum sequence_state state;
-    struct sequence *next;    /* waiting list */
-    uint64_t round, arrival;  /* order of admission, see scheduler.c */
-    int n_rows;               /* rows in the current step */
-    int n_cached;             /* prompt tokens found in the prefix cache */
+    struct sequence *next;   /* waiting list */
+    uint64_t round, arrival; /* order of admission, see scheduler.c */
+    int n_rows;              /* rows in the current step */
+    int n_cached;            /* prompt tokens found in the prefix cache */
     int n_preempted;
-    void *owner;              /* the request */
+    void *owner; /* the request */
 };
 
 /* The last row of this step is the last known token: its logits give the next one. */

@@ -15,8 +15,10 @@ static void add_news(struct engine *e, struct request *r) {
     if (r->has_news) return;
     r->has_news = true;
     r->news_next = NULL;
-    if (e->news_tail) e->news_tail->news_next = r;
-    else e->news_head = r, e->must_wake = true;
+    if (e->news_tail)
+        e->news_tail->news_next = r;
+    else
+        e->news_head = r, e->must_wake = true;
     e->news_tail = r;
 }
 
@@ -156,8 +158,8 @@ static struct model_batch gather_batch(struct engine *e) {
         struct request *r = seq->owner;
         if (seq->n_rows == 0) continue;
         if (r->scheduled_ms == 0) r->scheduled_ms = now;
-        e->row_seqs[batch.n_seqs++] = (struct kernels_seq){.first_row = batch.n_rows, .n_rows = seq->n_rows,
-                                                           .first_pos = seq->n_computed, .blocks = seq->table.blocks};
+        e->row_seqs[batch.n_seqs++] = (struct kernels_seq){
+            .first_row = batch.n_rows, .n_rows = seq->n_rows, .first_pos = seq->n_computed, .blocks = seq->table.blocks};
         for (int row = 0; row < seq->n_rows; row++) e->row_tokens[batch.n_rows++] = seq->tokens[seq->n_computed + row];
         if (!sequence_wants_logits(seq)) continue;
         e->sampled[batch.n_logits] = r;

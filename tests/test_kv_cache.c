@@ -1,5 +1,5 @@
-/* test_kv_cache.c - block tables against a model that cannot be wrong: every slot of the fake pool records which token of which user was
- * written there, so reading a sequence back through its table shows any lost, overwritten or wrongly shared block. */
+/* test_kv_cache.c - block tables against a model that cannot be wrong: every slot of the fake pool records which token of which
+ * user was written there, so reading a sequence back through its table shows any lost, overwritten or wrongly shared block. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -144,8 +144,10 @@ static void random_operations(bool prefix_cache, int n_operations) {
     }
     printf("seed %llu: %d operations, %ld tokens hit, %ld refused, %ld forks (%ld inside a block), %ld preempted\n",
            (unsigned long long)seed, n_operations, hits, refused, forks, copies, preempted);
-    if (prefix_cache) assert_true(hits > 0);
-    else assert_int_equal(hits, 0);
+    if (prefix_cache)
+        assert_true(hits > 0);
+    else
+        assert_int_equal(hits, 0);
     assert_true(refused > 0 && forks > 0 && copies > 0 && preempted > 0);
     for (int i = 0; i < MAX_SEQS; i++) {
         if (w.seqs[i].live) kv_cache_release(&w.cache, &w.seqs[i].table);
@@ -281,10 +283,13 @@ static void reserve_is_all_or_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_operations_keep_the_invariant), cmocka_unit_test(random_operations_without_prefix_cache),
-        cmocka_unit_test(a_hit_leaves_one_token),               cmocka_unit_test(other_salt_text_or_place_misses),
+        cmocka_unit_test(random_operations_keep_the_invariant),
+        cmocka_unit_test(random_operations_without_prefix_cache),
+        cmocka_unit_test(a_hit_leaves_one_token),
+        cmocka_unit_test(other_salt_text_or_place_misses),
         cmocka_unit_test(nothing_is_published_before_it_is_computed),
-        cmocka_unit_test(eviction_takes_the_oldest_end_first),  cmocka_unit_test(reserve_is_all_or_nothing),
+        cmocka_unit_test(eviction_takes_the_oldest_end_first),
+        cmocka_unit_test(reserve_is_all_or_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

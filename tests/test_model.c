@@ -1,9 +1,9 @@
-/* test_model.c - the wiring of the network against a slow forward pass in double precision, written from the architecture's definition
- * and sharing nothing with the engine but the reader of files. */
+/* test_model.c - the wiring of the network against a slow forward pass in double precision, written from the architecture's
+ * definition and sharing nothing with the engine but the reader of files. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,7 +116,8 @@ static void slow_ffn(const struct gguf *gguf, const struct tiny_model *t, int la
     for (int i = 0; i < t->n_embd; i++) x[i] += down[i];
 }
 
-static void slow_logits(const struct gguf *gguf, const struct tiny_model *t, struct slow *s, int32_t token, int pos, double *logits) {
+static void slow_logits(const struct gguf *gguf, const struct tiny_model *t, struct slow *s, int32_t token, int pos,
+                        double *logits) {
     int n_rows, n_cols;
     double x[MAX_DIM], n[MAX_DIM], *embedding = matrix(gguf, "token_embd.weight", &n_rows, &n_cols);
     memcpy(x, embedding + token * n_cols, (size_t)n_cols * sizeof *x);
@@ -166,8 +167,8 @@ static void fast_logits(struct fast *f, const int32_t *tokens, int n, int chunk,
     for (int first = 0; first < n; first += chunk) {
         int n_rows = first + chunk <= n ? chunk : n - first;
         struct kernels_seq seq = {.first_row = 0, .n_rows = n_rows, .first_pos = first, .blocks = f->blocks};
-        struct model_batch batch = {.tokens = tokens + first, .n_rows = n_rows, .seqs = &seq, .n_seqs = 1, .logit_rows = rows,
-                                    .n_logits = n_rows};
+        struct model_batch batch = {
+            .tokens = tokens + first, .n_rows = n_rows, .seqs = &seq, .n_seqs = 1, .logit_rows = rows, .n_logits = n_rows};
         model_forward(f->model, &f->pool, &batch);
         for (int i = 0; i < n_rows; i++)
             memcpy(out + (first + i) * TINY_VOCAB, model_logits(f->model, i), TINY_VOCAB * sizeof *out);
@@ -207,8 +208,8 @@ static double compare(const struct tiny_model *t, int chunk) {
 
 /* --- tests --- */
 
-/* Protects: every connection of the network. With F32 weights only float rounding and the half floats of the cache remain (a rounding that
- * falls the other way now and then); a wrong wire gives errors of order one. */
+/* Protects: every connection of the network. With F32 weights only float rounding and the half floats of the cache remain (a
+ * rounding that falls the other way now and then); a wrong wire gives errors of order one. */
 static void float_models_match_the_definition(void **state) {
     (void)state;
     struct tiny_model cases[4];
@@ -264,7 +265,8 @@ static void chunks_do_not_change_a_bit(void **state) {
         assert_memory_equal(parts, whole, sizeof whole);
     }
     struct kernels_seq seq = {.n_rows = N_TOKENS, .blocks = fast.blocks};
-    struct model_batch batch = {.tokens = tokens, .n_rows = N_TOKENS, .seqs = &seq, .n_seqs = 1, .logit_rows = &last_row, .n_logits = 1};
+    struct model_batch batch = {
+        .tokens = tokens, .n_rows = N_TOKENS, .seqs = &seq, .n_seqs = 1, .logit_rows = &last_row, .n_logits = 1};
     model_forward(fast.model, &fast.pool, &batch);
     assert_memory_equal(model_logits(fast.model, 0), whole + last_row * TINY_VOCAB, TINY_VOCAB * sizeof *whole);
     fast_close(&fast);

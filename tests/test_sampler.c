@@ -1,8 +1,8 @@
 /* test_sampler.c - the token drawn is the right function of its inputs, and has the right distribution. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -161,7 +161,8 @@ static void agrees_with_brute_force(void **state) {
     sampler_free(&s);
 }
 
-/* Chi-square of draws over a small vocabulary against the exact probabilities; returns the number of degrees of freedom through dof. */
+/* Chi-square of draws over a small vocabulary against the exact probabilities; returns the number of degrees of freedom through
+ * dof. */
 static double chi_square(const float *logits, int n, struct engine_sampling p, int n_draws, int *dof) {
     struct sampler s;
     int count[VOCAB] = {0};
@@ -337,11 +338,16 @@ static void bad_parameters_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(philox_gives_the_known_answers),     cmocka_unit_test(elementary_functions_are_accurate),
-        cmocka_unit_test(greedy_breaks_ties_by_id),           cmocka_unit_test(agrees_with_brute_force),
-        cmocka_unit_test(draws_follow_the_softmax),           cmocka_unit_test(noise_depends_on_seed_and_position),
-        cmocka_unit_test(penalties_match_their_definition),   cmocka_unit_test(non_finite_logits_are_an_error),
-        cmocka_unit_test(extremes_are_harmless),              cmocka_unit_test(bad_parameters_are_refused),
+        cmocka_unit_test(philox_gives_the_known_answers),
+        cmocka_unit_test(elementary_functions_are_accurate),
+        cmocka_unit_test(greedy_breaks_ties_by_id),
+        cmocka_unit_test(agrees_with_brute_force),
+        cmocka_unit_test(draws_follow_the_softmax),
+        cmocka_unit_test(noise_depends_on_seed_and_position),
+        cmocka_unit_test(penalties_match_their_definition),
+        cmocka_unit_test(non_finite_logits_are_an_error),
+        cmocka_unit_test(extremes_are_harmless),
+        cmocka_unit_test(bad_parameters_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* test_scheduler.c - plans keep their promises: the budget, a row for everyone who decodes, turns between users, no starvation, no livelock, no
- * block lost. The model is played by a counter: a sequence whose last token was computed gets one more. */
+/* test_scheduler.c - plans keep their promises: the budget, a row for everyone who decodes, turns between users, no starvation,
+ * no livelock, no block lost. The model is played by a counter: a sequence whose last token was computed gets one more. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -180,7 +180,8 @@ static void short_prompts_first_without_starving_the_long(void **state) {
     world_close(&w);
 }
 
-/* Protects: when blocks run out the least work is lost, nothing is lost for good, and the pool is enough for all to finish one after another. */
+/* Protects: when blocks run out the least work is lost, nothing is lost for good, and the pool is enough for all to finish one
+ * after another. */
 static void preemption_recomputes_and_everyone_finishes(void **state) {
     (void)state;
     for (int prefix_cache = 0; prefix_cache < 2; prefix_cache++) {
@@ -189,7 +190,8 @@ static void preemption_recomputes_and_everyone_finishes(void **state) {
         for (int i = 0; i < 12; i++) add(&w, 20 + i, 200, (uint64_t)i, i); /* 14 blocks each at the end */
         run_to_end(&w, 20000);
         for (int i = 0; i < 12; i++) assert_true(w.jobs[i].done);
-        printf("prefix cache %d: %d steps, %llu preemptions\n", prefix_cache, w.n_steps, (unsigned long long)w.scheduler.n_preemptions);
+        printf("prefix cache %d: %d steps, %llu preemptions\n", prefix_cache, w.n_steps,
+               (unsigned long long)w.scheduler.n_preemptions);
         assert_true(w.scheduler.n_preemptions > 0);
         world_close(&w);
     }
@@ -253,7 +255,8 @@ static void random_load_keeps_every_promise(void **state) {
         cached += (uint64_t)w.n_cached;
         world_close(&w);
     }
-    printf("%d rounds, %llu preemptions, %llu cached tokens seen\n", n_rounds, (unsigned long long)preemptions, (unsigned long long)cached);
+    printf("%d rounds, %llu preemptions, %llu cached tokens seen\n", n_rounds, (unsigned long long)preemptions,
+           (unsigned long long)cached);
     assert_true(preemptions > 0 && cached > 0);
 }
 

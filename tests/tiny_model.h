@@ -1,11 +1,11 @@
-/* tiny_model.h - writes a GGUF file with a random but deterministic model of the llama architecture: a real file, small enough to make in a
- * millisecond, so that tests of the engine and the gateway need no download and run under the sanitizers.
+/* tiny_model.h - writes a GGUF file with a random but deterministic model of the llama architecture: a real file, small enough to
+ * make in a millisecond, so that tests of the engine and the gateway need no download and run under the sanitizers.
  *
  *     struct tiny_model tiny = tiny_model_default();
  *     tiny_model_write("build/tests/tiny.gguf", &tiny);
  *
- * Vocabulary: <|endoftext|> 0, <|im_start|> 1, <|im_end|> 2 (control), the 256 bytes, 41 merges. Template: ChatML. The text it produces is
- * noise; what counts is that the same file and request give the same noise. Header only: link kernels.a and libm. */
+ * Vocabulary: <|endoftext|> 0, <|im_start|> 1, <|im_end|> 2 (control), the 256 bytes, 41 merges. Template: ChatML. The text it
+ * produces is noise; what counts is that the same file and request give the same noise. Header only: link kernels.a and libm. */
 #ifndef FORESAY_TINY_MODEL_H
 #define FORESAY_TINY_MODEL_H
 
@@ -32,14 +32,22 @@ struct tiny_model {
 enum { TINY_VOCAB = 300, TINY_MERGES = 41 };
 
 static inline struct tiny_model tiny_model_default(void) {
-    return (struct tiny_model){.seed = 1, .n_layers = 2, .n_embd = 64, .n_heads = 4, .n_kv_heads = 2, .n_ffn = 96, .ctx = 512,
-                               .matrix_type = DTYPE_Q4_1, .embedding_type = DTYPE_Q8_0, .architecture = "llama"};
+    return (struct tiny_model){.seed = 1,
+                               .n_layers = 2,
+                               .n_embd = 64,
+                               .n_heads = 4,
+                               .n_kv_heads = 2,
+                               .n_ffn = 96,
+                               .ctx = 512,
+                               .matrix_type = DTYPE_Q4_1,
+                               .embedding_type = DTYPE_Q8_0,
+                               .architecture = "llama"};
 }
 
 static const char *const tiny_merges[TINY_MERGES] = {
-    "t h",  "i n",   "e r",  "a n",    "o n",  "r e",   "o u",  "Ġ t",  "Ġ a",    "Ġ s",  "Ġ w",  "Ġ o",  "e n",  "i s",
-    "i t",  "o r",   "a t",  "Ġ th",   "e s",  "Ġth e", "in g", "Ġ b",  "Ġ c",    "Ġ f",  "an d", "Ġ m",  "Ġ p",  "l l",
-    "Ġ in", "Ġa nd", "e d",  "Ġ h",    "Ġ d",  "Ġt o",  "Ġo f", "y o",  "yo u",   "Ġ n",  "H e",  "He l", "l o",
+    "t h",  "i n",   "e r", "a n",  "o n", "r e",   "o u",  "Ġ t", "Ġ a",  "Ġ s", "Ġ w",  "Ġ o",  "e n", "i s",
+    "i t",  "o r",   "a t", "Ġ th", "e s", "Ġth e", "in g", "Ġ b", "Ġ c",  "Ġ f", "an d", "Ġ m",  "Ġ p", "l l",
+    "Ġ in", "Ġa nd", "e d", "Ġ h",  "Ġ d", "Ġt o",  "Ġo f", "y o", "yo u", "Ġ n", "H e",  "He l", "l o",
 };
 
 struct tiny_writer {
@@ -127,9 +135,10 @@ static inline void tiny_write_vocabulary(struct tiny_writer *w) {
     for (int i = 0; i < TINY_MERGES; i++) tiny_string(w, tiny_merges[i]);
     tiny_key_u32(w, "tokenizer.ggml.bos_token_id", 1);
     tiny_key_u32(w, "tokenizer.ggml.eos_token_id", 2);
-    tiny_key_string(w, "tokenizer.chat_template",
-                    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-                    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
+    tiny_key_string(
+        w, "tokenizer.chat_template",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
 }
 
 /* --- tensors --- */
@@ -173,20 +182,29 @@ static inline size_t tiny_block(struct tiny_writer *w, enum dtype type, float si
         b4.qs[i % 16] = (uint8_t)(b4.qs[i % 16] | nibble << (i < 16 ? 0 : 4));
         b41.qs[i % 16] = b4.qs[i % 16];
     }
-    if (type == DTYPE_Q8_0) memcpy(out, &b8, sizeof b8);
-    else if (type == DTYPE_Q4_0) memcpy(out, &b4, sizeof b4);
-    else memcpy(out, &b41, sizeof b41);
+    if (type == DTYPE_Q8_0)
+        memcpy(out, &b8, sizeof b8);
+    else if (type == DTYPE_Q4_0)
+        memcpy(out, &b4, sizeof b4);
+    else
+        memcpy(out, &b41, sizeof b41);
     return type == DTYPE_Q8_0 ? sizeof b8 : type == DTYPE_Q4_0 ? sizeof b4 : sizeof b41;
 }
 
 static inline uint32_t tiny_ggml_type(enum dtype type) {
     switch (type) {
-    case DTYPE_F16: return 1;
-    case DTYPE_Q4_0: return 2;
-    case DTYPE_Q4_1: return 3;
-    case DTYPE_Q8_0: return 8;
-    case DTYPE_BF16: return 30;
-    default: return 0;
+    case DTYPE_F16:
+        return 1;
+    case DTYPE_Q4_0:
+        return 2;
+    case DTYPE_Q4_1:
+        return 3;
+    case DTYPE_Q8_0:
+        return 8;
+    case DTYPE_BF16:
+        return 30;
+    default:
+        return 0;
     }
 }
 
@@ -230,8 +248,8 @@ static inline void tiny_tensors(struct tiny_writer *w, bool describe, const stru
             const char *name;
             int n_rows, n_cols;
             float sigma;
-        } parts[] = {{"attn_norm", 1, d, 0.1f},    {"attn_q", d, d, 2 * in},     {"attn_k", kv, d, 2 * in},
-                     {"attn_v", kv, d, in},        {"attn_output", d, d, in},    {"ffn_norm", 1, d, 0.1f},
+        } parts[] = {{"attn_norm", 1, d, 0.1f},     {"attn_q", d, d, 2 * in},    {"attn_k", kv, d, 2 * in},
+                     {"attn_v", kv, d, in},         {"attn_output", d, d, in},   {"ffn_norm", 1, d, 0.1f},
                      {"ffn_gate", t->n_ffn, d, in}, {"ffn_up", t->n_ffn, d, in}, {"ffn_down", d, t->n_ffn, ffn}};
         for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++) {
             snprintf(name, sizeof name, "blk.%d.%s.weight", i, parts[k].name);
