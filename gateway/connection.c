@@ -381,7 +381,7 @@ static void receive_message(struct connection *c) {
         int retry_ms = 1000 / LIMIT_MESSAGES_PER_S;
         connection_err(c, request.id, CODE_RATE_LIMITED, "Too many messages; slow down.", retry_ms);
     }
-    request_free(&request);
+    wire_request_free(&request);
 }
 
 void connection_receive(struct connection *c, const char *bytes, size_t n, bool final) {

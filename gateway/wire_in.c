@@ -23,7 +23,7 @@ void gen_params_free(struct gen_params *params) {
     *params = (struct gen_params){0};
 }
 
-void request_free(struct request *request) {
+void wire_request_free(struct request *request) {
     gen_params_free(&request->gen);
     json_decref(request->tree);
     request->tree = NULL;
@@ -297,7 +297,7 @@ bool wire_parse(const char *bytes, size_t len, struct request *out, struct wire_
     if (!root) return fail(error, CODE_BAD_JSON, "Not JSON: %.120s (at byte %d).", trouble.text, trouble.position);
     out->tree = root;
     if (parse_root(root, out, error)) return true;
-    request_free(out);
+    wire_request_free(out);
     return false;
 }
 

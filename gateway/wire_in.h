@@ -50,7 +50,7 @@ struct request {
     char cid[PROTOCOL_MAX_ID + 1];
     struct store_id conv, parent, message, generation, before;
     bool as_root;
-    const char *text, *title; /* live until request_free */
+    const char *text, *title; /* live until wire_request_free */
     size_t text_len;
     uint64_t from;
     int limit;
@@ -69,7 +69,7 @@ struct wire_error {
 
 /* One whole frame. False: error says what is wrong, there is nothing to free. */
 bool wire_parse(const char *bytes, size_t len, struct request *out, struct wire_error *error);
-void request_free(struct request *request);
+void wire_request_free(struct request *request);
 
 /* {"key": "..."}: copies the key; false when the body is anything else. */
 bool wire_parse_key(const char *body, size_t len, char *key, size_t key_size);
