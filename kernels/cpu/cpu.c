@@ -24,7 +24,7 @@ struct isa {
 
 static bool always(void) { return true; }
 
-#if 0
+#if defined(__x86_64__)
 /* State components that the operating system saves on a context switch; without them the registers must not be used. */
 static bool system_saves(uint32_t components) {
     uint32_t eax, ebx, ecx, edx, low, high;
@@ -50,7 +50,7 @@ static bool has_avx512(void) {
 
 static const struct isa ladder[] = {
     {&cpu_kernels_scalar, always, ""},
-#if 0
+#if defined(__x86_64__)
     {&cpu_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},
     {&cpu_kernels_avx512, has_avx512, "AVX-512 F, BW, DQ, VL and VNNI"},
 #endif

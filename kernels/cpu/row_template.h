@@ -17,7 +17,9 @@
 #include <immintrin.h>
 #endif
 
+#ifndef INLINE
 #define INLINE static inline __attribute__((always_inline))
+#endif
 
 enum { LANES = 16 };
 

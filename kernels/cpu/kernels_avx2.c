@@ -1,0 +1,18 @@
+/* kernels_avx2.c - the inner functions for AVX2 (with FMA and F16C): the templates, compiled with these instructions, as a table.
+ */
+#if defined(__x86_64__)
+#include "kernels/cpu/attention_template.h"
+#include "kernels/cpu/matmul_template.h"
+#include "kernels/cpu/row_template.h"
+
+const struct cpu_kernels cpu_kernels_avx2 = {
+    .name = "avx2",
+    .matmul = {matmul_F32, matmul_F16, matmul_BF16, matmul_Q4_0, matmul_Q4_1, matmul_Q8_0},
+    .attention = attention,
+    .rmsnorm_row = rmsnorm_row,
+    .quantize_row = quantize_row,
+    .swiglu = swiglu,
+    .rope_query = rope_query,
+    .rope_key_value = rope_key_value,
+};
+#endif

@@ -1,0 +1,18 @@
+/* kernels_avx512.c - the inner functions for AVX-512 (F, BW, DQ, VL, VNNI): the templates, compiled with these instructions, as a
+ * table. */
+#if defined(__x86_64__)
+#include "kernels/cpu/attention_template.h"
+#include "kernels/cpu/matmul_template.h"
+#include "kernels/cpu/row_template.h"
+
+const struct cpu_kernels cpu_kernels_avx512 = {
+    .name = "avx512",
+    .matmul = {matmul_F32, matmul_F16, matmul_BF16, matmul_Q4_0, matmul_Q4_1, matmul_Q8_0},
+    .attention = attention,
+    .rmsnorm_row = rmsnorm_row,
+    .quantize_row = quantize_row,
+    .swiglu = swiglu,
+    .rope_query = rope_query,
+    .rope_key_value = rope_key_value,
+};
+#endif

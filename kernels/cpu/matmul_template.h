@@ -1,0 +1,213 @@
+/* matmul_template.h - matrix products of groups of 16 output rows, compiled for AVX2 and AVX-512.
+ *
+ * One function body per family of types; the type and the number of activation rows M are constants where it is inlined, so that
+ * the M accumulators and the 8 decoded code vectors of a block live in registers.
+ *  (1) A lane is an output row: no sum runs across lanes, and every lane does what reference.c does.
+ *  (2) Codes are decoded once per block and used for M activation rows. M = 1 is bound by memory, M = 16 by the dot products.
+ *  (3) The weights of a slice are one ascending run of lines; PREFETCH_BYTES ahead of the codes is far enough for DRAM and near
+ *      enough for the L1 cache. */
+#ifndef FORESAY_KERNELS_MATMUL_TEMPLATE_H
+#define FORESAY_KERNELS_MATMUL_TEMPLATE_H
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/simd.h"
+
+enum {
+    PREFETCH_BYTES = 2048,
+    PARTS = ROW_GROUP / VECTOR_LANES, /* vectors that make up a group */
+};
+
+INLINE void store_out(float *out, vfloat result, bool add) { vf_store(out, add ? vf_add(vf_load(out), result) : result); }
+
+/* --- Q4_0, Q4_1, Q8_0 --- */
+
+/* Where block b of a group lies; the same as group_scales and group_codes of repack.c, with the type known to the compiler. */
+struct block_place {
+    const uint8_t *scales, *codes;
+};
+
+INLINE struct block_place place_of(const enum dtype type, const uint8_t *group, int b) {
+    const size_t code_bytes = type == DTYPE_Q8_0 ? 8 * LINE : 4 * LINE, block = (size_t)b;
+    if (type == DTYPE_Q4_1) {
+        const uint8_t *at = group + block * (LINE + code_bytes);
+        return (struct block_place){at, at + LINE};
+    }
+    const uint8_t *pair = group + block / 2 * (LINE + 2 * code_bytes);
+    return (struct block_place){pair + block % 2 * (LINE / 2), pair + LINE + block % 2 * code_bytes};
+}
+
+/* The codes of 32 columns: vector i holds columns 4i .. 4i + 3 of each row of the part. */
+INLINE void load_codes(const enum dtype type, const uint8_t *codes, vint w[8]) {
+    if (type == DTYPE_Q8_0) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) w[i] = vi_load_bytes(codes + i * LINE);
+        return;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const vint both = vi_load(codes + i * LINE);
+        w[i] = vi_low_nibbles(both);
+        w[i + 4] = vi_high_nibbles(both);
+    }
+}
+
+/* A block's code lines and one more, so that the lines of scales between them are covered too. */
+INLINE void prefetch_block(const enum dtype type, const uint8_t *ahead) {
+    const int lines = type == DTYPE_Q8_0 ? 9 : 5;
+#pragma GCC unroll 9
+    for (int line = 0; line < lines; line++) __builtin_prefetch(ahead + line * LINE);
+}
+
+INLINE vint block_dot(const enum dtype type, const vint w[8], const int8_t *q, const int32_t *q_sum) {
+    if (type == DTYPE_Q8_0) return dot_bytes(w, q, *q_sum);
+    return dot_nibbles(w, q, vi_set(type == DTYPE_Q4_0 ? -8 * *q_sum : 0));
+}
+
+/* One part of one group for rows first_row .. first_row + m - 1 of the activations. */
+INLINE void quantized_tile(const enum dtype type, const int m, const uint8_t *group, int part, const struct activation *in,
+                           int first_row, float *out, size_t out_stride, bool add) {
+    const int n_blocks = in->n_cols / QUANT_BLOCK;
+    const size_t first = (size_t)first_row * (size_t)n_blocks;
+    vfloat acc[TOKEN_TILE];
+#pragma GCC unroll 16
+    for (int t = 0; t < m; t++) acc[t] = vf_zero();
+    for (int b = 0; b < n_blocks; b++) {
+        const struct block_place place = place_of(type, group, b);
+        const uint8_t *codes = place.codes + part * VECTOR_LANES * 4, *scales = place.scales + part * VECTOR_LANES * 2;
+        prefetch_block(type, place.codes + PREFETCH_BYTES);
+        vint w[8];
+        load_codes(type, codes, w);
+        const vfloat d = vf_from_halves(scales);
+        const vfloat min = type == DTYPE_Q4_1 ? vf_from_halves(scales + LINE / 2) : vf_zero();
+        size_t at = first + (size_t)b;
+#pragma GCC unroll 16
+        for (int t = 0; t < m; t++, at += (size_t)n_blocks) {
+            const vint dots = block_dot(type, w, in->q + at * QUANT_BLOCK, in->sum + at);
+            if (type == DTYPE_Q4_1) acc[t] = vf_fma(min, vf_set(in->ds[at]), acc[t]);
+            acc[t] = vf_fma(vf_from_int(dots), vf_mul(d, vf_set(in->d[at])), acc[t]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < m; t++) store_out(out + (size_t)t * out_stride + part * VECTOR_LANES, acc[t], add);
+}
+
+/* Not inlined into each other: one symbol per type and M, which is what a profile should show. */
+#define QUANTIZED_TILE(type, m)                                                                                                  \
+    static __attribute__((noinline)) void tile_##type##_##m(const struct matmul_slice *s, int row) {                             \
+        const size_t stride = (size_t)s->out_stride, bytes = s->weight->group_bytes;                                             \
+        for (int g = 0; g < s->n_groups; g++) {                                                                                  \
+            const uint8_t *group = s->weight->data + (size_t)(s->first_group + g) * bytes;                                       \
+            float *out = s->out + (size_t)row * stride + (size_t)g * ROW_GROUP;                                                  \
+            for (int part = 0; part < PARTS; part++)                                                                             \
+                quantized_tile(DTYPE_##type, m, group, part, s->in, s->first_row + row, out, stride, s->add);                    \
+        }                                                                                                                        \
+    }
+
+/* The slice's rows in tiles of the sizes at hand, largest first. The weights of a slice are read again for each tile, from a
+ * cache. */
+struct tile_size {
+    int m;
+    void (*run)(const struct matmul_slice *slice, int row);
+};
+
+static void run_tiles(const struct matmul_slice *slice, const struct tile_size *sizes) {
+    for (int row = 0; row < slice->n_rows;) {
+        while (sizes->m > slice->n_rows - row) sizes++;
+        sizes->run(slice, row);
+        row += sizes->m;
+    }
+}
+
+#if defined(__AVX512VNNI__)
+#define QUANTIZED_MATMUL(type)                                                                                                   \
+    QUANTIZED_TILE(type, 1)                                                                                                      \
+    QUANTIZED_TILE(type, 2)                                                                                                      \
+    QUANTIZED_TILE(type, 3)                                                                                                      \
+    QUANTIZED_TILE(type, 4) QUANTIZED_TILE(type, 5) QUANTIZED_TILE(type, 6) QUANTIZED_TILE(type, 8)                              \
+        QUANTIZED_TILE(type, 16) static void matmul_##type(const struct matmul_slice *slice) {                                   \
+        static const struct tile_size sizes[] = {{16, tile_##type##_16}, {8, tile_##type##_8}, {6, tile_##type##_6},             \
+                                                 {5, tile_##type##_5},   {4, tile_##type##_4}, {3, tile_##type##_3},             \
+                                                 {2, tile_##type##_2},   {1, tile_##type##_1}};                                  \
+        run_tiles(slice, sizes);                                                                                                 \
+    }
+#else /* 16 registers: 4 accumulators beside the codes */
+#define QUANTIZED_MATMUL(type)                                                                                                   \
+    QUANTIZED_TILE(type, 1)                                                                                                      \
+    QUANTIZED_TILE(type, 2) QUANTIZED_TILE(type, 4) static void matmul_##type(const struct matmul_slice *slice) {                \
+        static const struct tile_size sizes[] = {{4, tile_##type##_4}, {2, tile_##type##_2}, {1, tile_##type##_1}};              \
+        run_tiles(slice, sizes);                                                                                                 \
+    }
+#endif
+
+QUANTIZED_MATMUL(Q4_0)
+QUANTIZED_MATMUL(Q4_1)
+QUANTIZED_MATMUL(Q8_0)
+
+/* --- F32, F16, BF16 --- */
+
+INLINE vfloat load_weights(const enum dtype type, const uint8_t *at) {
+    if (type == DTYPE_F16) return vf_from_halves(at);
+    if (type == DTYPE_BF16) return vf_from_brains(at);
+    return vf_load((const float *)(const void *)at);
+}
+
+/* `vectors` consecutive vectors of output rows for m activation rows. Each output is one chain of fmaf, so only outputs side by
+ * side hide its latency: few rows go with several groups. */
+INLINE void float_tile(const enum dtype type, const int m, const int groups, const struct matmul_slice *s, int group, int row) {
+    enum { MOST = 16 };
+    const int vectors = groups * PARTS;
+    const size_t size = type == DTYPE_F32 ? 4 : 2, n_cols = (size_t)s->in->n_cols, bytes = s->weight->group_bytes;
+    const uint8_t *w = s->weight->data + (size_t)(s->first_group + group) * bytes;
+    const float *x = s->in->f + (size_t)(s->first_row + row) * n_cols;
+    vfloat acc[MOST];
+#pragma GCC unroll 16
+    for (int i = 0; i < m * vectors; i++) acc[i] = vf_zero();
+    for (size_t k = 0; k < n_cols; k++, w += ROW_GROUP * size) {
+#pragma GCC unroll 4
+        for (int g = 0; g < groups; g++) __builtin_prefetch(w + (size_t)g * bytes + PREFETCH_BYTES);
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++) {
+            const vfloat weight = load_weights(type, w + (size_t)(v / PARTS) * bytes + (size_t)(v % PARTS) * VECTOR_LANES * size);
+#pragma GCC unroll 16
+            for (int t = 0; t < m; t++)
+                acc[t * vectors + v] = vf_fma(weight, vf_set(x[(size_t)t * n_cols + k]), acc[t * vectors + v]);
+        }
+    }
+    float *out = s->out + (size_t)row * (size_t)s->out_stride + (size_t)group * ROW_GROUP;
+#pragma GCC unroll 16
+    for (int t = 0; t < m; t++)
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++)
+            store_out(out + (size_t)t * (size_t)s->out_stride + v * VECTOR_LANES, acc[t * vectors + v], s->add);
+}
+
+#define FLOAT_TILE(type, m, groups)                                                                                              \
+    static __attribute__((noinline)) void tile_##type##_##m(const struct matmul_slice *s, int row) {                             \
+        int g = 0;                                                                                                               \
+        for (; g + groups <= s->n_groups; g += groups) float_tile(DTYPE_##type, m, groups, s, g, row);                           \
+        for (; g < s->n_groups; g++) float_tile(DTYPE_##type, m, 1, s, g, row);                                                  \
+    }
+
+#if defined(__AVX512VNNI__)
+#define FLOAT_MATMUL(type)                                                                                                       \
+    FLOAT_TILE(type, 1, 4)                                                                                                       \
+    FLOAT_TILE(type, 2, 4)                                                                                                       \
+    FLOAT_TILE(type, 4, 2) FLOAT_TILE(type, 8, 2) static void matmul_##type(const struct matmul_slice *slice) {                  \
+        static const struct tile_size sizes[] = {                                                                                \
+            {8, tile_##type##_8}, {4, tile_##type##_4}, {2, tile_##type##_2}, {1, tile_##type##_1}};                             \
+        run_tiles(slice, sizes);                                                                                                 \
+    }
+#else
+#define FLOAT_MATMUL(type)                                                                                                       \
+    FLOAT_TILE(type, 1, 4)                                                                                                       \
+    FLOAT_TILE(type, 2, 2) FLOAT_TILE(type, 4, 1) static void matmul_##type(const struct matmul_slice *slice) {                  \
+        static const struct tile_size sizes[] = {{4, tile_##type##_4}, {2, tile_##type##_2}, {1, tile_##type##_1}};              \
+        run_tiles(slice, sizes);                                                                                                 \
+    }
+#endif
+
+FLOAT_MATMUL(F32)
+FLOAT_MATMUL(F16)
+FLOAT_MATMUL(BF16)
+
+#endif
