@@ -52,6 +52,22 @@ static void warn_of_setup(const struct serve_config *config, struct engine *engi
         log_warn("serve", "no chat template is known for %s: it completes text, but cannot chat", info.model_name);
 }
 
+/* gateway_run has its own handlers. These are for the moment between the printed link and the running loop: who reads the link
+ * may send the signal at once, and gets the same clean end. Before that, while the model loads, the signals end the process as
+ * usual. */
+static struct gateway *serving;
+static void on_signal(int number) {
+    (void)number;
+    gateway_stop(serving);
+}
+
+static void catch_signals(struct gateway *gateway) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    serving = gateway;
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+}
+
 static int open_engine(struct engine **engine, const struct serve_config *config, struct gateway *gateway) {
     struct engine_error error;
     struct engine_config settings = engine_config_default();
@@ -80,6 +96,7 @@ static int serve(const struct serve_config *config) {
     if (status == 0) {
         gateway_attach_engine(gateway, engine);
         warn_of_setup(config, engine);
+        catch_signals(gateway);
         print_welcome(gateway, engine, config);
         status = gateway_run(gateway) == 0 ? 0 : 1;
     }
