@@ -75,7 +75,7 @@ export function Stats({ message, usage }: { message: Message; usage: Usage }) {
         ['Waited in line', formatMs(usage.queue_ms)],
         ['Prompt read in', formatMs(usage.prefill_ms)],
         ['Prompt', `${formatCount(usage.in)} tokens`],
-        ['Of it remembered', `${formatCount(usage.cached)} tokens`],
+        ['Prompt from cache', `${formatCount(usage.cached)} tokens`],
         ['Answer', `${formatCount(usage.out)} tokens`],
         ['Ended by', ENDINGS[message.why ?? ''] ?? message.st],
     ];
@@ -92,10 +92,7 @@ export function Stats({ message, usage }: { message: Message; usage: Usage }) {
         <>
             <button ref={button} type="button" class="stats" popovertarget={id} title="Where the time went">
                 {usage.tps > 0 && <span>{formatRate(usage.tps)} tok/s</span>}
-                <span>
-                    {formatMs(usage.ttft_ms)}
-                    <span class="wide-only"> to first token</span>
-                </span>
+                <span class="wide-only">{formatMs(usage.ttft_ms)} to first token</span>
                 <span>{formatCount(usage.out)} tokens</span>
             </button>
             <div ref={panel} id={id} popover="auto" class="panel" onToggle={onToggle}>

@@ -140,7 +140,7 @@ export function Composer() {
                     </button>
                 )}
             </div>
-            <p class="composer-note">Answers come from a small model and can be wrong. Check what matters.</p>
+            <p class="composer-note">Answers can be wrong. Check what matters.</p>
         </form>
     );
 }

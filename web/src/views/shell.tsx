@@ -7,7 +7,7 @@ import { chat, openTitle, phase, welcome } from '../session.ts';
 import { settings } from '../settings.ts';
 import { dismiss, toasts } from '../toasts.ts';
 import { announce, announcement, dialog, drawer, narrow } from '../ui.ts';
-import { Composer } from './composer.tsx';
+import { Composer, shortName } from './composer.tsx';
 import { DeleteDialog, RenameDialog } from './conversation-dialogs.tsx';
 import { ExpiredDialog } from './gate.tsx';
 import { HelpDialog } from './help.tsx';
@@ -35,7 +35,7 @@ function Header() {
             </h1>
             {model && (
                 <span class="model" title={`${model.name}, context of ${formatCount(model.ctx)} tokens`}>
-                    <span class="model-name">{model.name}</span>
+                    <span class="model-name">{narrow.value ? shortName(model.name) : model.name}</span>
                     {model.quant && <span class="model-detail">{model.quant}</span>}
                     <span class="model-detail">{formatContext(model.ctx)}</span>
                 </span>

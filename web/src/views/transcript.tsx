@@ -48,10 +48,10 @@ function turnsOf(open: Chat, path: Message[], keys: Map<string, string>): Turn[]
 }
 
 const CARDS: { icon: IconName; title: string; prompt: string }[] = [
-    { icon: 'info', title: 'Explain something', prompt: 'Explain how a rainbow forms, in simple words.' },
+    { icon: 'bulb', title: 'Explain something', prompt: 'Explain how a rainbow forms, in simple words.' },
     { icon: 'edit', title: 'Write a draft', prompt: 'Write a short, friendly email asking a colleague to move our meeting to Thursday.' },
-    { icon: 'sliders', title: 'Work with code', prompt: 'Write a Python function that checks whether a word is a palindrome, with two examples.' },
-    { icon: 'retry', title: 'Compare', prompt: 'Compare tea and coffee in a table: taste, caffeine, preparation.' },
+    { icon: 'code', title: 'Work with code', prompt: 'Write a Python function that checks whether a word is a palindrome, with two examples.' },
+    { icon: 'table', title: 'Compare', prompt: 'Compare tea and coffee in a table: taste, caffeine, preparation.' },
 ];
 
 function Empty() {
@@ -201,7 +201,7 @@ export function Transcript() {
                             )}
                             {turn.outgoing && (
                                 <article class="message question" aria-label="You">
-                                    <Bubble text={turn.outgoing.text} faint />
+                                    <Bubble text={turn.outgoing.text} faint={turn.outgoing.failure === null} />
                                 </article>
                             )}
                             {turn === turns.at(-1) && <OutgoingState onEdit={(text) => (proposed.value = text)} />}
