@@ -47,7 +47,7 @@ static inline struct tiny_model tiny_model_default(void) {
 static const char *const tiny_merges[TINY_MERGES] = {
     "t h",  "i n",   "e r", "a n",  "o n", "r e",   "o u",  "Ġ t", "Ġ a",  "Ġ s", "Ġ w",  "Ġ o",  "e n", "i s",
     "i t",  "o r",   "a t", "Ġ th", "e s", "Ġth e", "in g", "Ġ b", "Ġ c",  "Ġ f", "an d", "Ġ m",  "Ġ p", "l l",
-    "Ġ in", "Ġa nd", "e d", "Ġ h",  "Ġ d", "Ġt o",  "Ġo f", "y o", "yo u", "Ġ n", "H e",  "He l", "l o",
+    "Ġ in", "Ġ and", "e d", "Ġ h",  "Ġ d", "Ġt o",  "Ġo f", "y o", "yo u", "Ġ n", "H e",  "He l", "l o",
 };
 
 struct tiny_writer {

@@ -1,0 +1,111 @@
+/* engine_fixture.h - what tests of the engine share: submit, follow all requests to their DONE, keep what came out.
+ *
+ * An outcome checks the order of its own events as they come: STARTED before text, nothing after DONE, whole UTF-8 left to the
+ * detokenizer's tests. Works with any model; one consumer thread. Link engine.a and kernels.a. */
+#ifndef FORESAY_ENGINE_FIXTURE_H
+#define FORESAY_ENGINE_FIXTURE_H
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+
+struct outcome {
+    uint64_t id; /* 0: not submitted */
+    bool started, done;
+    int n_events, n_prefill;
+    int32_t *ids;
+    int n_ids;
+    char *text; /* terminated */
+    size_t len;
+    struct engine_event end; /* DONE */
+};
+
+static inline void outcome_free(struct outcome *o) {
+    free(o->ids);
+    free(o->text);
+    *o = (struct outcome){0};
+}
+
+static inline void outcome_add(struct outcome *o, const struct engine_event *event) {
+    assert(!o->done && event->id == o->id);
+    o->n_events++;
+    switch (event->kind) {
+    case ENGINE_EVENT_STARTED:
+        assert(!o->started && o->n_events == 1);
+        o->started = true;
+        break;
+    case ENGINE_EVENT_PREFILL:
+        assert(o->started && o->len == 0 && event->n_tokens < event->usage.prompt_tokens);
+        o->n_prefill++;
+        break;
+    case ENGINE_EVENT_TEXT:
+        assert(o->started && event->text_len >= 0 && event->text_len <= ENGINE_TEXT_MAX);
+        o->text = realloc(o->text, o->len + (size_t)event->text_len + 1);
+        memcpy(o->text + o->len, event->text, (size_t)event->text_len);
+        o->len += (size_t)event->text_len;
+        o->text[o->len] = 0;
+        o->ids = realloc(o->ids, (size_t)(o->n_ids + 1) * sizeof *o->ids);
+        if (event->n_tokens > 0) o->ids[o->n_ids++] = event->token;
+        break;
+    case ENGINE_EVENT_DONE:
+        o->done = true;
+        o->end = *event;
+        break;
+    }
+}
+
+/* Hands each event to its outcome; returns the number of events. Events of requests that are not in the list are dropped. */
+static inline int fixture_poll(struct engine *engine, struct outcome *outcomes, int n, int max_events) {
+    struct engine_event events[64];
+    int n_events = engine_poll(engine, events, max_events < 64 ? max_events : 64);
+    for (int i = 0; i < n_events; i++) {
+        for (int k = 0; k < n; k++) {
+            if (outcomes[k].id == events[i].id) outcome_add(&outcomes[k], &events[i]);
+        }
+    }
+    return n_events;
+}
+
+static inline bool all_done(const struct outcome *outcomes, int n) {
+    for (int i = 0; i < n; i++) {
+        if (outcomes[i].id && !outcomes[i].done) return false;
+    }
+    return true;
+}
+
+static inline void fixture_finish(struct engine *engine, struct outcome *outcomes, int n) {
+    while (!all_done(outcomes, n)) {
+        if (fixture_poll(engine, outcomes, n, 64) == 0) engine_wait(engine, 1000);
+    }
+}
+
+/* Follows one request from submit to DONE. */
+static inline struct outcome fixture_run(struct engine *engine, const struct engine_request *request) {
+    struct outcome o = {0};
+    struct engine_error error = {""};
+    int rc = engine_submit(engine, request, &o.id, &error);
+    if (rc != ENGINE_OK) fprintf(stderr, "submit: %s\n", error.text);
+    assert(rc == ENGINE_OK);
+    fixture_finish(engine, &o, 1);
+    return o;
+}
+
+/* DONE is given out after the step that released the blocks was published, so the counters are current. */
+static inline bool nothing_left(struct engine *engine) {
+    struct engine_stats stats;
+    engine_stats(engine, &stats);
+    return stats.n_running == 0 && stats.n_waiting == 0 && stats.blocks_used == 0 &&
+           stats.blocks_free + stats.blocks_cached == stats.blocks_total;
+}
+
+static inline struct engine_request prompt_request(const char *prompt, int max_tokens, float temperature, uint64_t seed) {
+    struct engine_request request = {
+        .prompt = prompt, .prompt_len = strlen(prompt), .max_tokens = max_tokens, .sampling = engine_sampling_default()};
+    request.sampling.temperature = temperature;
+    request.sampling.seed = seed;
+    return request;
+}
+
+#endif
