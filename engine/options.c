@@ -23,18 +23,21 @@ static int complain(const struct option_set *set, const char *source, const char
 
 static bool has_limits(const struct option_row *row) { return row->min != 0 || row->max != 0; }
 
-static void describe_range(const struct option_row *row, const char *noun, char *out, size_t size) {
-    if (has_limits(row)) {
-        snprintf(out, size, "needs %s from %g to %g", noun, row->min, row->max);
-    } else {
+static void describe_range(const struct option_row *row, bool whole, char *out, size_t size) {
+    const char *noun = whole ? "a whole number" : "a number";
+    if (!has_limits(row)) {
         snprintf(out, size, "needs %s", noun);
+    } else if (whole) {
+        snprintf(out, size, "needs %s from %.0f to %.0f", noun, row->min, row->max);
+    } else {
+        snprintf(out, size, "needs %s from %g to %g", noun, row->min, row->max);
     }
 }
 
 static int set_number(const struct option_set *set, const struct option_row *row, const char *text, const char *source) {
     char problem[96], *end = NULL;
     bool whole = row->kind == OPTION_INT;
-    describe_range(row, whole ? "a whole number" : "a number", problem, sizeof problem);
+    describe_range(row, whole, problem, sizeof problem);
     errno = 0;
     double value = whole ? (double)strtol(text, &end, 10) : strtod(text, &end);
     if (end == text || *end || errno || !isfinite(value)) return complain(set, source, problem, text);
@@ -82,12 +85,18 @@ static int set_size(const struct option_set *set, const struct option_row *row, 
 static int set_value(const struct option_set *set, struct option_row *row, const char *text, const char *source) {
     row->seen = true;
     switch (row->kind) {
-    case OPTION_STRING: *(const char **)row->value = text; return 0;
+    case OPTION_STRING:
+        *(const char **)row->value = text;
+        return 0;
     case OPTION_INT:
-    case OPTION_FLOAT: return set_number(set, row, text, source);
-    case OPTION_U64: return set_u64(set, row, text, source);
-    case OPTION_SIZE: return set_size(set, row, text, source);
-    case OPTION_FLAG: break;
+    case OPTION_FLOAT:
+        return set_number(set, row, text, source);
+    case OPTION_U64:
+        return set_u64(set, row, text, source);
+    case OPTION_SIZE:
+        return set_size(set, row, text, source);
+    case OPTION_FLAG:
+        break;
     }
     if (strcmp(text, "1") == 0 || strcmp(text, "true") == 0 || strcmp(text, "yes") == 0) {
         *(bool *)row->value = true;
@@ -165,10 +174,13 @@ static void print_default(const struct option_row *row) {
     case OPTION_INT:
         if (*(int *)row->value) printf(" (default %d)", *(int *)row->value);
         break;
-    case OPTION_FLOAT: printf(" (default %g)", (double)*(float *)row->value); break;
+    case OPTION_FLOAT:
+        printf(" (default %g)", (double)*(float *)row->value);
+        break;
     case OPTION_U64:
     case OPTION_SIZE:
-    case OPTION_FLAG: break;
+    case OPTION_FLAG:
+        break;
     }
 }
 
@@ -189,7 +201,8 @@ static void print_help(const struct option_set *set) {
         print_default(row);
         printf("\n");
     }
-    printf("  %-*s  this text\n\nEach option is also a variable: --max-seqs 8 is FORESAY_MAX_SEQS=8. Flags win.\n", width, "--help");
+    printf("  %-*s  this text\n\nEach option is also a variable: --max-seqs 8 is FORESAY_MAX_SEQS=8. Flags win.\n", width,
+           "--help");
 }
 
 /* --- sources --- */
@@ -207,7 +220,8 @@ int options_parse_environment(struct option_set *set) {
         const char *name = set->rows[i].name;
         /* One-letter flags have no variable: FORESAY_N would say nothing. */
         if (!name[1]) continue;
-        for (; *name && used < sizeof variable - 1; name++) variable[used++] = *name == '-' ? '_' : (char)toupper((unsigned char)*name);
+        for (; *name && used < sizeof variable - 1; name++)
+            variable[used++] = *name == '-' ? '_' : (char)toupper((unsigned char)*name);
         variable[used] = '\0';
         const char *text = getenv(variable);
         if (!text) continue;
@@ -238,7 +252,8 @@ static int parse_flag(struct option_set *set, int argc, char **argv, int *at) {
     }
     if (row->kind == OPTION_FLAG) return set_value(set, row, equals ? equals + 1 : "1", shown);
     if (equals) return set_value(set, row, equals + 1, shown);
-    if (*at + 1 >= argc) return complain(set, shown, "needs a value", NULL);
+    /* The next flag is not a value: --model --decode is a slip. One that begins with dashes can be given as --name=--value. */
+    if (*at + 1 >= argc || strncmp(argv[*at + 1], "--", 2) == 0) return complain(set, shown, "needs a value", NULL);
     return set_value(set, row, argv[++*at], shown);
 }
 
