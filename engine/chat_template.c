@@ -296,7 +296,6 @@ static int first_kept(const struct chat_prompt *prompt, int n_system, int first)
     int last_turn = prompt->n_messages - 1;
     while (last_turn > n_system && prompt->messages[last_turn].role != ENGINE_ROLE_USER) last_turn--;
     if (prompt->messages[last_turn].role != ENGINE_ROLE_USER) last_turn = prompt->n_messages - 1;
-    if (first == n_system) return first;
     while (first < last_turn && prompt->messages[first].role != ENGINE_ROLE_USER) first++;
     return first <= last_turn ? first : -1;
 }
