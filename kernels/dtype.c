@@ -1,8 +1,9 @@
 /* dtype.c - element types of weights: names, sizes, and one row from the file's layout to floats.
  *
  *  (1) A half float is converted by integer arithmetic alone, and to the bit as F16C does it: subnormals, infinities and the
- * quieting of NaNs included. So the scalar backend and the vector ones write the same KV cache. (2) d * q is exact in a float (11
- * by 8 bits), hence "d * q + m" has one rounding whichever way it is computed. Any thread. */
+ *      quieting of NaNs included. So the scalar backend and the vector ones write the same KV cache.
+ *  (2) d * q is exact in a float (11 by 8 bits), hence "d * q + m" has one rounding whichever way it is computed.
+ * Any thread. */
 #include "kernels/kernels.h"
 
 #include <string.h>

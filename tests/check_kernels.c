@@ -4,10 +4,11 @@
  * usage: check_kernels [--isa scalar|avx2|avx512] [--seed N] [--bench [--threads N]]
  *
  *  (1) What is expected always comes from the scalar backend with one thread and one row a call. So each comparison checks
- * instruction set, thread count, batch size and place in the batch at once. Bits must be equal, except that any NaN equals any
- * NaN. (2) The reference itself is held against plain computations in double, with a tolerance (check_reference_*). (3) Random
- * input is made from --seed, which is printed. Sizes are small, so that the whole also runs under the sanitizers. Exit status 1
- * if anything differs. */
+ *      instruction set, thread count, batch size and place in the batch at once. Bits must be equal, except that any NaN
+ *      equals any NaN.
+ *  (2) The reference itself is held against plain computations in double, with a tolerance (check_reference_*).
+ *  (3) Random input is made from --seed, which is printed. Sizes are small, so that the whole also runs under the sanitizers.
+ * Exit status 1 if anything differs. */
 #include "kernels/kernels.h"
 #include "tests/bench_kernels.h"
 

@@ -1,13 +1,12 @@
 /* attention.c - attention over the KV blocks cut into pieces for the threads.
  *
- * A query vector is one head of one row. All vectors of a call stand in one line: sequence by sequence, in it KV head by KV head,
- * in it row by row, in it the query heads that share the KV head. Neighbours thus read the same keys and values, and an inner
- * call takes up to ATTENTION_TILE of them. (1) The line is cut into slices of about equal cost; a cut may fall anywhere, also
- * between heads of one KV head, so that a single sequence with three KV heads keeps two threads busy. (2) Threads take slices
- * from a counter. A vector's result does not depend on the slice it falls into. */
+ * A query vector is one head of one row. All vectors of a call stand in one line: sequence by sequence, in it KV head by KV
+ * head, in it row by row, in it the query heads that share the KV head. Neighbours thus read the same keys and values, and an
+ * inner call takes up to ATTENTION_TILE of them.
+ *  (1) The line is cut into slices of about equal cost; a cut may fall anywhere, also between heads of one KV head, so that a
+ *      single sequence with three KV heads keeps two threads busy.
+ *  (2) A slice is a chunk of the thread pool. A vector's result does not depend on the slice it falls into. */
 #include "kernels/cpu/cpu.h"
-
-#include <stdatomic.h>
 
 enum {
     SLICES_PER_THREAD = 8, /* for prefill, whose costs within a sequence are uneven */
@@ -27,7 +26,6 @@ struct attention_call {
     int out_stride;
     int64_t cost; /* of the line */
     int n_slices;
-    atomic_int next;
 };
 
 static int64_t seq_vectors(const struct attention_call *call, const struct kernels_seq *seq) {
@@ -72,7 +70,8 @@ static int64_t cut_at(const struct attention_call *call, const struct kernels_se
     return index < vectors ? index : vectors;
 }
 
-static void run_slice(const struct attention_call *call, int slice) {
+static void run_slice(const void *arg, int slice) {
+    const struct attention_call *call = arg;
     int64_t from = call->cost * slice / call->n_slices, to = call->cost * (slice + 1) / call->n_slices;
     for (int s = 0; s < call->n_seqs && to > 0; s++) {
         const struct kernels_seq *seq = &call->seqs[s];
@@ -81,13 +80,6 @@ static void run_slice(const struct attention_call *call, int slice) {
         from -= cost;
         to -= cost;
     }
-}
-
-static void thread_slices(void *arg, int thread, int n_threads) {
-    struct attention_call *call = arg;
-    (void)thread, (void)n_threads;
-    int slice;
-    while ((slice = atomic_fetch_add_explicit(&call->next, 1, memory_order_relaxed)) < call->n_slices) run_slice(call, slice);
 }
 
 void cpu_attention(void *self, const struct qkv_view *qkv, float scale, const struct kernels_seq *seqs, int n_seqs,
@@ -102,12 +94,6 @@ void cpu_attention(void *self, const struct qkv_view *qkv, float scale, const st
         decode = decode && seqs[s].n_rows <= KV_BLOCK;
     }
     const int n_threads = pool_threads(call.cpu->pool);
-    call.n_slices = decode ? n_threads : n_threads * SLICES_PER_THREAD;
-    atomic_init(&call.next, 0);
-    if (call.cost < SERIAL_COST) {
-        call.n_slices = 1;
-        thread_slices(&call, 0, 1);
-    } else {
-        pool_run(call.cpu->pool, thread_slices, &call);
-    }
+    call.n_slices = call.cost < SERIAL_COST ? 1 : decode ? n_threads : n_threads * SLICES_PER_THREAD;
+    pool_run(call.cpu->pool, call.n_slices, run_slice, &call);
 }

@@ -1,10 +1,11 @@
 /* attention_template.h - attention of up to 6 query vectors over the pages of one KV head, compiled for AVX2 and AVX-512.
  *
- * For each chunk of 64 positions: scores (a lane is a position: K pages are transposed, so no sum runs across lanes), the softmax
- * of row_template.h, then values (a lane is a dimension). A key or value is converted from half float once for all vectors of the
- * tile. (1) Vectors stand by ascending position, so those that still see position p are the last ones. (2) A score beyond a
- * vector's own position is computed where the page is read anyway and then overwritten with -infinity. A value beyond it is never
- * used, since 0 * NaN is not 0. */
+ * For each chunk of 64 positions: scores (a lane is a position: K pages are transposed, so no sum runs across lanes), the
+ * softmax of row_template.h, then values (a lane is a dimension). A key or value is converted from half float once for all
+ * vectors of the tile.
+ *  (1) Vectors stand by ascending position, so those that still see position p are the last ones.
+ *  (2) A score beyond a vector's own position is computed where the page is read anyway and then overwritten with -infinity. A
+ *      value beyond it is never used, since 0 * NaN is not 0. */
 #ifndef FORESAY_KERNELS_ATTENTION_TEMPLATE_H
 #define FORESAY_KERNELS_ATTENTION_TEMPLATE_H
 
@@ -89,35 +90,72 @@ static void value_tail(struct attention_state *s, int n, int from, int d, int fi
     }
 }
 
-#define ATTENTION_OF(n)                                                                                                          \
-    static void scores_##n(struct attention_state *s, int from, int n_pages) {                                                   \
-        int page = 0;                                                                                                            \
-        for (; page + PAGES_BESIDE <= n_pages; page += PAGES_BESIDE) score_pages(s, n, PAGES_BESIDE, from, page);                \
-        for (; page < n_pages; page++) score_pages(s, n, 1, from, page);                                                         \
-    }                                                                                                                            \
-    static void values_##n(struct attention_state *s, int from, int first_token, int end_token) {                                \
-        int d = 0;                                                                                                               \
-        for (; d + BESIDE * VECTOR_LANES <= s->tile->head_dim; d += BESIDE * VECTOR_LANES)                                       \
-            value_dims(s, n, BESIDE, from, d, first_token, end_token);                                                           \
-        for (; d + VECTOR_LANES <= s->tile->head_dim; d += VECTOR_LANES) value_dims(s, n, 1, from, d, first_token, end_token);   \
-        value_tail(s, n, from, d, first_token, end_token);                                                                       \
+INLINE void scores(struct attention_state *s, const int n, int from, int n_pages) {
+    int page = 0;
+    for (; page + PAGES_BESIDE <= n_pages; page += PAGES_BESIDE) score_pages(s, n, PAGES_BESIDE, from, page);
+    for (; page < n_pages; page++) score_pages(s, n, 1, from, page);
+}
+
+INLINE void values(struct attention_state *s, const int n, int from, int first_token, int end_token) {
+    enum { DIMS = BESIDE * VECTOR_LANES };
+    int d = 0;
+    for (; d + DIMS <= s->tile->head_dim; d += DIMS) value_dims(s, n, BESIDE, from, d, first_token, end_token);
+    for (; d + VECTOR_LANES <= s->tile->head_dim; d += VECTOR_LANES) value_dims(s, n, 1, from, d, first_token, end_token);
+    value_tail(s, n, from, d, first_token, end_token);
+}
+
+/* Scores and values of vectors from..n - 1 of the tile, with their number known to the compiler. */
+static void scores_from(struct attention_state *s, int from, int n_pages) {
+    switch (s->tile->n - from) {
+    case 1:
+        scores(s, 1, from, n_pages);
+        break;
+    case 2:
+        scores(s, 2, from, n_pages);
+        break;
+    case 3:
+        scores(s, 3, from, n_pages);
+        break;
+    case 4:
+        scores(s, 4, from, n_pages);
+        break;
+    case 5:
+        scores(s, 5, from, n_pages);
+        break;
+    default:
+        scores(s, 6, from, n_pages);
+        break;
     }
-ATTENTION_OF(1)
-ATTENTION_OF(2)
-ATTENTION_OF(3)
-ATTENTION_OF(4) ATTENTION_OF(5) ATTENTION_OF(6)
+}
+static void values_from(struct attention_state *s, int from, int first_token, int end_token) {
+    switch (s->tile->n - from) {
+    case 1:
+        values(s, 1, from, first_token, end_token);
+        break;
+    case 2:
+        values(s, 2, from, first_token, end_token);
+        break;
+    case 3:
+        values(s, 3, from, first_token, end_token);
+        break;
+    case 4:
+        values(s, 4, from, first_token, end_token);
+        break;
+    case 5:
+        values(s, 5, from, first_token, end_token);
+        break;
+    default:
+        values(s, 6, from, first_token, end_token);
+        break;
+    }
+}
 
-    static void (*const scores_of[])(struct attention_state *, int, int) = {NULL,     scores_1, scores_2, scores_3,
-                                                                            scores_4, scores_5, scores_6};
-static void (*const values_of[])(struct attention_state *, int, int, int) = {NULL,     values_1, values_2, values_3,
-                                                                             values_4, values_5, values_6};
-
-/* Tokens first..end of the chunk for vectors from..n - 1; those whose position ends earlier drop out on the way. */
+/* The values of a chunk for vectors from..n - 1; those whose position ends earlier drop out on the way. */
 static void chunk_values(struct attention_state *s, int from, int chunk) {
     const int *pos = s->tile->pos;
     for (int token = 0; from < s->tile->n;) {
         const int sees = pos[from] + 1 - chunk, end = sees < ATTENTION_CHUNK ? sees : ATTENTION_CHUNK;
-        if (end > token) values_of[s->tile->n - from](s, from, token, end);
+        if (end > token) values_from(s, from, token, end);
         token = end > token ? end : token;
         if (token == ATTENTION_CHUNK) return;
         while (from < s->tile->n && pos[from] + 1 - chunk <= token) from++;
@@ -135,7 +173,7 @@ static void attend_chunk(struct attention_state *s, int chunk) {
     }
     int from = 0;
     while (tile->pos[from] < chunk) from++;
-    scores_of[tile->n - from](s, from, n_pages);
+    scores_from(s, from, n_pages);
     for (int i = from; i < tile->n; i++) {
         for (int t = tile->pos[i] + 1 - chunk; t < ATTENTION_CHUNK; t++) s->p[i][t] = -INFINITY;
         const float factor = softmax_chunk(&s->softmax[i], s->p[i]);

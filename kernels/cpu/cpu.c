@@ -1,5 +1,5 @@
-/* cpu.c - the CPU backend as an object: choice of the instruction set, opening and closing, memory, weights, activations and KV
- * pools.
+/* cpu.c - the CPU backend as an object: choice of the instruction set, opening and closing, memory, weights, activations and
+ * KV pools.
  *
  * Dispatch is a ladder: the reference first, then each better instruction set that processor and system support overwrites it.
  * All give the same bits, so the choice is one of speed alone. Engine thread only. */

@@ -1,8 +1,9 @@
 /* granted.c - how many processors this process may really use.
  *
  * The smaller of the affinity mask and the cgroup's quota: a container that is granted two of 64 processors must not start 64
- * threads that spin against each other. A quota of 1.5 counts as 1, since threads beyond the quota are stopped in the middle of
- * an operation. The quota of a group also binds its children, so every group up to the root is looked at. Read once, at start. */
+ * threads that spin against each other. A quota of 1.5 counts as 1, since threads beyond the quota are stopped in the middle
+ * of an operation. The quota of a group also binds its children, so every group up to the root is looked at. Read once, at
+ * start. */
 #define _GNU_SOURCE
 #include "kernels/cpu/pool.h"
 

@@ -1,5 +1,5 @@
-/* kernels_avx2.c - the inner functions for AVX2 (with FMA and F16C): the templates, compiled with these instructions, as a table.
- */
+/* kernels_avx2.c - the inner functions for AVX2 (with FMA and F16C): the templates, compiled with these instructions, as a
+ * table. */
 #if defined(__x86_64__)
 #include "kernels/cpu/attention_template.h"
 #include "kernels/cpu/matmul_template.h"
@@ -7,7 +7,7 @@
 
 const struct cpu_kernels cpu_kernels_avx2 = {
     .name = "avx2",
-    .matmul = {matmul_F32, matmul_F16, matmul_BF16, matmul_Q4_0, matmul_Q4_1, matmul_Q8_0},
+    .matmul = {matmul_f32, matmul_f16, matmul_bf16, matmul_q4_0, matmul_q4_1, matmul_q8_0},
     .attention = attention,
     .rmsnorm_row = rmsnorm_row,
     .quantize_row = quantize_row,

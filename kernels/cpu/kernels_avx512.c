@@ -1,5 +1,5 @@
-/* kernels_avx512.c - the inner functions for AVX-512 (F, BW, DQ, VL, VNNI): the templates, compiled with these instructions, as a
- * table. */
+/* kernels_avx512.c - the inner functions for AVX-512 (F, BW, DQ, VL, VNNI): the templates, compiled with these instructions,
+ * as a table. */
 #if defined(__x86_64__)
 #include "kernels/cpu/attention_template.h"
 #include "kernels/cpu/matmul_template.h"
@@ -7,7 +7,7 @@
 
 const struct cpu_kernels cpu_kernels_avx512 = {
     .name = "avx512",
-    .matmul = {matmul_F32, matmul_F16, matmul_BF16, matmul_Q4_0, matmul_Q4_1, matmul_Q8_0},
+    .matmul = {matmul_f32, matmul_f16, matmul_bf16, matmul_q4_0, matmul_q4_1, matmul_q8_0},
     .attention = attention,
     .rmsnorm_row = rmsnorm_row,
     .quantize_row = quantize_row,

@@ -1,18 +1,17 @@
-/* matmul.c - matrix products cut into pieces for the threads.
+/* matmul.c - matrix products cut into chunks for the threads.
  *
  * The output rows of all jobs of a call stand in one line of row groups, so that Q, K and V cost one fork and join.
- *  (1) Up to TOKEN_TILE activation rows the weights are the traffic: they are streamed once, and each thread takes a fixed part
- * of the line, the same in every step. (2) More rows (prefill): the line is cut into panels that stay in the L2 cache while all
- * activation rows pass; threads take panels from a counter, since a thread may lose its processor for a while. (3) Neither choice
- * changes the order of operations in an output. */
+ *  (1) Up to TOKEN_TILE activation rows the weights are the traffic: they are streamed once, in chunks long enough for the
+ *      memory.
+ *  (2) More rows (prefill): chunks are panels that stay in the L2 cache while all activation rows pass.
+ *  (3) Neither choice changes the order of operations in an output. */
 #include "kernels/cpu/cpu.h"
 
-#include <stdatomic.h>
-
 enum {
-    PANEL_BYTES = 128 * 1024,   /* of weights; leaves room for the activations in an L2 of 512 KiB and more */
-    PANELS_PER_THREAD = 6,      /* enough to even out threads of unequal speed */
-    SERIAL_WEIGHTS = 24 * 1024, /* products below which a fork costs more than it saves */
+    PANEL_BYTES = 128 * 1024,    /* of weights; leaves room for the activations in an L2 of 512 KiB and more */
+    STREAM_BYTES = 40 * 1024,    /* a microsecond or two of one thread: long against a claim, short against a product */
+    CHUNKS_PER_THREAD = 16,      /* at most for streams, at least for panels: evens out threads of unequal speed */
+    SERIAL_PRODUCTS = 24 * 1024, /* products below which a fork costs more than it saves */
     SWIGLU_GROUPS = 4,
 };
 
@@ -22,8 +21,7 @@ struct matmul_call {
     int n_jobs, n_groups;          /* the line */
     const struct activation *in;
     int n;
-    int panel; /* groups; 0: each thread takes one fixed part */
-    atomic_int next;
+    int chunk_groups;
     void (*run)(const struct matmul_call *call, int first, int end);
 };
 
@@ -80,34 +78,32 @@ static void run_swiglu(const struct matmul_call *call, int first, int end) {
     }
 }
 
-static void thread_part(void *arg, int thread, int n_threads) {
-    struct matmul_call *call = arg;
-    if (call->panel == 0) {
-        const int64_t groups = call->n_groups;
-        call->run(call, (int)(groups * thread / n_threads), (int)(groups * (thread + 1) / n_threads));
-        return;
-    }
-    int first;
-    while ((first = atomic_fetch_add_explicit(&call->next, call->panel, memory_order_relaxed)) < call->n_groups)
-        call->run(call, first, at_most(first + call->panel, call->n_groups));
+static void run_chunk(const void *arg, int chunk) {
+    const struct matmul_call *call = arg;
+    const int first = chunk * call->chunk_groups;
+    call->run(call, first, at_most(first + call->chunk_groups, call->n_groups));
 }
 
-static int panel_groups(const struct matmul_call *call) {
-    if (call->n <= TOKEN_TILE) return 0;
-    const int64_t cached = PANEL_BYTES / (int64_t)call->jobs[0].weight->group_bytes;
-    const int fair = call->n_groups / (pool_threads(call->cpu->pool) * PANELS_PER_THREAD);
-    return at_least(at_most(fair, (int)cached), 1);
+static int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+/* Row groups of a chunk. Streams have a multiple of n_threads chunks, so that equal threads end together. */
+static int chunk_groups(const struct matmul_call *call, int n_threads) {
+    const int group_bytes = (int)call->jobs[0].weight->group_bytes * (call->run == run_swiglu ? 2 : 1);
+    if ((int64_t)call->n_groups * ROW_GROUP * call->in->n_cols * call->n <= SERIAL_PRODUCTS) return call->n_groups;
+    if (call->n > TOKEN_TILE) {
+        const int even = call->n_groups / (n_threads * CHUNKS_PER_THREAD);
+        return at_least(at_most(even, PANEL_BYTES / group_bytes), 1);
+    }
+    const int64_t rounds = (int64_t)call->n_groups * group_bytes / STREAM_BYTES / n_threads;
+    const int bounded = rounds < 1 ? 1 : rounds > CHUNKS_PER_THREAD ? CHUNKS_PER_THREAD : (int)rounds;
+    return ceil_div(call->n_groups, bounded * n_threads);
 }
 
 static void dispatch(struct matmul_call *call) {
     if (call->n <= 0) return;
-    const int64_t weights = (int64_t)call->n_groups * ROW_GROUP * call->in->n_cols;
-    call->panel = panel_groups(call);
-    atomic_init(&call->next, 0);
-    if (weights * call->n <= SERIAL_WEIGHTS)
-        thread_part(call, 0, 1);
-    else
-        pool_run(call->cpu->pool, thread_part, call);
+    struct pool *pool = call->cpu->pool;
+    call->chunk_groups = at_least(chunk_groups(call, pool_threads(pool)), ceil_div(call->n_groups, POOL_MAX_CHUNKS));
+    pool_run(pool, ceil_div(call->n_groups, call->chunk_groups), run_chunk, call);
 }
 
 void cpu_matmul(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n) {

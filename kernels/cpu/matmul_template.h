@@ -1,11 +1,11 @@
 /* matmul_template.h - matrix products of groups of 16 output rows, compiled for AVX2 and AVX-512.
  *
- * One function body per family of types; the type and the number of activation rows M are constants where it is inlined, so that
- * the M accumulators and the 8 decoded code vectors of a block live in registers.
+ * One function body per family of types; the type and the number of activation rows M are constants where it is inlined, so
+ * that the M accumulators and the 8 decoded code vectors of a block live in registers.
  *  (1) A lane is an output row: no sum runs across lanes, and every lane does what reference.c does.
  *  (2) Codes are decoded once per block and used for M activation rows. M = 1 is bound by memory, M = 16 by the dot products.
- *  (3) The weights of a slice are one ascending run of lines; PREFETCH_BYTES ahead of the codes is far enough for DRAM and near
- *      enough for the L1 cache. */
+ *  (3) The weights of a slice are one ascending run of lines; PREFETCH_BYTES ahead of the codes is far enough for DRAM and
+ *      near enough for the L1 cache. */
 #ifndef FORESAY_KERNELS_MATMUL_TEMPLATE_H
 #define FORESAY_KERNELS_MATMUL_TEMPLATE_H
 
@@ -91,57 +91,62 @@ INLINE void quantized_tile(const enum dtype type, const int m, const uint8_t *gr
     for (int t = 0; t < m; t++) store_out(out + (size_t)t * out_stride + part * VECTOR_LANES, acc[t], add);
 }
 
-/* Not inlined into each other: one symbol per type and M, which is what a profile should show. */
-#define QUANTIZED_TILE(type, m)                                                                                                  \
-    static __attribute__((noinline)) void tile_##type##_##m(const struct matmul_slice *s, int row) {                             \
-        const size_t stride = (size_t)s->out_stride, bytes = s->weight->group_bytes;                                             \
-        for (int g = 0; g < s->n_groups; g++) {                                                                                  \
-            const uint8_t *group = s->weight->data + (size_t)(s->first_group + g) * bytes;                                       \
-            float *out = s->out + (size_t)row * stride + (size_t)g * ROW_GROUP;                                                  \
-            for (int part = 0; part < PARTS; part++)                                                                             \
-                quantized_tile(DTYPE_##type, m, group, part, s->in, s->first_row + row, out, stride, s->add);                    \
-        }                                                                                                                        \
-    }
-
-/* The slice's rows in tiles of the sizes at hand, largest first. The weights of a slice are read again for each tile, from a
- * cache. */
-struct tile_size {
-    int m;
-    void (*run)(const struct matmul_slice *slice, int row);
-};
-
-static void run_tiles(const struct matmul_slice *slice, const struct tile_size *sizes) {
-    for (int row = 0; row < slice->n_rows;) {
-        while (sizes->m > slice->n_rows - row) sizes++;
-        sizes->run(slice, row);
-        row += sizes->m;
+/* All groups of the slice for m rows. */
+INLINE void quantized_rows(const enum dtype type, const int m, const struct matmul_slice *s, int row) {
+    const size_t stride = (size_t)s->out_stride, bytes = s->weight->group_bytes;
+    for (int g = 0; g < s->n_groups; g++) {
+        const uint8_t *group = s->weight->data + (size_t)(s->first_group + g) * bytes;
+        float *out = s->out + (size_t)row * stride + (size_t)g * ROW_GROUP;
+        for (int part = 0; part < PARTS; part++)
+            quantized_tile(type, m, group, part, s->in, s->first_row + row, out, stride, s->add);
     }
 }
 
+/* The slice's rows in tiles of the sizes at hand, largest first; the weights are read again for each tile, from a cache. With the
+ * 16 registers of AVX2, 4 accumulators fit beside the codes. */
+INLINE void quantized_matmul(const enum dtype type, const struct matmul_slice *s) {
+    for (int row = 0; row < s->n_rows;) {
+        const int left = s->n_rows - row;
 #if defined(__AVX512VNNI__)
-#define QUANTIZED_MATMUL(type)                                                                                                   \
-    QUANTIZED_TILE(type, 1)                                                                                                      \
-    QUANTIZED_TILE(type, 2)                                                                                                      \
-    QUANTIZED_TILE(type, 3)                                                                                                      \
-    QUANTIZED_TILE(type, 4) QUANTIZED_TILE(type, 5) QUANTIZED_TILE(type, 6) QUANTIZED_TILE(type, 8)                              \
-        QUANTIZED_TILE(type, 16) static void matmul_##type(const struct matmul_slice *slice) {                                   \
-        static const struct tile_size sizes[] = {{16, tile_##type##_16}, {8, tile_##type##_8}, {6, tile_##type##_6},             \
-                                                 {5, tile_##type##_5},   {4, tile_##type##_4}, {3, tile_##type##_3},             \
-                                                 {2, tile_##type##_2},   {1, tile_##type##_1}};                                  \
-        run_tiles(slice, sizes);                                                                                                 \
-    }
-#else /* 16 registers: 4 accumulators beside the codes */
-#define QUANTIZED_MATMUL(type)                                                                                                   \
-    QUANTIZED_TILE(type, 1)                                                                                                      \
-    QUANTIZED_TILE(type, 2) QUANTIZED_TILE(type, 4) static void matmul_##type(const struct matmul_slice *slice) {                \
-        static const struct tile_size sizes[] = {{4, tile_##type##_4}, {2, tile_##type##_2}, {1, tile_##type##_1}};              \
-        run_tiles(slice, sizes);                                                                                                 \
-    }
+        const int m = left >= 16 ? 16 : left >= 8 ? 8 : left == 7 ? 4 : left;
+#else
+        const int m = left >= 4 ? 4 : left >= 2 ? 2 : 1;
 #endif
+        switch (m) {
+#if defined(__AVX512VNNI__)
+        case 16:
+            quantized_rows(type, 16, s, row);
+            break;
+        case 8:
+            quantized_rows(type, 8, s, row);
+            break;
+        case 6:
+            quantized_rows(type, 6, s, row);
+            break;
+        case 5:
+            quantized_rows(type, 5, s, row);
+            break;
+        case 3:
+            quantized_rows(type, 3, s, row);
+            break;
+#endif
+        case 4:
+            quantized_rows(type, 4, s, row);
+            break;
+        case 2:
+            quantized_rows(type, 2, s, row);
+            break;
+        default:
+            quantized_rows(type, 1, s, row);
+            break;
+        }
+        row += m;
+    }
+}
 
-QUANTIZED_MATMUL(Q4_0)
-QUANTIZED_MATMUL(Q4_1)
-QUANTIZED_MATMUL(Q8_0)
+static void matmul_q4_0(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q4_0, slice); }
+static void matmul_q4_1(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q4_1, slice); }
+static void matmul_q8_0(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q8_0, slice); }
 
 /* --- F32, F16, BF16 --- */
 
@@ -181,33 +186,42 @@ INLINE void float_tile(const enum dtype type, const int m, const int groups, con
             store_out(out + (size_t)t * (size_t)s->out_stride + v * VECTOR_LANES, acc[t * vectors + v], s->add);
 }
 
-#define FLOAT_TILE(type, m, groups)                                                                                              \
-    static __attribute__((noinline)) void tile_##type##_##m(const struct matmul_slice *s, int row) {                             \
-        int g = 0;                                                                                                               \
-        for (; g + groups <= s->n_groups; g += groups) float_tile(DTYPE_##type, m, groups, s, g, row);                           \
-        for (; g < s->n_groups; g++) float_tile(DTYPE_##type, m, 1, s, g, row);                                                  \
-    }
+INLINE void float_rows(const enum dtype type, const int m, const int groups, const struct matmul_slice *s, int row) {
+    int g = 0;
+    for (; g + groups <= s->n_groups; g += groups) float_tile(type, m, groups, s, g, row);
+    for (; g < s->n_groups; g++) float_tile(type, m, 1, s, g, row);
+}
 
+INLINE void float_matmul(const enum dtype type, const struct matmul_slice *s) {
+    for (int row = 0; row < s->n_rows;) {
+        const int left = s->n_rows - row;
 #if defined(__AVX512VNNI__)
-#define FLOAT_MATMUL(type)                                                                                                       \
-    FLOAT_TILE(type, 1, 4)                                                                                                       \
-    FLOAT_TILE(type, 2, 4)                                                                                                       \
-    FLOAT_TILE(type, 4, 2) FLOAT_TILE(type, 8, 2) static void matmul_##type(const struct matmul_slice *slice) {                  \
-        static const struct tile_size sizes[] = {                                                                                \
-            {8, tile_##type##_8}, {4, tile_##type##_4}, {2, tile_##type##_2}, {1, tile_##type##_1}};                             \
-        run_tiles(slice, sizes);                                                                                                 \
-    }
+        const int m = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 #else
-#define FLOAT_MATMUL(type)                                                                                                       \
-    FLOAT_TILE(type, 1, 4)                                                                                                       \
-    FLOAT_TILE(type, 2, 2) FLOAT_TILE(type, 4, 1) static void matmul_##type(const struct matmul_slice *slice) {                  \
-        static const struct tile_size sizes[] = {{4, tile_##type##_4}, {2, tile_##type##_2}, {1, tile_##type##_1}};              \
-        run_tiles(slice, sizes);                                                                                                 \
-    }
+        const int m = left >= 4 ? 4 : left >= 2 ? 2 : 1;
 #endif
+        switch (m) {
+#if defined(__AVX512VNNI__)
+        case 8:
+            float_rows(type, 8, 2, s, row);
+            break;
+#endif
+        case 4:
+            float_rows(type, 4, VECTOR_LANES / 8, s, row);
+            break;
+        case 2:
+            float_rows(type, 2, VECTOR_LANES / 4, s, row);
+            break;
+        default:
+            float_rows(type, 1, 4, s, row);
+            break;
+        }
+        row += m;
+    }
+}
 
-FLOAT_MATMUL(F32)
-FLOAT_MATMUL(F16)
-FLOAT_MATMUL(BF16)
+static void matmul_f32(const struct matmul_slice *slice) { float_matmul(DTYPE_F32, slice); }
+static void matmul_f16(const struct matmul_slice *slice) { float_matmul(DTYPE_F16, slice); }
+static void matmul_bf16(const struct matmul_slice *slice) { float_matmul(DTYPE_BF16, slice); }
 
 #endif

@@ -1,9 +1,10 @@
 /* memory.c - large memory of the CPU backend.
  *
- *  (1) Mappings of 2 MiB and more start on a huge page boundary and ask for huge pages: streaming 66 MB of weights touches 16,000
- *      small pages per token otherwise, and the times of a step scatter.
+ *  (1) Mappings of 2 MiB and more start on a huge page boundary and ask for huge pages: streaming 66 MB of weights touches
+ *      16,000 small pages per token otherwise, and the times of a step scatter.
  *  (2) The matrices of a small model are smaller than a huge page, so weights lie one after the other in chunks of
- * WEIGHT_CHUNK_BYTES. A chunk goes back to the system with its last weight. Untouched rest of a chunk costs address space only.
+ *      WEIGHT_CHUNK_BYTES. A chunk goes back to the system with its last weight. Untouched rest of a chunk costs address space
+ *      only.
  * Engine thread only. */
 #define _GNU_SOURCE
 #include "kernels/cpu/cpu.h"

@@ -1,12 +1,19 @@
-/* pool.c - the thread pool: one epoch line out, one done line back per worker.
+/* pool.c - the thread pool: one word says how many chunks there are and which is next.
  *
- *  (1) `function` and `call` are written before the epoch moves and read after it was seen to move; they stay until all are done.
- *  (2) Whoever waits spins for SPIN_NS and then sleeps in a futex. Layers of a model follow each other within microseconds, so a
- *      running model never pays for a wake-up, and a pool without work uses no processor.
- *  (3) No wake-up is lost: a sleeper announces itself and then looks again; a waker moves the word and then looks for sleepers.
- * Both sides are sequentially consistent, so at least one of them sees the other; the futex compares the word once more. (4) With
- * more threads than processors, spinning would take the processor from the one that is waited for: then nobody spins. pool_run:
- * one thread at a time. */
+ *  (1) `ticket` holds the number of chunks (high half) and the next one (low half). Whoever moves it from a state with next <
+ *      count owns that chunk, and until the chunk is done the call cannot end; so `function` and `call` may be read after the
+ *      claim.
+ *  (2) pool_run waits for chunks, not for workers. A worker that has lost its processor to somebody else delays nobody, unless
+ *      it lost it in the middle of a chunk: the caller then does what is left. This is what keeps a busy machine at the speed
+ *      of the processors that it really gives.
+ *  (3) Whoever waits spins for SPIN_NS and then sleeps in a futex. The layers of a model follow each other within
+ *      microseconds, so a running model never pays for a wake-up, and a pool without work uses no processor.
+ *  (4) No wake-up is lost: a sleeper announces itself and then looks again; a waker changes the word and then looks for
+ *      sleepers. Both sides are sequentially consistent, so at least one sees the other; the futex compares the word once
+ *      more.
+ *  (5) With more threads than processors, spinning would take the processor from the one that is waited for: then nobody
+ *      spins.
+ * pool_run: one thread at a time. */
 #include "kernels/cpu/pool.h"
 
 #include <assert.h>
@@ -28,29 +35,26 @@ enum {
     SPINS_BEFORE_CLOCK = 128, /* pauses between two looks at the clock */
 };
 
-struct worker {
-    _Alignas(CACHE_LINE) atomic_uint done; /* the last epoch that this worker finished */
-    struct pool *pool;
-    int thread;
-    pthread_t handle;
-};
+static const uint32_t STOP = UINT32_MAX; /* a ticket without work that tells workers to end */
 
 struct pool {
-    _Alignas(CACHE_LINE) atomic_uint epoch; /* moves by one for each pool_run, and once more to stop */
+    _Alignas(CACHE_LINE) _Atomic uint32_t ticket;
     pool_function *function;
-    void *call;
-    atomic_bool stop;
-    _Alignas(CACHE_LINE) atomic_int n_sleeping; /* workers in a futex */
+    const void *call;
+    _Alignas(CACHE_LINE) _Atomic uint32_t n_done; /* chunks of this call */
+    _Alignas(CACHE_LINE) atomic_int n_sleeping;   /* workers in a futex */
     atomic_bool caller_sleeps;
     int n_threads, n_started; /* n_started workers have a handle */
     bool spin;
-    struct worker workers[];
+    pthread_t handles[];
 };
 
-static void futex_wait(atomic_uint *word, unsigned expected) {
+static bool has_work(uint32_t ticket) { return (ticket & 0xffff) < ticket >> 16; }
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
     syscall(SYS_futex, (void *)word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
 }
-static void futex_wake(atomic_uint *word) { syscall(SYS_futex, (void *)word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0); }
+static void futex_wake(_Atomic uint32_t *word) { syscall(SYS_futex, (void *)word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0); }
 
 static int64_t now_ns(void) {
     struct timespec t;
@@ -66,66 +70,73 @@ static inline void cpu_pause(void) {
 #endif
 }
 
-/* Spins until *word != old; false when patience ran out. */
-static bool spin_until_moved(const struct pool *pool, const atomic_uint *word, unsigned old) {
-    if (atomic_load_explicit(word, memory_order_acquire) != old) return true;
-    if (!pool->spin) return false;
+/* Spins while *word == old; gives up after SPIN_NS. */
+static void spin_while(const struct pool *pool, _Atomic uint32_t *word, uint32_t old) {
+    if (!pool->spin || atomic_load_explicit(word, memory_order_acquire) != old) return;
     const int64_t deadline = now_ns() + SPIN_NS;
     do {
         for (int i = 0; i < SPINS_BEFORE_CLOCK; i++) {
             cpu_pause();
-            if (atomic_load_explicit(word, memory_order_acquire) != old) return true;
+            if (atomic_load_explicit(word, memory_order_acquire) != old) return;
         }
     } while (now_ns() < deadline);
-    return false;
 }
 
-static unsigned wait_for_epoch(struct pool *pool, unsigned seen) {
-    if (!spin_until_moved(pool, &pool->epoch, seen)) {
-        atomic_fetch_add(&pool->n_sleeping, 1);
-        while (atomic_load(&pool->epoch) == seen) futex_wait(&pool->epoch, seen);
-        atomic_fetch_sub(&pool->n_sleeping, 1);
+/* Claims chunks and runs them until none is left; the ticket that was seen last. */
+static uint32_t run_chunks(struct pool *pool) {
+    uint32_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
+    while (has_work(ticket)) {
+        if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket + 1)) continue;
+        pool->function(pool->call, (int)(ticket & 0xffff));
+        const uint32_t done = atomic_fetch_add(&pool->n_done, 1) + 1;
+        if (done == ticket >> 16 && atomic_load(&pool->caller_sleeps)) futex_wake(&pool->n_done);
+        ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
     }
-    return atomic_load_explicit(&pool->epoch, memory_order_acquire);
+    return ticket;
 }
 
 static void *worker_main(void *arg) {
-    struct worker *worker = arg;
-    struct pool *pool = worker->pool;
-    unsigned epoch = 0;
-    for (;;) {
-        epoch = wait_for_epoch(pool, epoch);
-        if (atomic_load(&pool->stop)) return NULL;
-        pool->function(pool->call, worker->thread, pool->n_threads);
-        atomic_store(&worker->done, epoch);
-        if (atomic_load(&pool->caller_sleeps)) futex_wake(&worker->done);
+    struct pool *pool = arg;
+    uint32_t ticket;
+    while ((ticket = run_chunks(pool)) != STOP) {
+        spin_while(pool, &pool->ticket, ticket);
+        if (atomic_load_explicit(&pool->ticket, memory_order_relaxed) != ticket) continue;
+        atomic_fetch_add(&pool->n_sleeping, 1);
+        while (atomic_load(&pool->ticket) == ticket) futex_wait(&pool->ticket, ticket);
+        atomic_fetch_sub(&pool->n_sleeping, 1);
+    }
+    return NULL;
+}
+
+/* Publishes a ticket, and with it everything written before. */
+static void publish(struct pool *pool, uint32_t ticket) {
+    atomic_store(&pool->ticket, ticket);
+    if (atomic_load(&pool->n_sleeping) > 0) futex_wake(&pool->ticket);
+}
+
+static void wait_until_done(struct pool *pool, uint32_t n_chunks) {
+    uint32_t done;
+    while ((done = atomic_load_explicit(&pool->n_done, memory_order_acquire)) != n_chunks) {
+        spin_while(pool, &pool->n_done, done);
+        if (atomic_load_explicit(&pool->n_done, memory_order_relaxed) != done) continue;
+        atomic_store(&pool->caller_sleeps, true);
+        while ((done = atomic_load(&pool->n_done)) != n_chunks) futex_wait(&pool->n_done, done);
+        atomic_store(&pool->caller_sleeps, false);
     }
 }
 
-static void wait_for_worker(struct pool *pool, struct worker *worker, unsigned epoch) {
-    if (spin_until_moved(pool, &worker->done, epoch - 1)) return;
-    atomic_store(&pool->caller_sleeps, true);
-    while (atomic_load(&worker->done) != epoch) futex_wait(&worker->done, epoch - 1);
-    atomic_store(&pool->caller_sleeps, false);
-}
-
-/* Moves the epoch; what was written before is visible to the workers. */
-static unsigned start_epoch(struct pool *pool) {
-    const unsigned epoch = atomic_fetch_add(&pool->epoch, 1) + 1;
-    if (atomic_load(&pool->n_sleeping) > 0) futex_wake(&pool->epoch);
-    return epoch;
-}
-
-void pool_run(struct pool *pool, pool_function *function, void *call) {
-    if (pool->n_threads == 1) {
-        function(call, 0, 1);
+void pool_run(struct pool *pool, int n_chunks, pool_function *function, const void *call) {
+    assert(n_chunks <= POOL_MAX_CHUNKS);
+    if (pool->n_threads == 1 || n_chunks <= 1) {
+        for (int chunk = 0; chunk < n_chunks; chunk++) function(call, chunk);
         return;
     }
     pool->function = function;
     pool->call = call;
-    const unsigned epoch = start_epoch(pool);
-    function(call, 0, pool->n_threads);
-    for (int i = 0; i < pool->n_threads - 1; i++) wait_for_worker(pool, &pool->workers[i], epoch);
+    atomic_store_explicit(&pool->n_done, 0, memory_order_relaxed);
+    publish(pool, (uint32_t)n_chunks << 16);
+    run_chunks(pool);
+    wait_until_done(pool, (uint32_t)n_chunks);
 }
 
 /* Signals belong to the program's own threads, so workers start with all of them blocked. */
@@ -134,11 +145,8 @@ static bool start_workers(struct pool *pool) {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = 0;
-    for (int i = 0; i < pool->n_threads - 1 && rc == 0; i++) {
-        struct worker *worker = &pool->workers[i];
-        worker->pool = pool;
-        worker->thread = i + 1;
-        rc = pthread_create(&worker->handle, NULL, worker_main, worker);
+    while (rc == 0 && pool->n_started < pool->n_threads - 1) {
+        rc = pthread_create(&pool->handles[pool->n_started], NULL, worker_main, pool);
         if (rc == 0) pool->n_started++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -147,11 +155,10 @@ static bool start_workers(struct pool *pool) {
 
 struct pool *pool_create(int n_threads) {
     assert(n_threads >= 1);
-    const size_t bytes = sizeof(struct pool) + (size_t)n_threads * sizeof(struct worker);
-    struct pool *pool = aligned_alloc(CACHE_LINE, bytes);
+    const size_t bytes = sizeof(struct pool) + (size_t)n_threads * sizeof(pthread_t);
+    struct pool *pool = aligned_alloc(CACHE_LINE, (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
     if (!pool) return NULL;
     *pool = (struct pool){.n_threads = n_threads, .spin = n_threads <= pool_granted_cpus()};
-    for (int i = 0; i < n_threads - 1; i++) atomic_init(&pool->workers[i].done, 0);
     if (start_workers(pool)) return pool;
     pool_destroy(pool);
     return NULL;
@@ -159,9 +166,8 @@ struct pool *pool_create(int n_threads) {
 
 void pool_destroy(struct pool *pool) {
     if (!pool) return;
-    atomic_store(&pool->stop, true);
-    start_epoch(pool);
-    for (int i = 0; i < pool->n_started; i++) pthread_join(pool->workers[i].handle, NULL);
+    publish(pool, STOP);
+    for (int i = 0; i < pool->n_started; i++) pthread_join(pool->handles[i], NULL);
     free(pool);
 }
 

@@ -1,20 +1,24 @@
 /* pool.h - fork and join over the compute threads of the CPU backend.
  *
- * The engine thread is thread 0 and works along; n_threads - 1 workers are the pool's own. pool_run returns when all are done.
- * One caller at a time. */
+ * Work comes in numbered chunks. The engine thread publishes them, works along, and returns when all are done; n_threads - 1
+ * workers are the pool's own. One caller at a time. */
 #ifndef FORESAY_KERNELS_POOL_H
 #define FORESAY_KERNELS_POOL_H
 
+enum { POOL_MAX_CHUNKS = 0xfffe };
+
 struct pool;
 
-/* What each thread runs: thread is 0 (the caller) .. n_threads - 1. */
-typedef void pool_function(void *call, int thread, int n_threads);
+/* Any thread may get any chunk, and chunks run in no promised order. */
+typedef void pool_function(const void *call, int chunk);
 
 /* NULL if memory or threads are refused. */
 struct pool *pool_create(int n_threads);
 void pool_destroy(struct pool *pool); /* accepts NULL */
 int pool_threads(const struct pool *pool);
-void pool_run(struct pool *pool, pool_function *function, void *call);
+
+/* Runs chunks 0 .. n_chunks - 1. A single chunk runs on the caller and wakes nobody. */
+void pool_run(struct pool *pool, int n_chunks, pool_function *function, const void *call);
 
 /* Compute threads that the affinity mask and the cgroup's CPU quota grant to this process; at least 1. */
 int pool_granted_cpus(void);

@@ -1,10 +1,12 @@
 /* reference.c - every inner function in plain C: the definition that the AVX2 and AVX-512 versions must match to the bit, and
- * what runs on any other processor. Functions over single rows are in row_template.h; here are the matrix products and attention.
+ * what runs on any other processor. Functions over single rows are in row_template.h; here are the matrix products and
+ * attention.
  *
  *  (1) A matmul output is one chain of roundings over ascending blocks (or columns), whatever else is computed beside it.
- *  (2) A score is one fmaf chain over ascending dimensions of the scaled query; a head's output is one fmaf chain over ascending
- *      positions, multiplied by the softmax's factor before each chunk of 64 absolute positions, and divided by the sum at the
- * end. (3) Positions beyond a row's own are not read as values, and as keys they have no influence. */
+ *  (2) A score is one fmaf chain over ascending dimensions of the scaled query; a head's output is one fmaf chain over
+ *      ascending positions, multiplied by the softmax's factor before each chunk of 64 absolute positions, and divided by the
+ *      sum at the end.
+ *  (3) Positions beyond a row's own are not read as values, and as keys they have no influence. */
 #include "kernels/cpu/row_template.h"
 
 /* --- matmul --- */

@@ -1,8 +1,9 @@
 /* repack.c - weights from the file's layout into groups of 16 rows (cpu.h draws the layout) and single rows back.
  *
- *  (1) Repacking moves bytes and changes none, except Q8_0's codes, which become unsigned (xor 0x80) for the unsigned-by-signed
- * dot products of x86. (2) Source rows may have any alignment. Rows that do not exist become zero bytes, which are zero weights
- * in every type (for Q8_0 because their d is zero). Runs at load, and for embedding look-ups. */
+ *  (1) Repacking moves bytes and changes none, except Q8_0's codes, which become unsigned (xor 0x80) for the
+ *      unsigned-by-signed dot products of x86.
+ *  (2) Source rows may have any alignment. Rows that do not exist become zero bytes, which are zero weights in every type (for
+ *      Q8_0 because their d is zero). Runs at load, and for embedding look-ups. */
 #include "kernels/cpu/cpu.h"
 
 #include <string.h>

@@ -1,10 +1,10 @@
-/* row_template.h - inner functions over one row, in plain C. Compiled once per instruction set: by reference.c, where it is the
- * definition, and by kernels_avx2.c and kernels_avx512.c, where the compiler vectorises the same operations.
+/* row_template.h - inner functions over one row, in plain C. Compiled once per instruction set: by reference.c, where it is
+ * the definition, and by kernels_avx2.c and kernels_avx512.c, where the compiler vectorises the same operations.
  *
  *  (1) Every rounding is written down. fmaf is one rounding, and the build forbids contraction of anything else, so that all
  *      instruction sets give the same bits.
- *  (2) Sums that could be ordered in several ways have 16 partial sums (element i goes to i mod 16) and end in one tree:
- *      8 + 8, 4 + 4, 2 + 2, 1 + 1. Maxima are taken over integers, where order does not matter, not even with NaNs.
+ *  (2) Sums that could be ordered in several ways have 16 partial sums (element i goes to i mod 16) and end in one tree: 8 +
+ *      8, 4 + 4, 2 + 2, 1 + 1. Maxima are taken over integers, where order does not matter, not even with NaNs.
  *  (3) No branch depends on a value inside a loop over elements; a choice is a select. */
 #ifndef FORESAY_KERNELS_ROW_TEMPLATE_H
 #define FORESAY_KERNELS_ROW_TEMPLATE_H

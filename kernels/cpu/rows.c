@@ -1,33 +1,36 @@
-/* rows.c - operations on one row at a time (embed, rmsnorm, quantize, rope_kv) and block copies, cut into rows for the threads.
+/* rows.c - operations on one row at a time (embed, rmsnorm, quantize, rope_kv) and block copies, cut into rows for the
+ * threads.
  *
  * A row costs well below a microsecond, so a few of them run on the caller: waking nobody is cheaper than sharing. */
 #include "kernels/cpu/cpu.h"
 
 #include <string.h>
 
-enum { PARALLEL_CELLS = 8 * 1024 }; /* rows * columns from which a fork pays */
+enum {
+    PARALLEL_CELLS = 8 * 1024, /* rows * columns from which a fork pays */
+    CHUNKS_PER_THREAD = 4,
+};
 
 typedef void row_function(const void *call, int row);
 
 struct row_call {
     row_function *function;
     const void *call;
-    int n;
+    int n, n_chunks;
 };
 
-static void thread_rows(void *arg, int thread, int n_threads) {
+static void run_rows(const void *arg, int chunk) {
     const struct row_call *rows = arg;
     const int64_t n = rows->n;
-    for (int row = (int)(n * thread / n_threads); row < (int)(n * (thread + 1) / n_threads); row++)
-        rows->function(rows->call, row);
+    const int end = (int)(n * (chunk + 1) / rows->n_chunks);
+    for (int row = (int)(n * chunk / rows->n_chunks); row < end; row++) rows->function(rows->call, row);
 }
 
 static void for_each_row(const struct cpu *cpu, int n, int n_cols, row_function *function, const void *call) {
-    struct row_call rows = {.function = function, .call = call, .n = n};
-    if (n < 2 || (int64_t)n * n_cols < PARALLEL_CELLS)
-        thread_rows(&rows, 0, 1);
-    else
-        pool_run(cpu->pool, thread_rows, &rows);
+    struct row_call rows = {.function = function, .call = call, .n = n, .n_chunks = 1};
+    const int many = pool_threads(cpu->pool) * CHUNKS_PER_THREAD;
+    if ((int64_t)n * n_cols >= PARALLEL_CELLS) rows.n_chunks = n < many ? n : many;
+    pool_run(cpu->pool, rows.n_chunks, run_rows, &rows);
 }
 
 /* --- embed --- */
