@@ -1,0 +1,123 @@
+/* fuzz_gguf.c - model files from hell: the input is a whole file, or changes to a good one. Whatever opens is read from end to
+ * end, and a tokenizer and a chat template are made of it. */
+#define _GNU_SOURCE /* memfd_create */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "engine/chat_template.h"
+#include "tests/small_vocabulary.h"
+
+static struct gguf_writer good[2];
+
+static void make_good(void) {
+    static const char *const merges[] = {"a a", "t h", "th e", "aa aa", NULL};
+    static const char *const added[] = {"<tool>", "  ", NULL};
+    small_write(&good[0], &(struct small_vocabulary){.pre = "qwen2",
+                                                     .merges = merges,
+                                                     .added = added,
+                                                     .bos = SMALL_BEGIN_OF_TEXT,
+                                                     .eos = SMALL_IM_END,
+                                                     .chat_template = "'<|im_start|>system\\nx<|im_end|>\\n' bos_token | trim"});
+    writer_begin(&good[1], 3, 2, 2);
+    writer_key_u32(&good[1], "general.alignment", 32);
+    writer_key_string(&good[1], "general.architecture", "llama");
+    writer_tensor(&good[1], "a", 3, 2, (uint64_t[]){64, 2}, 0);
+    writer_tensor(&good[1], "b", 0, 1, (uint64_t[]){7}, 96);
+    writer_align(&good[1], 32);
+    writer_zeros(&good[1], 128);
+}
+
+/* Bytes of a good file, changed at the places that the input names: offset (2 bytes), value (1 byte), and so on. */
+static void write_changed(int fd, const struct gguf_writer *base, const uint8_t *data, size_t size) {
+    struct gguf_writer w = {0};
+    writer_put(&w, base->bytes, base->n);
+    for (size_t i = 0; i + 3 <= size; i += 3) w.bytes[((size_t)data[i] << 8 | data[i + 1]) % w.n] = data[i + 2];
+    if (write(fd, w.bytes, w.n) != (ssize_t)w.n) abort();
+    writer_free(&w);
+}
+
+static volatile uint64_t sink;
+
+static void read_everything(const struct gguf *g) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < gguf_n_keys(g); i++) {
+        enum gguf_kind kind;
+        struct gguf_string key = gguf_key(g, i, &kind);
+        char name[256];
+        struct gguf_array array;
+        struct gguf_string string;
+        if (key.len >= sizeof name) continue;
+        memcpy(name, key.data, key.len);
+        name[key.len] = '\0';
+        if (gguf_get_string(g, name, &string) == GGUF_FOUND && string.len) sum += (uint8_t)string.data[string.len - 1];
+        if (gguf_get_array(g, name, &array) != GGUF_FOUND) continue;
+        size_t cursor = 0;
+        for (size_t k = 0; k < array.n; k++) {
+            if (array.kind == GGUF_STRING) {
+                struct gguf_string s = gguf_array_next(&array, &cursor);
+                if (s.len) sum += (uint8_t)s.data[s.len - 1];
+            } else {
+                sum += (uint64_t)gguf_array_i64(&array, k) + (gguf_array_f64(&array, k) > 1);
+            }
+        }
+    }
+    for (size_t i = 0; i < gguf_n_tensors(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        if (gguf_find_tensor(g, t->name) != t) abort();
+        for (size_t k = 0; k < t->bytes; k++) sum += ((const uint8_t *)t->data)[k];
+    }
+    sink = sum;
+}
+
+static void use_tokenizer(const struct gguf *g) {
+    static const char text[] = "the <|im_end|>  aaaa 12 \xE4\xBD\xA0\xFF";
+    struct engine_error error;
+    struct tokenizer *tokenizer;
+    struct chat_template *template;
+    struct token_list list = {.limit = 500};
+    struct engine_message message = {ENGINE_ROLE_USER, text, sizeof text - 1};
+    struct chat_prompt prompt = {.messages = &message, .n_messages = 1};
+    if (tokenizer_open(&tokenizer, g, &error) != ENGINE_OK) return;
+    if (tokenizer_encode(tokenizer, text, sizeof text - 1, &list) == ENGINE_OK) {
+        for (size_t i = 0; i < list.n; i++) {
+            size_t len;
+            const char *piece = tokenizer_piece(tokenizer, list.ids[i], &len);
+            if (len) sink += (uint8_t)piece[len - 1];
+            if (tokenizer_is_control(tokenizer, list.ids[i])) abort(); /* text never becomes a control token */
+        }
+    }
+    if (chat_template_open(&template, g, tokenizer, &error) == ENGINE_OK) {
+        chat_template_render(template, &prompt, &list, NULL, &error);
+        chat_template_close(template);
+    }
+    token_list_free(&list);
+    tokenizer_close(tokenizer);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    if (!good[0].n) make_good();
+    if (size < 1) return 0;
+    char path[64];
+    struct gguf *g;
+    struct engine_error error;
+    int fd = memfd_create("fuzz", MFD_CLOEXEC);
+    if (fd < 0) abort();
+    if (data[0] % 3 < 2) {
+        write_changed(fd, &good[data[0] % 3], data + 1, size - 1);
+    } else if (write(fd, data + 1, size - 1) != (ssize_t)size - 1) {
+        abort();
+    }
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    if (gguf_open(&g, path, &error) == ENGINE_OK) {
+        read_everything(g);
+        use_tokenizer(g);
+        gguf_close(g);
+    }
+    close(fd);
+    return 0;
+}
