@@ -1,5 +1,5 @@
 /* log.c - see log.h. A message is formatted into one buffer and written with one call, so lines of threads never mix. */
-#include "log.h"
+#include "engine/log.h"
 
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -28,8 +28,8 @@ void log_message(enum log_level level, const char *module, const char *format, .
     clock_gettime(CLOCK_REALTIME, &now);
     localtime_r(&now.tv_sec, &local);
     size_t used = strftime(line, sizeof line, "%H:%M:%S", &local);
-    used += (size_t)snprintf(line + used, sizeof line - used, ".%03ld %-5s %-8s ", now.tv_nsec / 1000000, level_names[level],
-                             module);
+    used +=
+        (size_t)snprintf(line + used, sizeof line - used, ".%03ld %-5s %-8s ", now.tv_nsec / 1000000, level_names[level], module);
     va_list args;
     va_start(args, format);
     int n = vsnprintf(line + used, sizeof line - used - 1, format, args);

@@ -14,8 +14,8 @@ int log_level_parse(const char *name);
 void log_message(enum log_level level, const char *module, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 #define log_error(module, ...) log_message(LOG_ERROR, module, __VA_ARGS__)
-#define log_warn(module, ...) log_message(LOG_WARN, module, __VA_ARGS__)
-#define log_info(module, ...) log_message(LOG_INFO, module, __VA_ARGS__)
+#define log_warn(module, ...)  log_message(LOG_WARN, module, __VA_ARGS__)
+#define log_info(module, ...)  log_message(LOG_INFO, module, __VA_ARGS__)
 #define log_debug(module, ...) log_message(LOG_DEBUG, module, __VA_ARGS__)
 
 #endif

@@ -20,15 +20,16 @@ struct gateway;
 /* wake for engine_config: gives the engine something to call before the gateway exists. Any thread, never blocks. */
 void gateway_wake(void *gateway);
 
-/* Binds the port and opens the store; prints nothing. On failure *out is NULL and error holds a sentence (port in use, folder not writable,
- * database newer than the binary, event-loop plugin missing). The engine is attached later so that a taken port is known before a model loads. */
+/* Binds the port and opens the store; prints nothing. On failure *out is NULL and error holds a sentence (port in use, folder not
+ * writable, database newer than the binary, event-loop plugin missing). The engine is attached later so that a taken port is
+ * known before a model loads. */
 int gateway_open(struct gateway **out, const struct gateway_config *config, char *error, size_t error_size);
 void gateway_attach_engine(struct gateway *gateway, struct engine *engine);
 /* The URL to open, with a fresh one-time code that signs the administrator in. */
 void gateway_sign_in_url(struct gateway *gateway, char *url, size_t url_size);
 /* Serves until gateway_stop or a signal; then tells the clients, ends streams, flushes. Returns 0 after a clean end. */
 int gateway_run(struct gateway *gateway);
-void gateway_stop(struct gateway *gateway); /* any thread or signal handler */
+void gateway_stop(struct gateway *gateway);  /* any thread or signal handler */
 void gateway_close(struct gateway *gateway); /* accepts NULL */
 
 #endif

@@ -40,7 +40,7 @@ library 'libwebsockets' 'gateway/server\.c'
 library 'uv\.h' 'gateway/server\.c'
 library 'sqlite3' 'gateway/store[a-z_]*\.[ch]|tests/(test_store[a-z_]*|store_fixture)\.[ch]'
 library 'sodium' 'gateway/auth\.c'
-library 'jansson' 'gateway/(wire[a-z_]*|protocol|openai[a-z_]*|config|http)\.[ch]|tests/[a-z_]*\.c'
+library 'jansson' 'gateway/(wire_in|openai_in|config)\.c|engine/tool_render\.c|tests/[a-z_]*\.c'
 library 'pcre2' 'engine/pretokenizer\.c'
 library 'immintrin' 'kernels/cpu/[a-z0-9_]*\.[ch]'
 
@@ -53,6 +53,12 @@ grep -HnwE 'TODO|FIXME|XXX|HACK' $sources | while IFS= read -r hit; do say "unfi
 for file in $sources; do
     read -r first <"$file"
     [[ $first == "/* $(basename "$file") - "* ]] || say "$file:1: open with \"/* $(basename "$file") - what it holds\""
+done
+
+# What README.md names as `file: function` must be there.
+grep -oE '`[a-z]+/[a-z_/0-9]+\.(c|ts)(: [a-z_0-9]+)?`' README.md | tr -d '`' | while IFS=': ' read -r file name; do
+    [ -f "$file" ] || { say "README.md names $file, which does not exist"; continue; }
+    [ -z "$name" ] || grep -qE "^[a-z].*\b$name\(" "$file" || say "README.md names $name in $file, which is not there"
 done
 
 if command -v clang-format >/dev/null; then
