@@ -36,8 +36,9 @@ struct option_set {
     int n_rows;
 };
 
-/* Reads the environment, then argv[1..]. Positional arguments (no dash) are moved to argv[1..] and counted in *n_positional; pass NULL
- * when the command takes none. Returns 0 to go on, 1 when --help was printed (exit 0), 2 after an error that was printed (exit 2). */
+/* Reads the environment, then argv[1..]. Positional arguments (no dash) are moved to argv[1..] and counted in *n_positional; pass
+ * NULL when the command takes none. Returns 0 to go on, 1 when --help was printed (exit 0), 2 after an error that was printed
+ * (exit 2). */
 int options_parse(struct option_set *set, int argc, char **argv, int *n_positional);
 
 /* The two sources by themselves, for commands with a config file between them. Same results as above. */

@@ -42,8 +42,8 @@
 
 /* Digits stand alone, and white space before one is cut as if the text ended there. */
 #define PATTERN_SMOLLM                                                                                                           \
-    "[" DIGIT "]|" CONTRACTION "| ?[" LETTER "]++| ?[^" SPACE LETTER DIGIT "]++|[" SPACE "]+(?![^" SPACE DIGIT "])|[" SPACE "]+" \
-                                                                                                                            "+"
+    "[" DIGIT "]|" CONTRACTION "| ?[" LETTER "]++| ?[^" SPACE LETTER DIGIT "]++|[" SPACE "]+(?![^" SPACE DIGIT "])"              \
+    "|[" SPACE "]++"
 
 /* Llama 3 takes numbers in threes, Qwen2 one by one. */
 #define PATTERN_TIKTOKEN(numbers)                                                                                                \
