@@ -187,6 +187,9 @@ static void acknowledged_survives_kill(void **state) {
 /* --- a full disk --- */
 
 /* The process's limit on file size stands in for the end of the disk: write() fails in the same place. */
+/* Enough for some tens of small turns, each of which writes about ten pages to the WAL; not for one of the large texts below. */
+enum { DISK_ROOM = 1000000, LARGE = 4 << 20 };
+
 static void set_limit(rlim_t bytes) {
     struct rlimit limit;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
@@ -200,7 +203,7 @@ static void disk_fills_up(const char *dir) {
     snprintf(path, sizeof path, "%s/foresay.db-wal", dir);
     assert_int_equal(stat(path, &wal), 0);
     signal(SIGXFSZ, SIG_IGN);
-    set_limit((rlim_t)wal.st_size + 150000);
+    set_limit((rlim_t)wal.st_size + DISK_ROOM);
 }
 static void disk_has_room(void) { set_limit(RLIM_INFINITY); }
 
@@ -216,7 +219,7 @@ static int message_count(const char *dir) {
 static void full_disk_loses_nothing(void **state) {
     struct fixture *f = *state;
     enum { MAX_TURNS = 2000 };
-    static char text[4000], long_answer[400000];
+    static char text[4000], long_answer[LARGE];
     memset(text, 'x', sizeof text - 1);
     memset(long_answer, 'x', sizeof long_answer - 1);
     struct store_op *cut = turn_op(f->ann.id, "", NULL, NULL, "Hello");
@@ -271,7 +274,7 @@ static void count_outcome(struct store_op *op) {
 /* Several operations share a transaction, and one of them is too large for the disk: the others get in. */
 static void large_write_does_not_sink_its_group(void **state) {
     struct fixture *f = *state;
-    enum { SMALL = 6, LARGE = 1 << 20 };
+    enum { SMALL = 6 };
     struct outcome outcome = {0};
     char *large = malloc(LARGE + 1);
     assert_non_null(large);
