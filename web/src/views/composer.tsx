@@ -52,12 +52,23 @@ export function Composer() {
     const busy = open.running.value !== null;
     const waiting = open.outgoing.value !== null && open.outgoing.value.failure === null;
 
+    const unsaved = useRef<string | null>(null);
+
+    const saveDraft = () => {
+        clearTimeout(timer.current);
+        if (unsaved.current !== null) keepDraft(owner.current.id.value, unsaved.current);
+        unsaved.current = null;
+    };
     useLayoutEffect(() => {
         if (owner.current === open) return;
+        saveDraft();
         owner.current = open;
-        clearTimeout(timer.current);
         setText(draftOf(open.id.value));
     }, [open]);
+    useEffect(() => {
+        addEventListener('pagehide', saveDraft);
+        return () => removeEventListener('pagehide', saveDraft);
+    }, []);
     useLayoutEffect(() => grow(field.current!), [text]);
     useEffect(() => {
         if (matchMedia('(pointer: fine)').matches) field.current?.focus();
@@ -71,8 +82,9 @@ export function Composer() {
 
     const type = (value: string) => {
         setText(value);
+        unsaved.current = value;
         clearTimeout(timer.current);
-        timer.current = window.setTimeout(() => keepDraft(open.id.value, value), DRAFT_DELAY_MS);
+        timer.current = window.setTimeout(saveDraft, DRAFT_DELAY_MS);
     };
     const send = () => {
         if (text.trim() === '' || busy || waiting) return;
@@ -80,8 +92,8 @@ export function Composer() {
             tell(`This is too long to send: ${formatCount(text.length)} characters. Shorten it or send it in parts.`, true);
             return;
         }
-        clearTimeout(timer.current);
-        keepDraft(open.id.value, '');
+        unsaved.current = '';
+        saveDraft();
         setText('');
         editing.value = null;
         if (open.outgoing.value?.failure) open.discardOutgoing();

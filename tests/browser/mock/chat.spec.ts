@@ -1,0 +1,190 @@
+/* chat.spec.ts - the ordinary life of a chat: send, stop, regenerate, edit, branches, continue, every way an answer may end. */
+import { answers, ask, begun, composer, history, lastAnswer, over, say, stopButton } from '../page.ts';
+import { expect, test } from './fixture.ts';
+
+test('a question is answered, streamed, and the numbers stand below it', async ({ page }) => {
+    await say(page, '/slow 40');
+    await begun(page);
+    const early = (await lastAnswer(page).locator('.prose').innerText()).length;
+    await over(page);
+    expect((await lastAnswer(page).locator('.prose').innerText()).length).toBeGreaterThan(early);
+    await expect(lastAnswer(page).locator('button.stats')).toContainText(/tok\/s.*to first token.*tokens/);
+    await expect(page).toHaveURL(/#\/c\/[0-9a-f]{32}$/);
+    await expect(page.locator('.row.open')).toContainText('/slow 40');
+    expect((await history(page)).at(-1)!.st).toBe('done');
+});
+
+test('the sum of the numbers opens on a press', async ({ page }) => {
+    await ask(page, 'hello');
+    await lastAnswer(page).locator('button.stats').click();
+    await expect(page.locator('.panel:popover-open')).toContainText('Prompt from cache');
+});
+
+test('stop keeps the part that was written; continue goes on in the same answer', async ({ page }) => {
+    await say(page, '/slow 120');
+    await begun(page);
+    await stopButton(page).click();
+    await over(page);
+    const part = await lastAnswer(page).locator('.prose').innerText();
+    await expect(lastAnswer(page)).toContainText('You stopped this answer.');
+    await lastAnswer(page).getByRole('button', { name: 'Continue' }).click();
+    await expect(stopButton(page)).toBeVisible();
+    await over(page);
+    await expect(answers(page)).toHaveCount(1);
+    const whole = (await history(page)).at(-1)!;
+    expect(whole.text.replace(/\s+/g, ' ').startsWith(part.replace(/\s+/g, ' ').trimEnd())).toBe(true);
+    expect(whole.text.split(' ').length).toBeGreaterThan(100);
+    await expect(lastAnswer(page).locator('.prose')).toHaveText(whole.text.replace(/\s*\n+\s*/g, ''), { useInnerText: false });
+});
+
+test('regenerate makes a sibling; the arrows turn between them; the choice survives a reload', async ({ page }) => {
+    await ask(page, 'hello');
+    await lastAnswer(page).hover();
+    await lastAnswer(page).getByRole('button', { name: 'Answer again' }).click();
+    await expect(lastAnswer(page).locator('.branch-place')).toHaveText('2/2');
+    await over(page);
+    await expect(lastAnswer(page)).toContainText('Answer 2.');
+    await lastAnswer(page).getByRole('button', { name: 'Previous branch' }).click();
+    await expect(lastAnswer(page).locator('.branch-place')).toHaveText('1/2');
+    await expect(lastAnswer(page)).not.toContainText('Answer 2.');
+    await page.reload();
+    await expect(lastAnswer(page).locator('.branch-place')).toHaveText('1/2');
+    await expect(lastAnswer(page)).not.toContainText('Answer 2.');
+});
+
+test('editing a question makes a branch and keeps the old one', async ({ page }) => {
+    await ask(page, 'first words');
+    await ask(page, 'second words');
+    const second = page.locator('article.question').last();
+    await second.hover();
+    await second.getByRole('button', { name: 'Edit' }).click();
+    await page.getByRole('textbox', { name: 'Edit your message' }).fill('better words');
+    await page.getByRole('textbox', { name: 'Edit your message' }).press('Enter');
+    await over(page);
+    const edited = page.locator('article.question').last();
+    await expect(edited).toContainText('better words');
+    await expect(edited.locator('.branch-place')).toHaveText('2/2');
+    await edited.getByRole('button', { name: 'Previous branch' }).click();
+    await expect(page.locator('article.question').last()).toContainText('second words');
+    // The first message of a chat can be edited too: it becomes a second root.
+    const first = page.locator('article.question').first();
+    await first.hover();
+    await first.getByRole('button', { name: 'Edit' }).click();
+    await page.getByRole('textbox', { name: 'Edit your message' }).fill('another beginning');
+    await page.getByRole('button', { name: 'Send' }).first().click();
+    await over(page);
+    await expect(page.locator('article.question')).toHaveCount(1);
+    await expect(page.locator('article.question .branch-place')).toHaveText('2/2');
+});
+
+test('an answer that fails says why and can be tried again', async ({ page }) => {
+    await ask(page, '/error');
+    await expect(lastAnswer(page).getByRole('alert')).toContainText('out of memory on the device');
+    await lastAnswer(page).getByRole('button', { name: 'Retry' }).click();
+    await expect(lastAnswer(page).locator('.branch-place')).toHaveText('2/2');
+    await over(page);
+    await expect(lastAnswer(page).getByRole('alert')).toHaveCount(0);
+});
+
+test('a context that is full offers a new chat or to drop the oldest turns', async ({ page }) => {
+    await ask(page, 'hello');
+    await say(page, '/refuse me');
+    const card = page.getByRole('alert').filter({ hasText: 'no longer fits' });
+    await expect(card).toContainText('8,192 tokens');
+    await card.getByRole('button', { name: 'New chat' }).click();
+    await expect(composer(page)).toHaveValue('/refuse me');
+    await expect(page.getByRole('heading', { name: 'What is on your mind?' })).toBeVisible();
+    await page.goBack();
+    await say(page, '/refuse me');
+    await card.getByRole('button', { name: 'Drop the oldest turns and retry' }).click();
+    await expect(answers(page)).toHaveCount(2);
+    await over(page);
+    expect((await history(page)).filter((message) => message.text === '/refuse me')).toHaveLength(1);
+});
+
+test('an answer that filled the context says so', async ({ page }) => {
+    await ask(page, '/context');
+    await expect(lastAnswer(page).getByRole('alert')).toContainText('reached the end of what the model can see');
+});
+
+test('a server that is busy is said and nothing is lost', async ({ page }) => {
+    await say(page, '/busy now');
+    await expect(page.getByRole('alert')).toContainText('The server is busy');
+    await page.getByRole('button', { name: 'Edit' }).last().click();
+    await expect(composer(page)).toHaveValue('/busy now');
+});
+
+test('reading a long prompt shows how far it is; waiting in line is said; trimming is said', async ({ page }) => {
+    await say(page, '/prefill');
+    await expect(page.getByRole('progressbar', { name: 'Reading the conversation' })).toBeVisible();
+    await expect(lastAnswer(page)).toContainText(/of 5,120 tokens/);
+    await over(page);
+    await expect(page.getByRole('progressbar')).toHaveCount(0);
+    await say(page, '/trimmed');
+    await expect(lastAnswer(page)).toContainText('does not see the 6 oldest messages');
+    await over(page);
+});
+
+test('rename and delete, with a question before', async ({ page, mock }) => {
+    await mock.act('seed?n=5');
+    await page.reload();
+    const row = page.locator('.row').filter({ hasText: 'Tea or coffee?' });
+    await row.hover();
+    await row.getByRole('button').click();
+    await page.getByRole('menuitem', { name: 'Rename' }).click();
+    await page.getByRole('textbox', { name: 'Title' }).fill('Hot drinks');
+    await page.getByRole('textbox', { name: 'Title' }).press('Enter');
+    await expect(page.locator('.row').filter({ hasText: 'Hot drinks' })).toBeVisible();
+    await page.locator('.row').filter({ hasText: 'Hot drinks' }).getByRole('link').click();
+    await expect(page.getByRole('heading', { level: 1 })).toHaveText('Hot drinks');
+    await page.getByRole('button', { name: 'Options for this chat' }).click();
+    await page.getByRole('menuitem', { name: 'Delete' }).click();
+    await expect(page.getByRole('dialog')).toContainText('Hot drinks');
+    await page.getByRole('button', { name: 'Delete', exact: true }).click();
+    await expect(page.locator('.row').filter({ hasText: 'Hot drinks' })).toHaveCount(0);
+    await expect(page.getByRole('heading', { name: 'What is on your mind?' })).toBeVisible();
+    await page.reload();
+    await expect(page.locator('.row')).toHaveCount(4);
+});
+
+test('the list loads page after page and can be filtered', async ({ page, mock }) => {
+    await mock.act('seed?n=120');
+    await page.reload();
+    await expect(page.locator('.row')).toHaveCount(50);
+    await page.getByRole('button', { name: 'Load more' }).scrollIntoViewIfNeeded();
+    await expect(page.locator('.row')).toHaveCount(100);
+    await page.getByRole('searchbox', { name: /Find a chat/ }).fill('packing');
+    await expect(page.locator('.row')).toHaveCount(1);
+});
+
+test('a draft is kept for each chat and over a reload', async ({ page, mock }) => {
+    await mock.act('seed?n=3');
+    await page.reload();
+    await page.locator('.row').nth(1).getByRole('link').click();
+    await composer(page).fill('half a thought');
+    await page.locator('.row').nth(2).getByRole('link').click();
+    await expect(composer(page)).toHaveValue('');
+    await page.waitForTimeout(400);
+    await page.reload();
+    await page.locator('.row').nth(1).getByRole('link').click();
+    await expect(composer(page)).toHaveValue('half a thought');
+});
+
+test('settings go with each message and reset to the defaults', async ({ page }) => {
+    const sent: string[] = [];
+    page.on('websocket', (socket) => socket.on('framesent', (frame) => sent.push(String(frame.payload))));
+    await page.reload();
+    await page.keyboard.press('Control+,');
+    await page.getByRole('spinbutton', { name: 'Temperature' }).fill('0.3');
+    await page.getByRole('spinbutton', { name: 'Seed' }).fill('99');
+    await page.getByRole('textbox', { name: 'System prompt' }).fill('Be brief.');
+    await page.keyboard.press('Escape');
+    await ask(page, 'hello');
+    const send = sent.map((frame) => JSON.parse(frame)).find((frame) => frame.t === 'send');
+    expect(send.gen).toEqual({ temp: 0.3, seed: 99, system: 'Be brief.' });
+    await page.keyboard.press('Control+,');
+    await page.getByRole('button', { name: 'Reset to defaults' }).click();
+    await page.keyboard.press('Escape');
+    await ask(page, 'again');
+    expect(JSON.parse(sent.findLast((frame) => frame.includes('"send"'))!).gen).toBeUndefined();
+});
