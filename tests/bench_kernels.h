@@ -181,6 +181,7 @@ static int bench_kernels(const char *isa, int threads) {
         fprintf(stderr, "check_kernels: %s\n", reason);
         return 1;
     }
+    setvbuf(stdout, NULL, _IOLBF, 0);
     printf("bench: %s, %d threads\n", backend_cpu_isa(&m.b), backend_cpu_threads(&m.b));
     bench_open(&m);
     bench_all(&m);

@@ -64,16 +64,19 @@ INLINE void value_dims(struct attention_state *s, const int n, const int vectors
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) acc[i * vectors + j] = vf_load(&s->acc[from + i][d + j * VECTOR_LANES]);
-    for (int t = first_token; t < end_token; t++) {
-        const uint16_t *row = s->v[t / KV_BLOCK] + t % KV_BLOCK * head_dim + d;
-        vfloat value[BESIDE];
+    for (int t = first_token; t < end_token;) {
+        const int page = t / KV_BLOCK, page_end = (page + 1) * KV_BLOCK, end = page_end < end_token ? page_end : end_token;
+        const uint16_t *row = s->v[page] + t % KV_BLOCK * head_dim + d;
+        for (; t < end; t++, row += head_dim) {
+            vfloat value[BESIDE];
 #pragma GCC unroll 4
-        for (int j = 0; j < vectors; j++) value[j] = vf_from_halves(row + j * VECTOR_LANES);
+            for (int j = 0; j < vectors; j++) value[j] = vf_from_halves(row + j * VECTOR_LANES);
 #pragma GCC unroll 6
-        for (int i = 0; i < n; i++)
+            for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
-            for (int j = 0; j < vectors; j++)
-                acc[i * vectors + j] = vf_fma(vf_set(s->p[from + i][t]), value[j], acc[i * vectors + j]);
+                for (int j = 0; j < vectors; j++)
+                    acc[i * vectors + j] = vf_fma(vf_set(s->p[from + i][t]), value[j], acc[i * vectors + j]);
+        }
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n; i++)
@@ -177,6 +180,7 @@ static void attend_chunk(struct attention_state *s, int chunk) {
     for (int i = from; i < tile->n; i++) {
         for (int t = tile->pos[i] + 1 - chunk; t < ATTENTION_CHUNK; t++) s->p[i][t] = -INFINITY;
         const float factor = softmax_chunk(&s->softmax[i], s->p[i]);
+        if (factor == 1.0f) continue; /* the maximum rarely moves after the first chunks */
         for (int d = 0; d < tile->head_dim; d++) s->acc[i][d] *= factor;
     }
     chunk_values(s, from, chunk);

@@ -13,7 +13,7 @@
 #include "kernels/cpu/simd.h"
 
 enum {
-    PREFETCH_BYTES = 2048,
+    PREFETCH_BYTES = 4096,
     PARTS = ROW_GROUP / VECTOR_LANES, /* vectors that make up a group */
 };
 

@@ -177,20 +177,26 @@ struct softmax {
 /* Bits of a float as an integer of the same order, and back (the map is its own inverse). */
 INLINE int32_t ordered_bits(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
 
-/* One chunk: scores (-infinity where nothing is seen) become weights relative to the new maximum. Returns the factor that brings
- * what was summed before to the new maximum; 0 for the first chunk. */
-INLINE float softmax_chunk(struct softmax *s, float *scores) {
-    int32_t highest = ordered_bits((int32_t)bits_of(s->max));
+INLINE float highest_score(const float *scores, float before) {
+    int32_t highest = ordered_bits((int32_t)bits_of(before));
     for (int i = 0; i < ATTENTION_CHUNK; i++) {
         const int32_t key = ordered_bits((int32_t)bits_of(scores[i]));
         highest = key > highest ? key : highest;
     }
-    const float max = float_of((uint32_t)ordered_bits(highest)), factor = exp_row(s->max - max);
+    return float_of((uint32_t)ordered_bits(highest));
+}
+
+/* One chunk: scores (-infinity where nothing is seen) become weights relative to the new maximum. Returns the factor that brings
+ * what was summed before to the new maximum: 0 for the first chunk, 1 if the maximum stays. */
+INLINE float softmax_chunk(struct softmax *s, float *scores) {
+    const float max = highest_score(scores, s->max), factor = max == s->max ? 1.0f : exp_row(s->max - max);
     s->max = max;
-    for (int l = 0; l < LANES; l++) s->lane_sum[l] *= factor;
     for (int i = 0; i < ATTENTION_CHUNK; i++) scores[i] = exp_row(scores[i] - max);
-    for (int i = 0; i < ATTENTION_CHUNK; i += LANES)
-        for (int l = 0; l < LANES; l++) s->lane_sum[l] += scores[i + l];
+    for (int l = 0; l < LANES; l++) {
+        float sum = s->lane_sum[l] * factor;
+        for (int i = 0; i < ATTENTION_CHUNK; i += LANES) sum += scores[i + l];
+        s->lane_sum[l] = sum;
+    }
     return factor;
 }
 
