@@ -135,8 +135,9 @@ static size_t merge_short(const struct bpe *bpe, int32_t *ids, size_t n) {
         ids[best] = merged[best];
         memmove(&ids[best + 1], &ids[best + 2], (n - best - 2) * sizeof *ids);
         n--;
-        memmove(&ranks[best + 1], &ranks[best + 2], (n - best - 1) * sizeof *ranks);
-        memmove(&merged[best + 1], &merged[best + 2], (n - best - 1) * sizeof *merged);
+        size_t later = n > best + 2 ? n - best - 2 : 0; /* pairs that only move */
+        memmove(&ranks[best + 1], &ranks[best + 2], later * sizeof *ranks);
+        memmove(&merged[best + 1], &merged[best + 2], later * sizeof *merged);
         for (size_t i = best > 0 ? best - 1 : 0; i <= best && i + 1 < n; i++) {
             const struct bpe_merge *merge = find_merge(bpe, ids[i], ids[i + 1]);
             ranks[i] = merge->merged < 0 ? NONE : merge->rank;
