@@ -188,7 +188,12 @@ void connection_sent(struct connection *c, const struct outbox_piece *piece) {
     if (connection_has_more(c)) want_write(c);
 }
 
-void connection_idle(struct connection *c) { c->waiting_since_ms = 0; }
+void connection_idle(struct connection *c) {
+    c->waiting_since_ms = 0;
+    if (c->state != CONNECTION_CLOSING || c->farewell_due) return;
+    c->farewell_due = true; /* the last byte is out; the close frame goes from the timer, outside of the socket's callback */
+    timer_set(&c->gateway->timers, &c->timer, clock_ms());
+}
 
 /* --- time --- */
 
@@ -207,7 +212,10 @@ static void on_timer(struct timer *timer) {
     int64_t now = clock_ms();
     bool stalled = c->waiting_since_ms > 0 && now - c->waiting_since_ms >= CONNECTION_STALL_MS;
     if (c->state == CONNECTION_CLOSING) {
-        server_kill(c->socket);
+        if (c->farewell_due)
+            server_farewell(c->socket, c->close_code, c->close_reason); /* c may be gone */
+        else
+            server_kill(c->socket);
         return;
     }
     if (stalled || c->state != CONNECTION_OPEN) {

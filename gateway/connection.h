@@ -1,11 +1,13 @@
 /* connection.h - one WebSocket: who it is, what it reads, what it is owed.
  *
- *  (1) LOOKUP (session being looked up, nothing is read) -> GREETING (hello awaited) -> OPEN -> CLOSING (what is queued goes out,
- * then the close frame; nothing more is read or queued). (2) Answers and notices wait in the outbox. Token events are read from
- * the logs when the socket can take them, in turn over the subscriptions that have some; so an answer never waits behind tokens,
- * and one stream does not starve another. (3) A subscription sends its first text at once, then at most one frame every
- * CONNECTION_COALESCE_MS. (4) Every request is answered by chat.c through connection_send; one that completes after the socket
- * closed is answered to nobody. Service thread only. */
+ *  (1) LOOKUP (session being looked up, nothing is read) -> GREETING (hello awaited) -> OPEN -> CLOSING (what is queued goes
+ *      out, then the close frame; nothing more is read or queued).
+ *  (2) Answers and notices wait in the outbox. Token events are read from the logs when the socket can take them, in turn
+ *      over the subscriptions that have some; so an answer never waits behind tokens, and one stream does not starve another.
+ *  (3) A subscription sends its first text at once, then at most one frame every CONNECTION_COALESCE_MS.
+ *  (4) Every request is answered by chat.c through connection_send; one that completes after the socket closed is answered
+ *      to nobody.
+ * Service thread only. */
 #ifndef FORESAY_CONNECTION_H
 #define FORESAY_CONNECTION_H
 
@@ -62,6 +64,7 @@ struct connection {
 
     int close_code;
     char close_reason[100];
+    bool farewell_due;              /* everything is out but the close frame */
     struct connection *next, *prev; /* same bucket of connections.by_user */
 };
 

@@ -1,9 +1,12 @@
 /* http.h - one HTTP request and its answer, and the routes.
  *
  *  (1) server.c makes an exchange when the head of a request is in, fills in the body, and sends what the exchange answers.
- *  (2) Headers are copied out of libwebsockets at once, into bounded fields; one that does not fit refuses the request (431).
- *  (3) An exchange may outlive its socket while work for it is under way (exchange_hold): then socket is NULL and answering does
- * nothing. (4) Exactly one answer: http_answer*, or http_stream_begin and bytes pulled until the end. Service thread only. */
+ *  (2) Headers are copied out of libwebsockets at once, into bounded fields; one that does not fit refuses the request
+ *      (431).
+ *  (3) An exchange may outlive its socket while work for it is under way (exchange_hold): then socket is NULL and answering
+ *      does nothing.
+ *  (4) Exactly one answer: http_answer*, or http_stream_begin and bytes pulled until the end.
+ * Service thread only. */
 #ifndef FORESAY_HTTP_H
 #define FORESAY_HTTP_H
 
@@ -37,6 +40,7 @@ struct exchange {
     struct buffer body;
     size_t body_limit;
     int64_t content_length;
+    bool body_over;
 
     struct buffer head; /* status line and headers */
     bool head_sent, close_after;
@@ -48,8 +52,7 @@ struct exchange {
     bool (*pull)(struct exchange *exchange, struct buffer *out);
     /* Called once if the client goes away while the exchange is held. */
     void (*gone)(struct exchange *exchange);
-    void *work;  /* the handler's */
-    void *watch; /* server.c: notices that a client who waits has gone */
+    void *work; /* the handler's */
 };
 
 /* The head is in: decides the route, may answer at once. Afterwards the state is READING (a body is wanted), WORKING or
@@ -70,8 +73,6 @@ void http_answer_error(struct exchange *exchange, int status, const char *senten
 void http_stream_begin(struct exchange *exchange, const char *type);
 void http_stream_ready(struct exchange *exchange); /* there is something to pull */
 
-/* server.c implements: from now on a client who goes away is noticed at once although nothing is read or written. */
-void exchange_watch(struct exchange *exchange);
 /* server.c implements: frees what no socket and no hold needs any more. */
 void exchange_settle(struct exchange *exchange);
 

@@ -12,7 +12,7 @@ enum {
     LIMIT_MESSAGES_BURST = 40,           /* opening a page: hello, convs, hist and a few subs at once */
     LIMIT_FLOOD = 200,                   /* refused messages in a row before the connection is closed with 4429 */
     LIMIT_SUBSCRIPTIONS = 64,            /* streams read by one connection */
-    LIMIT_PENDING = 32,                  /* unanswered requests of one connection */
+    LIMIT_PENDING = 64,                  /* unanswered requests of one connection */
     LIMIT_CONNECTIONS = 4096,            /* WebSockets in all: about 10 kB each when idle */
     LIMIT_USER_CONNECTIONS = 64,         /* tabs and devices of one person */
     LIMIT_EXCHANGES = 1024,              /* HTTP requests being answered at once */

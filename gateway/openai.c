@@ -278,7 +278,6 @@ static void start(struct exchange *e, int64_t user, struct openai_request *reque
     g->ended = on_ended;
     g->owner = call;
     if (call->stream) stream_attach(g->stream, &call->reader, 1);
-    exchange_watch(e);
 }
 
 static void list_models(struct exchange *e) {

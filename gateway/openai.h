@@ -4,7 +4,8 @@
  *  (2) A plain answer and a stream are two ways to read the same log (stream.h): one waits for DONE, the other sends chunks.
  *  (3) Errors have OpenAI's shape: {"error": {message, type, param, code}}.
  * Fields that ask for something we cannot do are refused by name; fields that ask for nothing (user, metadata, store: false, n: 1
- * ...) are ignored, as are unknown ones, because clients send many that servers may ignore. Service thread only. */
+ * ...) are ignored, as are unknown ones, because clients send many that servers may ignore.
+ * Service thread only. */
 #ifndef FORESAY_OPENAI_H
 #define FORESAY_OPENAI_H
 

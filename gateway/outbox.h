@@ -1,11 +1,11 @@
-/* outbox.h - the bytes on their way to one socket: a growable buffer to build a message in, and a bounded queue of whole
- * messages.
+/* outbox.h - the bytes on their way to one socket: a growable buffer to build a message in, and a bounded queue of messages.
  *
- *  (1) Every piece handed to the socket has OUTBOX_HEADROOM writable bytes before it: libwebsockets puts the frame header there.
+ *  (1) Every piece handed to the socket has OUTBOX_HEADROOM writable bytes before it: libwebsockets puts the frame header
+ *      there.
  *  (2) A queue holds at most OUTBOX_MAX_BYTES; one that would grow beyond takes nothing more and says so, and the connection
- * closes. A message alone in the queue is always taken: answers have limits of their own (a page of history, a snapshot). (3)
- * Token events never wait here. They are read from the generation's log when the socket can take them (stream.h), so a slow
- *      reader costs nothing but its place in the log. The queue is for answers and notices.
+ *      closes. A message alone in the queue is always taken: answers have limits of their own (a page of history, a snapshot).
+ *  (3) Token events never wait here. They are read from the generation's log when the socket can take them (stream.h), so a
+ *      slow reader costs nothing but its place in the log. The queue is for answers and notices.
  * Service thread only. */
 #ifndef FORESAY_OUTBOX_H
 #define FORESAY_OUTBOX_H

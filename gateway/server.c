@@ -1,13 +1,17 @@
 /* server.c - see server.h. libwebsockets 4.1 (HTTP/1.1 and WebSocket) on a libuv loop that we own.
  *
  *  (1) One thread runs the loop and everything in gateway/ but the store. server_wake and server_stop set a flag and call
- * uv_async_send; no other thread calls libwebsockets or libuv. (2) The loop is ours ("foreign" to lws), so signals, timers and
- * wake-ups are plain libuv, and lws installs no signal handlers. (3) lws copies of headers die with the callback: they are copied
- * into the exchange or the session at once. CONFIRM_UPGRADE gets a pointer that may be dangling (an lws 4.1 bug with unknown
- * upgrades): it is not read, and anything but "websocket" is hung up on. (4) One write for each WRITEABLE. Nothing is written
- * from anywhere else. (5) lws 4.1 does not notice that a client who waits for a late answer has gone, and then spins. So such a
- * socket is no longer read (server_pause), and a second descriptor of it is watched for the hang-up (exchange_watch). (6) Ending
- * takes two calls of lws_context_destroy with the loop run in between: libuv closes handles asynchronously. */
+ *      uv_async_send; no other thread calls libwebsockets or libuv.
+ *  (2) The loop is ours ("foreign" to lws), so signals, timers and wake-ups are plain libuv, and lws installs no signal
+ *      handlers.
+ *  (3) lws copies of headers die with the callback: they are copied into the exchange or the session at once.
+ *      CONFIRM_UPGRADE gets a pointer that may be dangling (an lws 4.1 bug with unknown upgrades): it is not read, and anything
+ *      but "websocket" is hung up on.
+ *  (4) One write for each WRITEABLE. Nothing is written from anywhere else.
+ *  (5) Answers that take long (a generation) are answers to POST. There lws goes on reading and so notices a client who
+ *      leaves; for a late answer to a GET, lws 4.1 neither notices nor sleeps. Bytes behind the body are a request sent before
+ *      its turn: lws would call back for them without end, so that connection is closed.
+ *  (6) Ending takes two calls of lws_context_destroy with the loop run in between: libuv closes handles asynchronously. */
 #include "gateway/server.h"
 
 #include <libwebsockets.h>
@@ -36,7 +40,7 @@ enum {
     RX_BUFFER = 16 * 1024,
     HTTP_STALL_S = 30, /* a client that takes nothing of its answer for so long is gone */
     KEEPALIVE_S = 30,
-    WANTED_FILES = 8192, /* LIMIT_CONNECTIONS, LIMIT_EXCHANGES with a watch each, and the database */
+    WANTED_FILES = 8192, /* LIMIT_CONNECTIONS, LIMIT_EXCHANGES, connections between requests, the database */
 };
 
 struct server {
@@ -67,6 +71,13 @@ static struct server *server_of(struct lws *socket) { return lws_context_user(lw
 void server_write_soon(struct lws *socket) { lws_callback_on_writable(socket); }
 void server_pause(struct lws *socket, bool paused) { lws_rx_flow_control(socket, !paused); }
 void server_kill(struct lws *socket) { lws_set_timeout(socket, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC); }
+
+/* Returning -1 from WRITEABLE would do, but Debian builds lws with a debugging aid that closes such a socket twice, and the second
+ * close swallows the close frame. A synchronous "kill" by timeout takes the polite path once. */
+void server_farewell(struct lws *socket, int code, const char *reason) {
+    lws_close_reason(socket, (enum lws_close_status)code, (unsigned char *)reason, strlen(reason));
+    lws_set_timeout(socket, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_SYNC);
+}
 
 /* --- HTTP: the head of a request --- */
 
@@ -146,18 +157,6 @@ static int begin_exchange(struct lws *socket, struct session *session) {
 
 /* --- HTTP: the end of an exchange --- */
 
-static void on_watch_closed(uv_handle_t *handle) { free(handle); }
-
-static void stop_watching(struct exchange *e) {
-    uv_poll_t *watch = e->watch;
-    int copy;
-    if (!watch) return;
-    e->watch = NULL;
-    uv_fileno((uv_handle_t *)watch, &copy);
-    uv_close((uv_handle_t *)watch, on_watch_closed);
-    close(copy);
-}
-
 void exchange_settle(struct exchange *e) {
     if (e->socket || e->holds > 0) return;
     e->gateway->n_exchanges--;
@@ -172,43 +171,15 @@ static void detach_exchange(struct session *session) {
     struct exchange *e = session->exchange;
     if (!e) return;
     session->exchange = NULL;
-    stop_watching(e);
     e->socket = NULL;
     exchange_hold(e); /* gone may let go of the last hold but ours */
     if (e->state != EXCHANGE_OVER && e->gone) e->gone(e);
     exchange_release(e);
 }
 
-static void on_hang_up(uv_poll_t *watch, int status, int events) {
-    struct exchange *e = watch->data;
-    (void)status, (void)events;
-    struct lws *socket = e->socket;
-    stop_watching(e);
-    server_kill(socket);
-}
-
-void exchange_watch(struct exchange *e) {
-    struct server *server = e->gateway->server;
-    if (!e->socket || e->watch) return;
-    server_pause(e->socket, true);
-    lws_set_timeout(e->socket, NO_PENDING_TIMEOUT, 0);
-    int copy = dup(lws_get_socket_fd(e->socket));
-    uv_poll_t *watch = malloc(sizeof *watch);
-    if (copy < 0 || !watch || uv_poll_init(&server->loop, watch, copy) != 0) {
-        log_warn("server", "a waiting client is not watched: %s", strerror(errno));
-        if (copy >= 0) close(copy);
-        free(watch);
-        return;
-    }
-    watch->data = e;
-    e->watch = watch;
-    uv_poll_start(watch, UV_DISCONNECT, on_hang_up);
-}
-
 static int finish_exchange(struct lws *socket, struct session *session) {
     struct exchange *e = session->exchange;
     bool close_after = e->close_after;
-    if (e->watch && !close_after) server_pause(socket, false);
     e->state = EXCHANGE_OVER;
     detach_exchange(session);
     return close_after || lws_http_transaction_completed(socket) ? -1 : 0;
@@ -299,6 +270,14 @@ static int confirm_upgrade(struct lws *socket) {
     return 0;
 }
 
+/* Called again for bytes behind the body: invariant 5. */
+static int end_body(struct exchange *e) {
+    if (!e || e->body_over) return -1;
+    e->body_over = true;
+    if (e->state == EXCHANGE_READING) http_body(e);
+    return 0;
+}
+
 static int on_http(struct lws *socket, enum lws_callback_reasons reason, void *user, void *in, size_t len) {
     struct session *session = user;
     switch (reason) {
@@ -309,9 +288,7 @@ static int on_http(struct lws *socket, enum lws_callback_reasons reason, void *u
         if (e && e->state == EXCHANGE_READING && e->body.len + len <= e->body_limit) buffer_append(&e->body, in, len);
         return 0;
     }
-    case LWS_CALLBACK_HTTP_BODY_COMPLETION: /* lws calls it again for bytes behind the body */
-        if (session->exchange && session->exchange->state == EXCHANGE_READING) http_body(session->exchange);
-        return 0;
+    case LWS_CALLBACK_HTTP_BODY_COMPLETION: return end_body(session->exchange);
     case LWS_CALLBACK_HTTP_WRITEABLE:
         return write_exchange(socket, session);
     case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
@@ -333,16 +310,13 @@ static int on_http(struct lws *socket, enum lws_callback_reasons reason, void *u
 
 static int write_connection(struct lws *socket, struct connection *c) {
     struct outbox_piece piece;
-    if (connection_next(c, &piece)) {
-        int how = lws_write_ws_flags(LWS_WRITE_TEXT, piece.first, piece.last);
-        if (lws_write(socket, (unsigned char *)piece.data, piece.len, (enum lws_write_protocol)how) < 0) return -1;
-        connection_sent(c, &piece);
-    } else if (c->close_code) {
-        lws_close_reason(socket, (enum lws_close_status)c->close_code, (unsigned char *)c->close_reason, strlen(c->close_reason));
-        return -1;
-    } else {
+    if (!connection_next(c, &piece)) {
         connection_idle(c);
+        return 0;
     }
+    int how = lws_write_ws_flags(LWS_WRITE_TEXT, piece.first, piece.last);
+    if (lws_write(socket, (unsigned char *)piece.data, piece.len, (enum lws_write_protocol)how) < 0) return -1;
+    connection_sent(c, &piece);
     return 0;
 }
 

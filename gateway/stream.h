@@ -2,11 +2,13 @@
  *
  *  (1) The log is append-only. Events are numbered 1, 2, 3 ... without gaps; the last one is DONE and nothing follows it.
  *  (2) The text is one run of bytes: what the answer continues (the base), then what the TEXT events added, in order.
- *  (3) A reader is {stream, number of the next event it wants}. It holds no copies, so a slow reader costs the same as a quick
- * one; what it missed comes as one larger slice. (4) A log has a bound. When there are more than STREAM_MAX_EVENTS the older half
- * of the event records is forgotten (the text stays); a reader that wanted one of those is told STREAM_GAP and gets the whole
- * text instead, never a partial replay. The log knows nothing of transports: the WebSocket (connection.c) and the OpenAI streams
- * (openai.c) are two kinds of readers. Service thread only. */
+ *  (3) A reader is {stream, number of the next event it wants}. It holds no copies, so a slow reader costs the same as a
+ *      quick one; what it missed comes as one larger slice.
+ *  (4) A log has a bound. When there are more than STREAM_MAX_EVENTS the older half of the event records is forgotten (the
+ *      text stays); a reader that wanted one of those is told STREAM_GAP and gets the whole text instead, never a partial
+ *      replay.
+ * The log knows nothing of transports: the WebSocket (connection.c) and the OpenAI streams (openai.c) are two kinds of readers.
+ * Service thread only. */
 #ifndef FORESAY_STREAM_H
 #define FORESAY_STREAM_H
 

@@ -1,4 +1,5 @@
 /* timers.c - see timers.h. A pairing heap: melding two heaps is one comparison, so setting is O(1) and removing O(log n)
+ *
  * amortised. */
 #include "gateway/timers.h"
 

@@ -1,15 +1,14 @@
 /* turn.h - one generation from its request to the stored answer.
  *
  *  (1) PREPARING (the conversation's path is being read) -> RUNNING (the engine has it) -> SAVING (the final text is being
- * committed)
- *      -> ENDED (DONE is in the log; kept for readers who come back).
+ *      committed) -> ENDED (DONE is in the log; kept for readers who come back).
  *  (2) A stored generation's DONE is appended only after its final text is committed, or after that failed and DONE says so.
- *  (3) While it runs the whole text is saved every TURN_CHECKPOINT_MS if it changed. A checkpoint that fails costs nothing but
- * safety: the text goes on, and what failed last is told in DONE if the final save fails too. An answer that could not be saved
- * is tried again every TURN_RETRY_MS as long as it is in memory. (4) Ended logs are kept TURN_KEEP_MS, at most TURN_KEEP_BYTES
- * together, oldest out first; never while somebody reads. (5) Nothing but turn_cancel, the engine and the end of the server stops
- * a generation: readers come and go. Generations of the HTTP API (not stored) belong to their request: turn_forget when it is
- * over. Service thread only. */
+ *  (3) While it runs the whole text is saved every TURN_CHECKPOINT_MS if it changed. A checkpoint that fails costs nothing
+ *      but safety: the text goes on, and what failed last is told in DONE if the final save fails too. An answer that could not
+ *      be saved is tried again every TURN_RETRY_MS as long as it is in memory.
+ *  (4) Ended logs are kept TURN_KEEP_MS, at most TURN_KEEP_BYTES together, oldest out first; never while somebody reads.
+ *  (5) Nothing but turn_cancel, the engine and the end of the server stops a generation: readers come and go.
+ * Generations of the HTTP API (not stored) belong to their request: turn_forget when it is over. Service thread only. */
 #ifndef FORESAY_TURN_H
 #define FORESAY_TURN_H
 

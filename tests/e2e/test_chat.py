@@ -1,0 +1,295 @@
+"""A conversation over a real socket: turns, streams, history."""
+
+import asyncio
+import secrets
+
+import pytest
+from conftest import Refused, fake_text, run
+
+
+def refused(code):
+    return pytest.raises(Refused, match=f"^{code} ")
+
+
+def test_welcome_tells_who_and_what(server):
+    async def main():
+        async with server.client() as c:
+            w = c.welcome
+            assert w["v"] == 1 and w["user"] == {"name": "admin", "admin": True}
+            assert w["model"] == {"name": "fake", "ctx": 8192, "quant": "none"}
+            assert w["max_frame"] == 262144 and w["hb_ms"] > 0 and w["server"]["node"]
+            await c.send(t="ping", n=77)
+            assert (await c.notice("pong"))["n"] == 77
+
+    run(main())
+
+
+def test_send_streams_the_answer_exactly_once(server):
+    async def main():
+        async with server.client() as c:
+            r = await c.say("[[tokens 500 rate 2000 prefill 3]] go", gen={"seed": 7, "temp": 0.5})
+            s = await c.done(r["g"])
+            assert s.text == fake_text(500)
+            assert s.start["conv"] == r["conv"] and s.start["msg"] == r["ans"] and s.start["parent"] == r["msg"]
+            assert [x["st"] for x in s.states] == ["prefill"] * 3
+            assert s.done["why"] == "stop" and s.done["usage"]["out"] == 500 and s.done["usage"]["seed"] == 7
+            assert s.frames < 200, "text is merged, not one frame a token"
+            hist = await c.ask("hist", conv=r["conv"])
+            question, answer = hist["msgs"]
+            assert (question["role"], question["st"], question["parent"]) == ("user", "done", None)
+            assert (answer["text"], answer["st"], answer["why"]) == (fake_text(500), "done", "stop")
+            assert answer["usage"] == s.done["usage"] and not hist["more"]
+
+    run(main())
+
+
+def test_a_seed_is_chosen_and_reported_when_none_is_given(server):
+    async def main():
+        async with server.client() as c:
+            seeds = set()
+            for _ in range(3):
+                r = await c.say("hi")
+                seeds.add((await c.done(r["g"])).done["usage"]["seed"])
+            assert len(seeds) == 3 and all(0 <= s < 2**53 for s in seeds)
+
+    run(main())
+
+
+def test_same_cid_is_the_same_message(server):
+    async def main():
+        async with server.client() as c, server.client() as d:
+            cid = secrets.token_hex(8)
+            first = await c.ask("send", cid=cid, text="[[tokens 300 rate 1000]]")
+            again = await d.ask("send", cid=cid, text="[[tokens 300 rate 1000]]")
+            assert {k: v for k, v in again.items() if k != "id"} == {k: v for k, v in first.items() if k != "id"}
+            assert (await c.done(first["g"])).text == (await d.done(first["g"])).text == fake_text(300)
+            assert len((await c.ask("hist", conv=first["conv"]))["msgs"]) == 2
+            late = await d.ask("send", cid=cid, text="something else")
+            assert late["g"] == first["g"]
+
+    run(main())
+
+
+def test_two_sockets_of_one_user_see_the_same(server):
+    async def main():
+        async with server.client() as a, server.client() as b:
+            r = await a.say("[[tokens 400 rate 2000]] both")
+            user = await b.notice("msg")
+            answer = await b.notice("msg")
+            assert user["m"]["text"].endswith("both") and answer["m"]["st"] == "running" and answer["m"]["g"] == r["g"]
+            assert (await b.notice("conv"))["c"]["live"] == r["g"]
+            await b.ask("sub", g=r["g"], **{"from": 1})
+            assert (await a.done(r["g"])).text == (await b.done(r["g"])).text == fake_text(400)
+            assert (await b.notice("conv"))["c"]["live"] is None
+
+    run(main())
+
+
+def test_stop_in_one_tab_is_seen_in_the_other(server):
+    async def main():
+        async with server.client() as a, server.client() as b:
+            r = await a.say("[[tokens 100000 rate 500]]")
+            await b.ask("sub", g=r["g"], **{"from": 1})
+            await b.wait(lambda: len(b.streams[r["g"]].text) > 50)
+            await b.ask("cancel", g=r["g"])
+            one, two = await a.done(r["g"]), await b.done(r["g"])
+            assert one.done["why"] == two.done["why"] == "cancel" and one.text == two.text
+            answer = (await a.ask("hist", conv=r["conv"]))["msgs"][-1]
+            assert answer["st"] == "stopped" and answer["text"] == one.text
+            assert fake_text(100000).startswith(one.text) and one.text
+            await a.ask("cancel", g=r["g"])  # once more is no error
+
+    run(main())
+
+
+def test_continue_goes_on_in_the_same_message(server):
+    async def main():
+        async with server.client() as c:
+            r = await c.say("[[tokens 60]]", gen={"max": 20})
+            s = await c.done(r["g"])
+            assert s.text == fake_text(20) and s.done["why"] == "length"
+            k = await c.ask("cont", cid=secrets.token_hex(8), msg=r["ans"])
+            assert k["ans"] == r["ans"] and k["g"] != r["g"] and "msg" not in k
+            s2 = await c.done(k["g"])
+            assert s2.text == fake_text(60) and s2.start["base"] == len(fake_text(20).encode())
+            with refused(3004):  # a finished answer has nothing to go on with
+                await c.ask("cont", cid=secrets.token_hex(8), msg=r["ans"])
+
+    run(main())
+
+
+def test_regenerate_makes_a_sibling(server):
+    async def main():
+        async with server.client() as c:
+            r = await c.say("[[tokens 5]]")
+            await c.done(r["g"])
+            again = await c.ask("regen", cid=secrets.token_hex(8), msg=r["ans"])
+            assert again["conv"] == r["conv"] and again["msg"] == r["msg"] and again["ans"] != r["ans"]
+            assert (await c.done(again["g"])).text == fake_text(5)
+            msgs = (await c.ask("hist", conv=r["conv"]))["msgs"]
+            assert [m["parent"] for m in msgs] == [None, r["msg"], r["msg"]]
+
+    run(main())
+
+
+def test_branches_edit_and_new_root(server):
+    async def main():
+        async with server.client() as c:
+            r = await c.say("one [[tokens 3]]")
+            await c.done(r["g"])
+            r2 = await c.say("two [[tokens 3]]", conv=r["conv"])
+            await c.done(r2["g"])
+            edited = await c.say("two, edited [[tokens 3]]", conv=r["conv"], parent=r["ans"])
+            await c.done(edited["g"])
+            root = await c.say("one, edited [[tokens 3]]", conv=r["conv"], root=True)
+            await c.done(root["g"])
+            parents = {m["id"]: m["parent"] for m in (await c.ask("hist", conv=r["conv"]))["msgs"]}
+            assert parents[r2["msg"]] == r["ans"] and parents[edited["msg"]] == r["ans"] and parents[root["msg"]] is None
+            with refused(1001):
+                await c.say("x", parent=r["ans"])
+            with refused(3000):
+                await c.say("x", conv=r["conv"], parent="0" * 32)
+
+    run(main())
+
+
+def test_an_answer_that_runs_blocks_what_would_follow_it(server):
+    async def main():
+        async with server.client() as c:
+            r = await c.say("[[tokens 100000 rate 100]]")
+            for question in (
+                c.say("next", conv=r["conv"]),
+                c.ask("regen", cid="a", msg=r["ans"]),
+                c.ask("cont", cid="b", msg=r["ans"]),
+            ):
+                with refused(3004):
+                    await question
+            await c.ask("cancel", g=r["g"])
+            await c.done(r["g"])
+            await c.done((await c.say("next [[tokens 2]]", conv=r["conv"]))["g"])
+
+    run(main())
+
+
+def test_history_pages(server):
+    async def main():
+        async with server.client() as c:
+            conv, ids = None, []
+            for i in range(8):
+                r = await c.say(f"number {i} [[tokens 2]]", **({"conv": conv} if conv else {}))
+                conv = r["conv"]
+                await c.done(r["g"])
+                ids += [r["msg"], r["ans"]]
+            seen, before = [], None
+            for _ in range(10):
+                page = await c.ask("hist", conv=conv, limit=5, **({"before": before} if before else {}))
+                seen = [m["id"] for m in page["msgs"]] + seen
+                if not page["more"]:
+                    break
+                before = seen[0]
+            assert seen == ids
+
+            convs = [conv]
+            for i in range(6):
+                r = await c.say(f"conversation {i} [[tokens 1]]")
+                await c.done(r["g"])
+                convs.insert(0, r["conv"])
+            seen, before = [], None
+            for _ in range(10):
+                page = await c.ask("convs", limit=3, **({"before": before} if before else {}))
+                seen += [x["id"] for x in page["convs"]]
+                if not page["more"]:
+                    break
+                before = seen[-1]
+            assert seen == convs
+
+    run(main())
+
+
+def test_rename_and_delete(server):
+    async def main():
+        async with server.client() as a, server.client() as b:
+            r = await a.say("A question?\nwith a second line [[tokens 2]]")
+            await a.done(r["g"])
+            title = (await a.ask("hist", conv=r["conv"]))["title"]
+            assert title.startswith("A question")
+            await a.ask("rename", conv=r["conv"], title="Über 🙂")
+            await b.wait(lambda: any(n["t"] == "conv" and n["c"]["title"] == "Über 🙂" for n in b.notices))
+            assert (await b.ask("hist", conv=r["conv"]))["title"] == "Über 🙂"
+            for bad in ("", "x" * 201):
+                with refused(1001):
+                    await a.ask("rename", conv=r["conv"], title=bad)
+            running = await a.say("[[tokens 100000 rate 100]]", conv=r["conv"])
+            await a.ask("delete", conv=r["conv"])
+            assert (await b.wait(lambda: [n for n in b.notices if n.get("deleted")]))[0]["conv"] == r["conv"]
+            assert (await a.done(running["g"])).done["why"] == "cancel"
+            with refused(3000):
+                await a.ask("hist", conv=r["conv"])
+            with refused(3000):
+                await a.ask("delete", conv=r["conv"])
+            assert (await a.ask("convs"))["convs"] == []
+
+    run(main())
+
+
+def test_context_full_says_what_to_do(make_server):
+    server = make_server(args=["--ctx", "256"])
+
+    async def main():
+        async with server.client() as c:
+            r = await c.say("first " * 100 + "[[tokens 2]]")
+            await c.done(r["g"])
+            r2 = await c.say("second " * 100 + "[[tokens 2]]", conv=r["conv"])
+            s = await c.done(r2["g"])
+            assert s.done["why"] == "error" and s.done["err"]["code"] == 5003
+            assert "new conversation" in s.done["err"]["msg"]
+            answer = (await c.ask("hist", conv=r["conv"]))["msgs"][-1]
+            assert answer["st"] == "error" and answer["err"]["code"] == 5003
+            r3 = await c.ask("regen", cid="again", msg=r2["ans"], drop_oldest=True)
+            s = await c.done(r3["g"])
+            assert s.done["why"] == "stop" and s.states[0]["st"] == "trimmed" and s.states[0]["dropped"] > 0
+
+    run(main())
+
+
+def test_trouble_of_the_engine_is_told_and_kept(server):
+    async def main():
+        async with server.client() as c:
+            r = await c.say("[[busy 1]]")
+            s = await c.done(r["g"])
+            assert s.done["why"] == "error" and s.done["err"]["code"] == 4002
+            r = await c.say("[[fail 1 tokens 10]]")
+            s = await c.done(r["g"])
+            assert s.text == fake_text(5) and s.done["err"] == {"code": 5000, "msg": "The script asked for a failure."}
+            answer = (await c.ask("hist", conv=r["conv"]))["msgs"][-1]
+            assert answer["st"] == "error" and answer["text"] == fake_text(5)
+
+    run(main())
+
+
+def test_system_message_and_stop_strings(server):
+    async def main():
+        async with server.client() as c:
+            r = await c.say("[[tokens 50]]", gen={"stop": ["w9", "never"], "system": "Be brief."})
+            s = await c.done(r["g"])
+            assert s.text == fake_text(50).split("w9")[0] and s.done["why"] == "stop"
+            roles = [m["role"] for m in (await c.ask("hist", conv=r["conv"]))["msgs"]]
+            assert roles == ["user", "assistant"], "the system message is not stored"
+
+    run(main())
+
+
+def test_sixteen_clients_at_once(server):
+    async def main():
+        cookie = server.sign_in()
+
+        async def one(i):
+            async with server.client(cookie) as c:
+                for n in range(3):
+                    r = await c.say(f"[[tokens {200 + i} rate 4000]] {i} {n}")
+                    assert (await c.done(r["g"])).text == fake_text(200 + i)
+
+        await asyncio.gather(*(one(i) for i in range(16)))
+
+    run(main())
+    assert server.health()["connections"] == 0

@@ -1,0 +1,222 @@
+"""The OpenAI API with OpenAI's own client, and by hand where it must break."""
+
+import json
+import socket
+import time
+
+import openai
+import pytest
+from conftest import fake_text, request
+
+
+@pytest.fixture
+def key(server):
+    return server.add_user("api")
+
+
+@pytest.fixture
+def client(server, key):
+    with openai.OpenAI(base_url=server.url + "/v1", api_key=key, max_retries=0, timeout=60) as client:
+        yield client
+
+
+def ask(text):
+    return [{"role": "user", "content": text}]
+
+
+def test_models(client):
+    assert [m.id for m in client.models.list()] == ["fake"]
+
+
+def test_plain_answer(client):
+    answer = client.chat.completions.create(
+        model="fake",
+        messages=[{"role": "system", "content": "Be kind."}, *ask("[[tokens 30]]")],
+        temperature=0,
+        top_p=0.9,
+        seed=5,
+        max_tokens=100,
+        presence_penalty=0.1,
+        frequency_penalty=-0.1,
+        logit_bias={"5": -100, "7": 3.5},
+        n=1,
+        user="somebody",
+    )
+    choice = answer.choices[0]
+    assert choice.message.content == fake_text(30) and choice.message.role == "assistant"
+    assert choice.finish_reason == "stop" and answer.object == "chat.completion" and answer.model == "fake"
+    assert answer.usage.completion_tokens == 30
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 30
+
+
+def test_length_and_stop(client):
+    answer = client.chat.completions.create(model="default", messages=ask("[[tokens 30]]"), max_completion_tokens=4)
+    assert answer.choices[0].message.content == fake_text(4) and answer.choices[0].finish_reason == "length"
+    answer = client.chat.completions.create(model="fake", messages=ask("[[tokens 30]]"), stop=["w9", "w18"])
+    assert answer.choices[0].message.content == fake_text(30).split("w9")[0]
+    answer = client.chat.completions.create(model="fake", messages=ask("[[tokens 30]]"), stop="w9")
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_text_parts(client):
+    parts = [{"type": "text", "text": "[[echo 1]]a "}, {"type": "text", "text": "ü🙂"}]
+    answer = client.chat.completions.create(model="fake", messages=[{"role": "user", "content": parts}])
+    assert answer.choices[0].message.content == "a ü🙂"
+
+
+@pytest.mark.parametrize("usage", [False, True])
+def test_streamed_answer(client, usage):
+    options = {"stream_options": {"include_usage": True}} if usage else {}
+    chunks = list(
+        client.chat.completions.create(model="fake", messages=ask("[[tokens 300 rate 3000]]"), stream=True, **options)
+    )
+    with_choice = [c for c in chunks if c.choices]
+    assert "".join(c.choices[0].delta.content or "" for c in with_choice) == fake_text(300)
+    assert with_choice[0].choices[0].delta.role == "assistant"
+    assert with_choice[-1].choices[0].finish_reason == "stop"
+    assert len({c.id for c in chunks}) == 1
+    if usage:
+        assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 300
+    else:
+        assert all(c.usage is None for c in chunks)
+
+
+def test_both_ways_give_the_same_bytes(client):
+    plain = client.chat.completions.create(model="fake", messages=ask("[[tokens 99]]"), seed=1)
+    streamed = client.chat.completions.create(model="fake", messages=ask("[[tokens 99]]"), seed=1, stream=True)
+    assert "".join(c.choices[0].delta.content or "" for c in streamed) == plain.choices[0].message.content
+
+
+def test_errors_are_openais(client, server):
+    create = client.chat.completions.create
+    with pytest.raises(openai.NotFoundError) as e:
+        create(model="gpt-9", messages=ask("x"))
+    assert e.value.code == "model_not_found"
+    for bad, param in [
+        ({"n": 2}, "n"),
+        ({"temperature": 3}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stop": ["x"] * 9}, "stop"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+    ]:
+        with pytest.raises(openai.BadRequestError) as e:
+            create(**{"model": "fake", "messages": ask("x"), **bad})
+        assert e.value.param == param and e.value.type == "invalid_request_error", bad
+    with pytest.raises(openai.BadRequestError) as e:
+        create(model="fake", messages=ask("x" * 100000))
+    assert e.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError):
+        create(model="fake", messages=ask("x" * 100000), stream=True)
+    with pytest.raises(openai.InternalServerError) as e:
+        create(model="fake", messages=ask("[[busy 1]]"))
+    assert e.value.status_code == 503
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="fsk_" + "A" * 43).models.list()
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="nonsense").models.list()
+    assert request(server.url + "/v1/models").status == 401
+    assert request(server.url + "/v1/nothing").status == 404
+
+
+def test_harmless_fields_are_ignored(server, key):
+    body = {"model": "fake", "messages": ask("[[tokens 2]]"), "user": "u", "store": False, "metadata": {"a": "b"}}
+    body.update({"service_tier": "auto", "parallel_tool_calls": True, "something_new": [1], "tools": [], "stop": None})
+    answer = request(
+        server.url + "/v1/chat/completions", "POST", json.dumps(body).encode(), Authorization="Bearer " + key
+    )
+    assert json.loads(answer.body)["choices"][0]["message"]["content"] == fake_text(2)
+
+
+def test_an_error_in_mid_stream_is_told(client):
+    stream = client.chat.completions.create(model="fake", messages=ask("[[fail 1 tokens 2000 rate 4000]]"), stream=True)
+    with pytest.raises(openai.APIError, match="asked for a failure"):
+        list(stream)
+
+
+def wait_for(condition, timeout_s=20):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("abrupt", [True, False])
+def test_a_client_that_leaves_stops_the_work_and_nothing_spins(server, key, stream, abrupt):
+    """libwebsockets 4.1 does not notice a client leaving a late answer, and spins."""
+    host, port = server.url.split("//")[1].split(":")
+    body = json.dumps({"model": "fake", "messages": ask("[[tokens 1000000 rate 200]]"), "stream": stream}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    sockets = []
+    for _ in range(8):
+        s = socket.create_connection((host, int(port)), 30)
+        s.sendall(head.encode() + body)
+        if stream:
+            answer = b""
+            while b"w9" not in answer:
+                answer += s.recv(4096)
+            assert b"text/event-stream" in answer and b"x-accel-buffering: no" in answer
+        sockets.append(s)
+    wait_for(lambda: server.health()["running"] == 8)
+    for s in sockets:
+        if abrupt:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        s.close()
+    wait_for(lambda: server.health()["running"] == 0)
+    before = server.cpu_s()
+    time.sleep(1)
+    assert server.cpu_s() - before < 0.3
+    assert not any("error" in line for line in server.log)
+
+
+def test_bytes_behind_the_body_do_no_harm(server, key):
+    """A second request sent before the first is answered (pipelining): the connection is closed, and the work stops."""
+    host, port = server.url.split("//")[1].split(":")
+    body = json.dumps({"model": "fake", "messages": ask("[[tokens 200 rate 1000]]")}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port)), 30) as s:
+        s.sendall((head.encode() + body) * 2)
+        answer = b""
+        s.settimeout(3)
+        try:
+            while chunk := s.recv(65536):
+                answer += chunk
+        except OSError:
+            pass
+    assert answer.count(b"HTTP/1.1 200 OK") <= 1
+    wait_for(lambda: server.health()["running"] == 0)
+
+
+def test_many_at_once(server, key):
+    import concurrent.futures
+
+    def one(i):
+        with openai.OpenAI(base_url=server.url + "/v1", api_key=key, max_retries=0, timeout=60) as c:
+            for _ in range(3):
+                answer = c.chat.completions.create(model="fake", messages=ask(f"[[tokens {50 + i} rate 2000]]"))
+                assert answer.choices[0].message.content == fake_text(50 + i)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(one, range(16)))
+    assert server.health()["running"] == 0
+
+
+def test_going_down_ends_the_streams(make_server):
+    server = make_server()
+    key = server.add_user("api")
+    with openai.OpenAI(base_url=server.url + "/v1", api_key=key, max_retries=0, timeout=60) as client:
+        stream = client.chat.completions.create(model="fake", messages=ask("[[tokens 1000000 rate 500]]"), stream=True)
+        next(iter(stream))
+        server.process.terminate()
+        with pytest.raises(openai.APIError, match="going down"):
+            for _ in stream:
+                pass
+    assert server.stop() == 0
