@@ -6,9 +6,11 @@
  *     events.c    engine_poll, on the consumer's thread: news -> detokenizer -> events; frees the request after DONE
  *
  *  (1) engine->lock guards what is marked "lock" below; nothing slow happens under it.
- *  (2) A request belongs to one thread at a time, as its stage says. Sampled tokens are the exception: the engine thread appends them,
+ *  (2) A request belongs to one thread at a time, as its stage says. Sampled tokens are the exception: the engine thread
+ *    appends them,
  *      the consumer reads those below n_ready, which changes under the lock only.
- *  (3) A request is on the news list when its consumer has something to look at. Tokens wait in the request's own buffer, sized when
+ *  (3) A request is on the news list when its consumer has something to look at. Tokens wait in the request's own buffer, sized
+ *    when
  *      its prompt was known, so a slow consumer costs no memory and loses nothing.
  *  (4) Only the engine thread finishes a request, and it has let go of it by then. engine_poll frees it once DONE is given out.
  *  (5) engine->live has every request that is not freed; there are at most max_seqs + max_waiting. */

@@ -28,18 +28,33 @@ static inline struct philox_block philox(uint64_t key, struct philox_block count
     return (struct philox_block){{c0, c1, c2, c3}};
 }
 
-/* The noise words of tokens 4 * group .. 4 * group + 3 at a position. */
-static inline struct philox_block philox_tokens(uint64_t seed, uint64_t position, uint32_t group) {
-    return philox(seed, (struct philox_block){{group, (uint32_t)position, (uint32_t)(position >> 32), 0}});
+/* --- the noise of tokens ---
+ *
+ * A token's uniform number has 40 bits: 8 coarse ones, of which one block serves 16 tokens, and 32 fine ones. Most tokens
+ * cannot win
+ * with any number that begins with their coarse bits, so their fine bits are never computed: a quarter of the work. */
+
+static inline struct philox_block philox_coarse16(uint64_t seed, uint64_t position, uint32_t token) {
+    return philox(seed, (struct philox_block){{token / 16, (uint32_t)position, (uint32_t)(position >> 32), 0}});
 }
 
-/* The same for tokens first .. first + 15 (first is a multiple of 4). One block's rounds wait for each other, four blocks side by
- * side keep the multiplier busy: 2.5 times as fast. */
-static inline void philox_tokens16(uint64_t seed, uint64_t position, uint32_t first, uint32_t words[16]) {
+static inline uint32_t philox_coarse(uint64_t seed, uint64_t position, uint32_t token) {
+    return philox_coarse16(seed, position, token).word[token % 16 / 4] >> token % 4 * 8 & 255;
+}
+
+static inline uint32_t philox_fine(uint64_t seed, uint64_t position, uint32_t token) {
+    struct philox_block counter = {{token / 4, (uint32_t)position, (uint32_t)(position >> 32), 1}};
+    return philox(seed, counter).word[token % 4];
+}
+
+/* The coarse bits of tokens first .. first + 63 (first is a multiple of 64). The rounds of one block wait for each other; four
+ * blocks side
+ * by side keep the multiplier busy: 2.5 times as fast. */
+static inline void philox_coarse64(uint64_t seed, uint64_t position, uint32_t first, uint8_t coarse[64]) {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     uint32_t c0[4], c1[4], c2[4], c3[4];
     for (uint32_t j = 0; j < 4; j++) {
-        c0[j] = first / 4 + j;
+        c0[j] = first / 16 + j;
         c1[j] = (uint32_t)position;
         c2[j] = (uint32_t)(position >> 32);
         c3[j] = 0;
@@ -56,10 +71,8 @@ static inline void philox_tokens16(uint64_t seed, uint64_t position, uint32_t fi
         k1 += 0xBB67AE85u;
     }
     for (int j = 0; j < 4; j++) {
-        words[4 * j] = c0[j];
-        words[4 * j + 1] = c1[j];
-        words[4 * j + 2] = c2[j];
-        words[4 * j + 3] = c3[j];
+        const uint32_t words[4] = {c0[j], c1[j], c2[j], c3[j]};
+        for (int i = 0; i < 16; i++) coarse[16 * j + i] = (uint8_t)(words[i / 4] >> i % 4 * 8);
     }
 }
 

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "engine/engine.h"
+#include "engine/sampler_rows.h"
 
 struct sampler_candidate {
     float logit, weight; /* weight = exp((logit - max) / temperature) */
@@ -24,6 +25,9 @@ struct sampler {
     struct sampler_candidate *candidates; /* [vocab_size] */
     float *weights;                       /* [vocab_size] */
     uint32_t *uses;                       /* [vocab_size], all zero between calls */
+    uint8_t *coarse;                      /* [vocab_size, rounded up to blocks] */
+    const struct sampler_rows *rows;
+    double noise_bound[256]; /* the noise of a token with these coarse bits is less */
 };
 
 /* What the tokens so far are: tokens[0 .. n_prompt) prompt, tokens[n_prompt .. n_tokens) answer. The token to draw has position
@@ -47,9 +51,9 @@ int sampler_sample(struct sampler *sampler, const struct engine_sampling *params
 /* The standard Gumbel noise of a token at a position. */
 double sampler_noise(uint64_t seed, uint64_t position, int32_t token);
 
-/* The logarithm of x > 0 and the exponential of x <= 0 from additions and multiplications alone, so that no C library and no
- * processor gives other bits. Relative error below 1e-15 and 2e-7. */
+/* The logarithm of x > 0 from additions, multiplications and divisions alone, so that no C library and no processor gives other
+ * bits.
+ * Relative error below 1e-15. */
 double sampler_log(double x);
-float sampler_exp(float x);
 
 #endif

@@ -1,22 +1,26 @@
 /* protocol.h - the wire: `chat.v1`, one JSON object per message, the same objects on every transport.
  *
  * WebSocket: GET /v1/ws, subprotocol "chat.v1", text frames, session cookie, Origin checked. A client frame holds at most
- * PROTOCOL_MAX_FRAME bytes. Times are milliseconds since 1970. Ids are 32 hex digits (128 random bits), always checked against the user.
+ * PROTOCOL_MAX_FRAME bytes. Times are milliseconds since 1970. Ids are 32 hex digits (128 random bits), always checked against
+ * the user.
  *
  * A message m:        {id, parent (id or null), role "user"|"assistant", text, ts, st, g?, usage?, why?, err?}
  *   st: "done" | "running" | "stopped" | "interrupted" | "error" | "length"; user messages are always "done".
- *   A running message's text is what stood there before this generation began (empty but for `cont`); its events carry the rest: sub{g, from:1}.
+ *   A running message's text is what stood there before this generation began (empty but for `cont`); its events carry the
+ *   rest: sub{g, from:1}.
  * A conversation c:   {id, title, ts (last change), live (g of its running generation, or null)}
  *
  * Client -> server. `id` (string, at most 64 bytes) names the request; exactly one `ok` or `err` with this id answers it.
  *   hello  {v:1, cid (client instance, 1..64 chars), resume?:[{g, from}]}
  *              first message of a connection; answered by `welcome`, then each resumed stream continues as if by sub
- *   send   {id, cid (unique per message of this user, 1..64 chars; the same cid again returns the first answer, nothing is done twice),
- *           conv?, parent? (id of the assistant message it follows; null or absent with conv = its newest branch's end; editing = the parent
- *           of the edited message, null for a root), root?:true (a new first message in conv), text, gen?, drop_oldest?:bool}
+ *   send   {id, cid, conv?, parent?, root?, text, gen?, drop_oldest?:bool}
  *              -> ok {conv, msg, ans (assistant message's id), g} once both messages are on disk
+ *              cid: unique per message of this user, 1..64 chars; the same cid again returns the first answer, nothing is
+ *              done twice. parent: the assistant message it follows; null or absent with conv = its newest branch's end;
+ *              editing = the parent of the edited message. root:true = a new first message in conv
  *   regen  {id, cid, msg (assistant message), gen?, drop_oldest?}   a sibling answer  -> ok {conv, msg:<user msg>, ans, g}
- *   cont   {id, cid, msg (assistant message with st interrupted, stopped or length), gen?}   goes on in the same message -> ok {conv, ans, g}
+ *   cont   {id, cid, msg, gen?}               goes on in the same message -> ok {conv, ans, g}
+ *              msg: an assistant message with st interrupted, stopped or length
  *   cancel {id, g}                            the only stop; the partial text stays   -> ok {}
  *   sub    {id, g, from}                      events from sequence number `from` (>= 1) on   -> ok {}, then events
  *   unsub  {id, g}                                                                           -> ok {}
@@ -25,30 +29,35 @@
  *   convs  {id, before? (conversation id), limit?}    -> ok {convs:[c newest first], more:bool}
  *   rename {id, conv, title (1..200 chars)}   -> ok {}         delete {id, conv} -> ok {}
  *   ping   {n}                                -> pong {n}      pong {n}   answers the server's ping
- * gen: {temp 0..5, top_p (0,1], top_k >= 0, min_p [0,1), max >= 1, seed >= 0, repeat_penalty, frequency_penalty, presence_penalty,
- *       stop:[string], system:string (first message for the model, not stored)}; unknown members are an error that names them.
+ * gen: {temp 0..5, top_p (0,1], top_k >= 0, min_p [0,1), max >= 1, seed >= 0, repeat_penalty, frequency_penalty,
+ *       presence_penalty, stop:[string], system:string (first message for the model, not stored)}; unknown members are an error
+ *       that names them.
  *
  * Server -> client
  *   welcome {v:1, sid, user:{name, admin}, model:{name, ctx, quant}, server:{version, node}, hb_ms, max_frame, now}
  *   ok  {id, ...}     err {id?, g?, code, msg, retry_ms?}
  *   msg  {conv, m}                            a message was added (to all sockets of the user)
- *   conv {c} | {conv, deleted:true}           a conversation was added, renamed, got a new end, or went away (all sockets of the user)
+ *   conv {c} | {conv, deleted:true}           a conversation was added, renamed, got a new end, or went away (likewise)
  *   Events of a generation g, numbered s = 1, 2, ... without gaps:
  *   start {g, s:1, conv, msg (assistant message), parent, base (bytes of text it continues, 0 for a new answer), ts}
- *   state {g, s, st:"prefill", done, total}   progress of a long prompt, tokens; or {st:"trimmed", dropped:n} oldest messages left out
- *   d     {g, s, n, x, tok}                   covers events s .. s + n - 1: text x, tok tokens. A lagging reader gets fewer, larger ones.
+ *   state {g, s, st:"prefill", done, total}   progress of a long prompt, tokens; or {st:"trimmed", dropped:n}: oldest messages
+ *                                             that the model did not see
+ *   d     {g, s, n, x, tok}                   covers events s .. s + n - 1: text x, tok tokens. A lagging reader gets fewer,
+ *                                             larger ones
  *   done  {g, s, why, usage:{in, cached, out, queue_ms, prefill_ms, ttft_ms, tps, seed}, len, crc, err?:{code, msg}}
- *              why: "stop" | "length" | "context" | "cancel" | "error" | "interrupted"; len = bytes and crc = CRC-32C (8 hex digits)
- *              of the whole message text, base included
- *   snap  {g, upto, x, st, why?}              instead of events that are no longer kept: x = the whole message text as of event upto
+ *              why: "stop" | "length" | "context" | "cancel" | "error" | "interrupted"; len = bytes and crc = CRC-32C (8 hex
+ *              digits) of the whole message text, base included
+ *   snap  {g, upto, x, st, why?}              instead of events that are no longer kept: x = the whole message text as of
+ *                                             event upto
  *   drain {after_ms}   the server is going away: reconnect after this      ping {n}   answer with pong within hb_ms
- *   Subscribers: the sending socket is subscribed at once; other sockets of the user learn of g through msg/conv and sub themselves.
+ *   Subscribers: the sending socket is subscribed at once; other sockets of the user learn of g through msg and conv, and sub.
  * Client rule (exactly once): apply an event only if s == last + 1; if s + n - 1 <= last drop it; else sub{g, from: last + 1}.
  *
- * Codes: 1000 bad_json, 1001 bad_field, 1002 unknown_type, 1003 too_big; 2000 unauthenticated, 2002 forbidden; 3000 not_found, 3001 gone,
- * 3004 conflict (the answer is still running); 4000 rate_limited, 4002 busy, 4003 too_many; 5000 internal, 5001 engine_down, 5002 store_down
- * (disk full and the like), 5003 context_full, 5004 draining. Closes: 4401 sign in again, 4408 too slow, 4413 no pong, 4429 rate (come back);
- * 4500 bad protocol, 4503 forbidden (final); 1009 frame too big; 1012 restart.
+ * Codes: 1000 bad_json, 1001 bad_field, 1002 unknown_type, 1003 too_big; 2000 unauthenticated, 2002 forbidden; 3000 not_found,
+ * 3001 gone, 3004 conflict (the answer is still running); 4000 rate_limited, 4002 busy, 4003 too_many; 5000 internal,
+ * 5001 engine_down, 5002 store_down (disk full and the like), 5003 context_full, 5004 draining.
+ * Closes: 4401 sign in again, 4408 too slow, 4413 no pong, 4429 rate (come back); 4500 bad protocol, 4503 forbidden (final);
+ * 1009 frame too big; 1012 restart.
  *
  * HTTP on the same port
  *   GET  /  and /assets/...                    the page (embedded; ETag; strict CSP)

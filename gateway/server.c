@@ -72,7 +72,8 @@ void server_write_soon(struct lws *socket) { lws_callback_on_writable(socket); }
 void server_pause(struct lws *socket, bool paused) { lws_rx_flow_control(socket, !paused); }
 void server_kill(struct lws *socket) { lws_set_timeout(socket, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC); }
 
-/* Returning -1 from WRITEABLE would do, but Debian builds lws with a debugging aid that closes such a socket twice, and the second
+/* Returning -1 from WRITEABLE would do, but Debian builds lws with a debugging aid that closes such a socket twice, and the
+ * second
  * close swallows the close frame. A synchronous "kill" by timeout takes the polite path once. */
 void server_farewell(struct lws *socket, int code, const char *reason) {
     lws_close_reason(socket, (enum lws_close_status)code, (unsigned char *)reason, strlen(reason));
@@ -288,7 +289,8 @@ static int on_http(struct lws *socket, enum lws_callback_reasons reason, void *u
         if (e && e->state == EXCHANGE_READING && e->body.len + len <= e->body_limit) buffer_append(&e->body, in, len);
         return 0;
     }
-    case LWS_CALLBACK_HTTP_BODY_COMPLETION: return end_body(session->exchange);
+    case LWS_CALLBACK_HTTP_BODY_COMPLETION:
+        return end_body(session->exchange);
     case LWS_CALLBACK_HTTP_WRITEABLE:
         return write_exchange(socket, session);
     case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
