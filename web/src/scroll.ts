@@ -68,23 +68,29 @@ export class ScrollKeeper {
         this.toEnd('auto');
     }
 
-    /* To be called before older messages are put in front, and after. */
-    hold(): void {
+    /* Where the first visible turn stands; remembered with every movement. */
+    private hold(): void {
         const top = this.scroller.getBoundingClientRect().top;
-        for (const turn of this.content.children) {
+        for (const turn of this.content.querySelectorAll('.turn')) {
             const box = turn.getBoundingClientRect();
-            if (box.bottom > top && turn.classList.contains('turn')) {
-                this.held = { turn, top: box.top };
-                return;
-            }
+            if (box.bottom <= top) continue;
+            this.held = { turn, top: box.top };
+            return;
         }
     }
 
-    release(): void {
-        const held = this.held;
-        this.held = null;
-        if (held?.turn.isConnected) this.scroller.scrollTop += held.turn.getBoundingClientRect().top - held.top;
+    /* To be called when turns were put in front or taken away there: what was visible stays where it was. */
+    keepPlace(): void {
+        if (this.held?.turn.isConnected) this.scroller.scrollTop += this.held.turn.getBoundingClientRect().top - this.held.top;
         this.reserve();
+        this.hold();
+    }
+
+    /* Asks for more where the reader is near an edge of what is mounted. */
+    lookAtEdges(): void {
+        const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+        if (scrollTop < clientHeight) this.onNearTop();
+        if (scrollHeight - scrollTop - clientHeight < clientHeight) this.onNearEnd();
     }
 
     /* Room below the anchored question: the last turn is at least as tall as the window. */
@@ -92,7 +98,7 @@ export class ScrollKeeper {
         const last = this.lastTurn();
         for (const turn of this.content.querySelectorAll<HTMLElement>('.turn')) if (turn !== last) turn.style.minHeight = '';
         if (!last) return;
-        const below = this.content.getBoundingClientRect().bottom - last.getBoundingClientRect().bottom;
+        const below = parseFloat(getComputedStyle(this.content).paddingBottom);
         last.style.minHeight = this.anchored ? `${Math.max(0, this.scroller.clientHeight - QUESTION_TOP - below)}px` : '';
     }
 
@@ -130,14 +136,14 @@ export class ScrollKeeper {
     private resized(): void {
         this.reserve();
         if (this.following && this.distance() > 0) this.toEnd('auto');
+        this.hold();
         this.judgePill();
     }
 
     private scrolled(): void {
+        this.hold();
         this.judgePill();
-        const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-        if (scrollTop < clientHeight) this.onNearTop();
-        if (scrollHeight - scrollTop - clientHeight < clientHeight) this.onNearEnd();
+        this.lookAtEdges();
     }
 
     private judgePill(): void {

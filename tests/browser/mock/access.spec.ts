@@ -12,7 +12,10 @@ async function expectAccessible(page: Page, state: string): Promise<void> {
     await page.evaluate(axe);
     const found = await page.evaluate(async () => {
         const run = (window as unknown as { axe: { run(context: Document, options: object): Promise<{ violations: { id: string; nodes: { html: string; failureSummary: string }[] }[] }> } }).axe;
-        const { violations } = await run.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] });
+        const { violations } = await run.run(document, {
+            runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'],
+            rules: { 'heading-order': { enabled: false } }, // the model decides which headings its text has
+        });
         return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html.slice(0, 160)} ${node.failureSummary}`).join(' | ')}`);
     });
     expect(found, state).toEqual([]);
@@ -67,6 +70,7 @@ for (const colorScheme of ['light', 'dark'] as const) {
             await page.getByRole('menuitem', { name: 'Delete' }).click();
             await expectAccessible(page, 'delete');
             await page.keyboard.press('Escape');
+            await page.keyboard.press('Shift+Escape');
             await page.keyboard.press('ArrowUp');
             await expect(page.getByRole('textbox', { name: 'Edit your message' })).toBeVisible();
             await expectAccessible(page, 'editing');

@@ -55,7 +55,7 @@ export function CodeBlock({ code, info, closed }: { code: string; info: string; 
                 <span class="language">{label}</span>
                 <CopyButton text={() => code} />
             </figcaption>
-            <pre tabIndex={0} role="region" aria-label={`${label} code`}>
+            <pre tabIndex={0} role="group" aria-label={`${label} code`}>
                 <code>{parts ? spans(parts) : String(code)}</code>
             </pre>
         </figure>

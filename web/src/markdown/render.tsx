@@ -88,7 +88,7 @@ function Table({ token }: { token: Tokens.Table }) {
         </Tag>
     );
     return (
-        <div class="table-box" tabIndex={0} role="region" aria-label="Table">
+        <div class="table-box" tabIndex={0} role="group" aria-label="Table">
             <table>
                 <thead>
                     <tr>{token.header.map((of, i) => cell(of, i, 'th'))}</tr>
@@ -103,7 +103,7 @@ function Table({ token }: { token: Tokens.Table }) {
     );
 }
 
-const HEADINGS = ['h2', 'h3', 'h4', 'h5', 'h6', 'h6'] as const; // the page's own heading is h1
+const HEADINGS = ['h3', 'h4', 'h5', 'h6', 'h6', 'h6'] as const; // h1 is the chat's title, h2 names each message
 
 function block(token: Token, key: number, closed: boolean): ComponentChildren {
     switch (token.type) {

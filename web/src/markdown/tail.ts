@@ -82,7 +82,8 @@ export function closeSpans(line: string): string {
             }
         }
     }
-    return text + open.reverse().join('');
+    // A closing marker after a blank would not close.
+    return open.length > 0 ? text.trimEnd() + open.reverse().join('') : text;
 }
 
 export function repairTail(tail: string): string {

@@ -1,4 +1,4 @@
-/* menu.tsx - a button that opens a menu: arrow keys walk it, Escape and a click outside close it, the focus returns to the button.
+/* menu.tsx - a button that opens a menu (named by `label`, or by its own text): arrow keys walk it, Escape and a click outside close it, the focus returns to the button.
  *
  * The menu is a popover, so it stands above everything and is never cut off by a scrolling list. */
 import type { ComponentChildren } from 'preact';
@@ -28,7 +28,7 @@ function place(menu: HTMLElement, button: HTMLElement): void {
     menu.style.top = `${top}px`;
 }
 
-export function Menu(props: { label: string; items: (MenuItem | 'line')[]; class?: string; children: ComponentChildren }) {
+export function Menu(props: { label: string; ownName?: boolean; items: (MenuItem | 'line')[]; class?: string; children: ComponentChildren }) {
     const id = useId();
     const button = useRef<HTMLButtonElement>(null);
     const menu = useRef<HTMLDivElement>(null);
@@ -62,7 +62,7 @@ export function Menu(props: { label: string; items: (MenuItem | 'line')[]; class
                 ref={button}
                 type="button"
                 class={props.class ?? 'icon-button'}
-                aria-label={props.label}
+                aria-label={props.ownName ? undefined : props.label}
                 title={props.label}
                 aria-haspopup="menu"
                 aria-expanded="false"

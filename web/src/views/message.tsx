@@ -158,6 +158,7 @@ export const Question = memo(function Question({ message, siblings, focusable }:
                 })
             }
         >
+            <h2 class="visually-hidden">You</h2>
             {isEdited ? (
                 <Editor message={message} />
             ) : (
@@ -204,6 +205,7 @@ export const Answer = memo(function Answer({ message, siblings, live, latest, fo
                 })
             }
         >
+            <h2 class="visually-hidden">Answer</h2>
             {trimmed > 0 && <p class="trimmed">The model does not see the {trimmed} oldest messages of this chat.</p>}
             <Markdown text={message.text} live={live ? live.text : null} />
             {live && <Progress live={live} />}

@@ -120,12 +120,13 @@ function Foot() {
         { label: 'Sign out', icon: 'signout', run: () => void signOut() },
     ];
     return (
-        <Menu label="You and settings" class="person" items={items}>
+        <Menu label="Settings, shortcuts, sign out" ownName class="person" items={items}>
             <span class="avatar" aria-hidden="true">
                 {(name[0] ?? '?').toUpperCase()}
             </span>
             <span class="person-name">{name || 'Signing in…'}</span>
             <span class={`link-state ${online ? 'online' : 'away'}`}>{online ? 'live' : 'offline'}</span>
+            <span class="visually-hidden">, settings</span>
         </Menu>
     );
 }

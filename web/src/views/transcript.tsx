@@ -104,28 +104,32 @@ function Trouble({ open }: { open: Chat }) {
     );
 }
 
-/* The part of the path that is mounted: [start, end) of it; end follows the path while it is at its end. */
-function useWindow(open: Chat, length: number, keeper: { current: ScrollKeeper | null }) {
-    const [window, setWindow] = useState({ open, start: Math.max(0, length - MAX_MOUNTED / 2), end: Infinity });
-    const of = window.open === open ? window : { open, start: Math.max(0, length - MAX_MOUNTED / 2), end: Infinity };
+/* The part of the path that is mounted, named by its first and last message so that pages put before it change nothing. Null: the newest
+ * MAX_MOUNTED / 2 messages, or on to the end. */
+function useWindow(open: Chat, path: Message[]) {
+    const [choice, choose] = useState<{ open: Chat; first: string | null; last: string | null }>({ open, first: null, last: null });
+    const { first, last } = choice.open === open ? choice : { first: null, last: null };
+    const indexOf = (id: string | null) => (id === null ? -1 : path.findIndex((message) => message.id === id));
+    const lastAt = indexOf(last);
+    const firstAt = indexOf(first);
+    const end = lastAt < 0 ? path.length : lastAt + 1;
+    const start = firstAt < 0 || firstAt >= end ? Math.max(0, end - MAX_MOUNTED / 2) : firstAt;
+    const show = (from: number, to: number) =>
+        choose({ open, first: path[from]?.id ?? null, last: to >= path.length ? null : (path[to - 1]?.id ?? null) });
     const earlier = () => {
-        keeper.current?.hold();
-        if (of.start > 0) {
-            const start = Math.max(0, of.start - WINDOW_STEP);
-            const end = Math.min(of.end, length);
-            setWindow({ open, start, end: end - start > MAX_MOUNTED ? start + MAX_MOUNTED : of.end });
+        if (start > 0) {
+            const from = Math.max(0, start - WINDOW_STEP);
+            show(from, Math.min(end, from + MAX_MOUNTED));
         } else if (open.more.value && open.loading.value === 'no') {
             void open.loadOlder();
         }
     };
     const later = () => {
-        if (of.end >= length) return;
-        keeper.current?.hold();
-        const end = of.end + WINDOW_STEP;
-        setWindow({ open, start: Math.max(of.start, Math.min(end, length) - MAX_MOUNTED), end: end >= length ? Infinity : end });
+        if (end >= path.length) return;
+        const to = Math.min(path.length, end + WINDOW_STEP);
+        show(Math.max(start, to - MAX_MOUNTED), to);
     };
-    const toEnd = () => setWindow({ open, start: Math.max(0, length - MAX_MOUNTED / 2), end: Infinity });
-    return { ...of, earlier, later, toEnd };
+    return { start, end, atEnd: end >= path.length, earlier, later, toEnd: () => choose({ open, first: null, last: null }) };
 }
 
 export function Transcript() {
@@ -136,8 +140,10 @@ export function Transcript() {
     const keys = useMemo(() => new Map<string, string>(), [open]);
     const path = open.path.value;
     const messages = open.messages.value;
-    const part = useWindow(open, path.length, keeper);
+    const part = useWindow(open, path);
     const shown = path.slice(part.start, part.end);
+    const acknowledged = open.acknowledged.value;
+    if (acknowledged) keys.set(acknowledged.message, acknowledged.cid);
     const turns = turnsOf(open, shown, keys);
     const sends = open.sends.value;
     const empty = path.length === 0 && open.outgoing.value === null;
@@ -157,30 +163,26 @@ export function Transcript() {
         keeper.current!.onNearEnd = part.later;
     });
     // Order matters: first keep the place, then go where a send or an opened chat asks.
-    useLayoutEffect(() => keeper.current!.release(), [first, part.end]);
-    const loaded = open.loading.value === 'no';
-    useLayoutEffect(() => keeper.current!.open(), [open, loaded && messages.size > 0 && sends === 0]);
+    useLayoutEffect(() => keeper.current!.keepPlace(), [first, part.atEnd]);
+    const filled = messages.size > 0;
+    useLayoutEffect(() => {
+        if (sends === 0) keeper.current!.open();
+    }, [open, filled]);
     useLayoutEffect(() => {
         if (sends === 0) return;
-        if (part.end !== Infinity) part.toEnd();
+        part.toEnd();
         if (settings.value.scrolling === 'anchor') keeper.current!.anchor();
         else if (settings.value.scrolling === 'follow') keeper.current!.follow();
     }, [sends]);
     useLayoutEffect(() => keeper.current!.reserve(), [turns.at(-1)?.key]);
-    // An acknowledged turn keeps its key for as long as the chat is open.
-    const acknowledged = open.acknowledged.value;
-    useEffect(() => {
-        if (acknowledged) keys.set(acknowledged.message, acknowledged.cid);
-    }, [acknowledged]);
-    if (acknowledged && !keys.has(acknowledged.message)) keys.set(acknowledged.message, acknowledged.cid);
-
+    // A page that came in may not have filled the window yet.
+    useEffect(() => keeper.current!.lookAtEdges(), [path.length, part.start]);
     const lastId = path.at(-1)?.id;
     return (
         <div class="transcript-frame">
             <div ref={scroller} id="transcript" class="transcript" role="log" aria-live="off" aria-label="Conversation" tabIndex={-1}>
                 <div ref={content} class="column">
                     {open.loading.value === 'first' && path.length === 0 && <Skeleton />}
-                    {open.loading.value === 'older' && <p class="older">Loading older messages…</p>}
                     {(open.loading.value === 'failed' || open.loading.value === 'missing') && <Trouble open={open} />}
                     {empty && open.loading.value === 'no' && <Empty />}
                     {turns.map((turn) => (
@@ -209,13 +211,14 @@ export function Transcript() {
                     ))}
                 </div>
             </div>
+            {open.loading.value === 'older' && <p class="older">Loading older messages…</p>}
             <button
                 type="button"
                 class={`pill ${pill ? 'shown' : ''}`}
                 tabIndex={pill ? 0 : -1}
                 aria-hidden={!pill}
                 onClick={() => {
-                    if (part.end !== Infinity) part.toEnd();
+                    part.toEnd();
                     requestAnimationFrame(() => keeper.current?.follow());
                 }}
             >
