@@ -150,7 +150,8 @@ struct engine_event {
     struct engine_usage usage; /* STARTED: prompt_tokens and dropped_messages only */
 };
 
-/* Takes up to max events, in order for each request; returns their number, 0 when there are none. Never blocks. */
+/* Takes up to max events, in order for each request; returns their number, 0 when there are none. Never blocks. After a full
+ * array ask again: wake is called once nothing was left. */
 int engine_poll(struct engine *engine, struct engine_event *events, int max);
 /* Blocks until there is an event or timeout_ms passed: for tools and tests without an event loop. */
 void engine_wait(struct engine *engine, int timeout_ms);

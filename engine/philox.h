@@ -9,6 +9,11 @@
 
 #include <stdint.h>
 
+#define PHILOX_FACTOR_0 0xD2511F53u
+#define PHILOX_FACTOR_1 0xCD9E8D57u
+#define PHILOX_KEY_0    0x9E3779B9u /* golden ratio */
+#define PHILOX_KEY_1    0xBB67AE85u /* sqrt(3) - 1 */
+
 struct philox_block {
     uint32_t word[4];
 };
@@ -17,13 +22,13 @@ static inline struct philox_block philox(uint64_t key, struct philox_block count
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     uint32_t c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
     for (int round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+        uint64_t p0 = (uint64_t)PHILOX_FACTOR_0 * c0, p1 = (uint64_t)PHILOX_FACTOR_1 * c2;
         c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
         c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
         c1 = (uint32_t)p1;
         c3 = (uint32_t)p0;
-        k0 += 0x9E3779B9u; /* golden ratio */
-        k1 += 0xBB67AE85u; /* sqrt(3) - 1 */
+        k0 += PHILOX_KEY_0;
+        k1 += PHILOX_KEY_1;
     }
     return (struct philox_block){{c0, c1, c2, c3}};
 }
@@ -45,35 +50,6 @@ static inline uint32_t philox_coarse(uint64_t seed, uint64_t position, uint32_t 
 static inline uint32_t philox_fine(uint64_t seed, uint64_t position, uint32_t token) {
     struct philox_block counter = {{token / 4, (uint32_t)position, (uint32_t)(position >> 32), 1}};
     return philox(seed, counter).word[token % 4];
-}
-
-/* The coarse bits of tokens first .. first + 63 (first is a multiple of 64). The rounds of one block wait for each other; four
- * blocks side
- * by side keep the multiplier busy: 2.5 times as fast. */
-static inline void philox_coarse64(uint64_t seed, uint64_t position, uint32_t first, uint8_t coarse[64]) {
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    uint32_t c0[4], c1[4], c2[4], c3[4];
-    for (uint32_t j = 0; j < 4; j++) {
-        c0[j] = first / 16 + j;
-        c1[j] = (uint32_t)position;
-        c2[j] = (uint32_t)(position >> 32);
-        c3[j] = 0;
-    }
-    for (int round = 0; round < 10; round++) {
-        for (int j = 0; j < 4; j++) {
-            uint64_t p0 = (uint64_t)0xD2511F53u * c0[j], p1 = (uint64_t)0xCD9E8D57u * c2[j];
-            c0[j] = (uint32_t)(p1 >> 32) ^ c1[j] ^ k0;
-            c2[j] = (uint32_t)(p0 >> 32) ^ c3[j] ^ k1;
-            c1[j] = (uint32_t)p1;
-            c3[j] = (uint32_t)p0;
-        }
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    for (int j = 0; j < 4; j++) {
-        const uint32_t words[4] = {c0[j], c1[j], c2[j], c3[j]};
-        for (int i = 0; i < 16; i++) coarse[16 * j + i] = (uint8_t)(words[i / 4] >> i % 4 * 8);
-    }
 }
 
 #endif

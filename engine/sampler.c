@@ -1,8 +1,7 @@
 /* sampler.c - see sampler.h.
  *
  * Nothing here sorts the vocabulary. Candidates are collected by a threshold below the best logit that falls until enough are in,
- * then a quickselect cuts exactly. Loops over the whole row use the compiler's portable vectors: one order of operations,
- * whatever the processor. */
+ * then a quickselect cuts exactly. Passes over the whole row are in sampler_rows.c. */
 #include "engine/sampler.h"
 
 #include <assert.h>
@@ -12,27 +11,10 @@
 
 #include "engine/philox.h"
 
-enum { LANES = 16 };
-static const uint32_t USE_IN_WINDOW =
-    1u << 31; /* flag in uses[]: repeat_penalty applies; the other bits count the answer's uses */
+enum { MANY = 16 }; /* one in so many tokens is a candidate: many */
 
-int sampler_init(struct sampler *sampler, int vocab_size) {
-    size_t n = (size_t)vocab_size;
-    *sampler = (struct sampler){.vocab_size = vocab_size};
-    sampler->candidates = malloc(n * sizeof *sampler->candidates);
-    sampler->weights = malloc(n * sizeof *sampler->weights);
-    sampler->uses = calloc(n, sizeof *sampler->uses);
-    if (sampler->candidates && sampler->weights && sampler->uses) return 0;
-    sampler_free(sampler);
-    return -1;
-}
-
-void sampler_free(struct sampler *sampler) {
-    free(sampler->candidates);
-    free(sampler->weights);
-    free(sampler->uses);
-    *sampler = (struct sampler){0};
-}
+/* Flag in uses[]: repeat_penalty applies; the other bits count the uses in the answer. */
+static const uint32_t USE_IN_WINDOW = 1u << 31;
 
 /* --- elementary functions --- */
 
@@ -54,46 +36,39 @@ double sampler_log(double x) {
     return exponent * 0.693147180559945309417 + 2.0 * (s + s * sum);
 }
 
-/* Four lanes; the compiler has such vectors on every processor, so this stays plain C with one order of operations. */
-typedef float float4 __attribute__((vector_size(16)));
-typedef int32_t int4 __attribute__((vector_size(16)));
-typedef int64_t long2 __attribute__((vector_size(16)));
+/* -log(-log u) for u in (0, 1). */
+static double gumbel(double u) { return -sampler_log(-sampler_log(u)); }
 
-static inline float4 load4(const float *x) {
-    float4 v;
-    memcpy(&v, x, sizeof v);
-    return v;
-}
-
-static inline float4 splat4(float x) { return (float4){x, x, x, x}; }
-static inline float4 select4(int4 mask, float4 yes, float4 no) { return (float4)((mask & (int4)yes) | (~mask & (int4)no)); }
-
-static inline float4 exp4(float4 x) {
-    x = select4(x > -87.0f, x, splat4(-87.0f));             /* 1e-38 stands for zero: no denormals */
-    float4 n = x * 1.44269504f + 12582912.0f - 12582912.0f; /* 1.5 * 2^23: the sum has no room for a fraction, so it rounds */
-    float4 r = x - n * 0.693359375f;                        /* exact: the constant has 9 bits */
-    r = r - n * -2.12194440e-4f;
-    float4 p = r * (1.0f / 5040) + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    return p * (float4)((__builtin_convertvector(n, int4) + 127) << 23);
-}
-
-float sampler_exp(float x) { return exp4(splat4(x))[0]; }
-
-/* u in (0, 1), then -log(-log u). */
-static double gumbel(uint32_t word) {
-    double u = ((double)word + 0.5) * 0x1p-32;
-    return -sampler_log(-sampler_log(u));
+static double gumbel_of_bits(uint32_t coarse, uint32_t fine) {
+    return gumbel(((double)((uint64_t)coarse << 32 | fine) + 0.5) * 0x1p-40);
 }
 
 double sampler_noise(uint64_t seed, uint64_t position, int32_t token) {
-    struct philox_block block = philox_tokens(seed, position, (uint32_t)token >> 2);
-    return gumbel(block.word[token & 3]);
+    return gumbel_of_bits(philox_coarse(seed, position, (uint32_t)token), philox_fine(seed, position, (uint32_t)token));
+}
+
+/* --- open, close --- */
+
+int sampler_init(struct sampler *sampler, int vocab_size) {
+    size_t n = (size_t)vocab_size;
+    *sampler = (struct sampler){.vocab_size = vocab_size, .rows = sampler_rows_best()};
+    /* The largest number that begins with these coarse bits, and a little for rounding. */
+    for (uint32_t coarse = 0; coarse < 256; coarse++) sampler->noise_bound[coarse] = gumbel_of_bits(coarse, UINT32_MAX) + 1e-6;
+    sampler->candidates = malloc(n * sizeof *sampler->candidates);
+    sampler->weights = malloc(n * sizeof *sampler->weights);
+    sampler->uses = calloc(n, sizeof *sampler->uses);
+    sampler->coarse = malloc(n + COARSE_BLOCK);
+    if (sampler->candidates && sampler->weights && sampler->uses && sampler->coarse) return 0;
+    sampler_free(sampler);
+    return -1;
+}
+
+void sampler_free(struct sampler *sampler) {
+    free(sampler->candidates);
+    free(sampler->weights);
+    free(sampler->uses);
+    free(sampler->coarse);
+    *sampler = (struct sampler){0};
 }
 
 /* --- 1: penalties and bias --- */
@@ -131,45 +106,14 @@ static void apply_penalties(struct sampler *sampler, const struct engine_samplin
 
 /* --- whole rows --- */
 
-/* False when a logit is not finite. x - x is 0 for finite x and NaN otherwise. */
-static bool row_max(const float *x, int n, float *max) {
-    float4 best = splat4(-INFINITY), trouble = splat4(0);
-    int i = 0;
-    for (; i + 4 <= n; i += 4) {
-        float4 v = load4(x + i);
-        best = select4(v > best, v, best);
-        trouble += v - v;
-    }
-    for (; i < n; i++) {
-        if (x[i] > best[0]) best[0] = x[i];
-        trouble[0] += x[i] - x[i];
-    }
-    bool finite = true;
-    for (int j = 0; j < 4; j++) {
-        if (best[j] > best[0]) best[0] = best[j];
-        finite &= trouble[j] == 0;
-    }
-    *max = best[0];
-    return finite;
-}
-
-/* True when one of the 16 reaches the threshold. */
-static inline bool any_reaches(const float *x, float threshold) {
-    int4 hits = load4(x) >= threshold;
-    for (int j = 4; j < LANES; j += 4) hits |= load4(x + j) >= threshold;
-    long2 halves = (long2)hits;
-    return (halves[0] | halves[1]) != 0;
-}
-
-static int32_t first_reaching(const float *x, int n, float threshold) {
-    int i = 0;
-    while (i + LANES <= n && !any_reaches(x + i, threshold)) i += LANES;
-    while (i < n && !(x[i] >= threshold)) i++;
+static int32_t first_reaching(const struct sampler *sampler, const float *x, float threshold) {
+    int i = sampler->rows->next_block(x, 0, sampler->vocab_size, threshold);
+    while (!(x[i] >= threshold)) i++;
     return i;
 }
 
-/* The logit at which (logit - max) / temperature is `base`, lowered by more than the rounding of this and the later sums: a first
- * sieve that loses nothing. */
+/* The logit at which (logit - max) / temperature is `base`, lowered by more than the rounding of this and the later sums: a
+ * first sieve that loses nothing. */
 static float logit_border(float max, float temperature, double base) {
     return (float)((double)max + base * (double)temperature - 0.01 - 1e-6 * fabs((double)max));
 }
@@ -177,32 +121,12 @@ static float logit_border(float max, float temperature, double base) {
 /* Candidates with logits from the threshold up, by id. Weights are not set. */
 static int collect(struct sampler *sampler, const float *logits, float threshold) {
     int n = 0, vocab = sampler->vocab_size;
-    for (int i = 0; i < vocab; i += LANES) {
-        int end = i + LANES <= vocab ? i + LANES : vocab;
-        if (end - i == LANES && !any_reaches(logits + i, threshold)) continue;
-        for (int t = i; t < end; t++) {
-            if (logits[t] >= threshold) sampler->candidates[n++] = (struct sampler_candidate){.logit = logits[t], .token = t};
+    for (int i = 0; (i = sampler->rows->next_block(logits, i, vocab, threshold)) < vocab;) {
+        for (int end = i + ROW_BLOCK < vocab ? i + ROW_BLOCK : vocab; i < end; i++) {
+            if (logits[i] >= threshold) sampler->candidates[n++] = (struct sampler_candidate){.logit = logits[i], .token = i};
         }
     }
     return n;
-}
-
-/* weights[i] = exp((x[i] - max) * inverse_t); returns their sum. Lane sums are short enough for floats, then doubles. */
-static double row_weights(const float *x, int n, float max, float inverse_t, float *weights) {
-    enum { CHUNK = 256 };
-    double total = 0;
-    for (int first = 0; first < n; first += CHUNK) {
-        int end = first + CHUNK <= n ? first + CHUNK : n, i = first;
-        float4 sum = splat4(0);
-        for (; i + 4 <= end; i += 4) {
-            float4 w = exp4((load4(x + i) - max) * inverse_t);
-            memcpy(weights + i, &w, sizeof w);
-            sum += w;
-        }
-        for (; i < end; i++) sum[0] += weights[i] = sampler_exp((x[i] - max) * inverse_t);
-        total += ((double)sum[0] + (double)sum[1]) + ((double)sum[2] + (double)sum[3]);
-    }
-    return total;
 }
 
 /* --- 3: cuts --- */
@@ -312,7 +236,7 @@ static int cut(struct sampler *sampler, const struct engine_sampling *params, co
         for (int i = 0; i < n; i++) c[i].weight = sampler_exp((c[i].logit - max) * inverse_t);
         if (params->top_p < 1) n = select_mass(c, n, (double)params->top_p * candidates_mass(c, n));
     } else if (params->top_p < 1) {
-        double total = row_weights(logits, sampler->vocab_size, max, inverse_t, sampler->weights);
+        double total = sampler->rows->weights(logits, sampler->vocab_size, max, inverse_t, sampler->weights);
         n = cut_top_p(sampler, logits, max, (double)params->top_p * total, temperature);
     } else {
         n = collect(sampler, logits, logit_border(max, temperature, sampler_log((double)params->min_p)));
@@ -325,54 +249,53 @@ static int cut(struct sampler *sampler, const struct engine_sampling *params, co
 
 /* The best (logit - max) / temperature + noise so far. */
 struct contest {
-    double score;
+    const struct sampler *sampler;
+    uint64_t seed, position;
+    double score, inverse_t;
     int32_t token;
-    float max;
-    double inverse_t;
+    float max, temperature;
+    float border[256]; /* a token with these coarse bits and a lower logit cannot win: it is spared the logarithms */
 };
 
-/* No noise is larger: -log(-log u) for the largest u = 1 - 2^-33. */
-static const double NOISE_MAX = 22.874;
-static const double LN2_UP = 0.693148; /* ln 2, rounded up */
-
-/* Most tokens cannot win and are spared the logarithms: -log u >= 1 - u, so the noise is at most -log(1 - u), and 1 - u is at
- * least 2^-(z + 1) when the complement of the word has z leading zeros. */
-static inline double noise_bound(uint32_t word) {
-    int zeros = ~word == 0 ? 32 : __builtin_clz(~word);
-    return (zeros + 1) * LN2_UP;
+static void contest_lead(struct contest *c, int32_t token, double score) {
+    c->token = token;
+    c->score = score;
+    for (int i = 0; i < 256; i++) c->border[i] = logit_border(c->max, c->temperature, score - c->sampler->noise_bound[i]);
 }
 
-static inline void contest_enter(struct contest *contest, float logit, uint32_t word, int32_t token) {
-    double base = (double)(logit - contest->max) * contest->inverse_t;
-    if (base + noise_bound(word) < contest->score) return;
-    double score = base + gumbel(word);
-    if (score < contest->score || (score == contest->score && token > contest->token)) return;
-    contest->score = score;
-    contest->token = token;
+static void contest_enter(struct contest *c, float logit, uint32_t coarse, int32_t token) {
+    if (logit < c->border[coarse]) return;
+    double base = (double)(logit - c->max) * c->inverse_t;
+    double score = base + gumbel_of_bits(coarse, philox_fine(c->seed, c->position, (uint32_t)token));
+    if (score > c->score || (score == c->score && token < c->token)) contest_lead(c, token, score);
 }
 
-static void draw_from_candidates(struct contest *contest, const struct sampler_candidate *c, int n, uint64_t seed,
-                                 uint64_t position) {
+static void draw_from_many(struct contest *c, const struct sampler_candidate *candidates, int n) {
+    const struct sampler *s = c->sampler;
+    s->rows->coarse(c->seed, c->position, s->vocab_size, s->coarse); /* all together are cheaper than many one by one */
+    for (int i = 0; i < n; i++) contest_enter(c, candidates[i].logit, s->coarse[candidates[i].token], candidates[i].token);
+}
+
+static void draw_from_few(struct contest *c, const struct sampler_candidate *candidates, int n) {
     for (int i = 0; i < n; i++) {
-        if ((double)(c[i].logit - contest->max) * contest->inverse_t + NOISE_MAX < contest->score) continue;
-        struct philox_block noise = philox_tokens(seed, position, (uint32_t)c[i].token >> 2);
-        contest_enter(contest, c[i].logit, noise.word[c[i].token & 3], c[i].token);
+        if (candidates[i].logit < c->border[255]) continue;
+        uint32_t coarse = philox_coarse(c->seed, c->position, (uint32_t)candidates[i].token);
+        contest_enter(c, candidates[i].logit, coarse, candidates[i].token);
     }
 }
 
-static void draw_from_all(struct contest *contest, const float *logits, int n, float temperature, uint64_t seed,
-                          uint64_t position) {
-    for (int first = 0; first < n; first += LANES) {
-        int end = first + LANES <= n ? first + LANES : n;
-        bool whole = end - first == LANES;
-        float threshold = logit_border(contest->max, temperature, contest->score - NOISE_MAX);
-        if (whole && !any_reaches(logits + first, threshold)) continue;
-        uint32_t words[LANES], largest = 0;
-        philox_tokens16(seed, position, (uint32_t)first, words);
-        for (int j = 0; j < LANES; j++) largest = words[j] > largest ? words[j] : largest;
-        threshold = logit_border(contest->max, temperature, contest->score - noise_bound(largest));
-        if (whole && !any_reaches(logits + first, threshold)) continue;
-        for (int t = first; t < end; t++) contest_enter(contest, logits[t], words[t - first], t);
+/* Two sieves pass over whole blocks: no logit could win with the largest noise there is; none with the largest in this block. */
+static void draw_from_all(struct contest *c, const float *logits) {
+    const struct sampler *s = c->sampler;
+    int vocab = s->vocab_size, first = 0;
+    s->rows->coarse(c->seed, c->position, vocab, s->coarse);
+    for (; (first = s->rows->next_block(logits, first, vocab, c->border[255])) < vocab; first += ROW_BLOCK) {
+        int end = first + ROW_BLOCK < vocab ? first + ROW_BLOCK : vocab;
+        const uint8_t *coarse = s->coarse + first;
+        uint8_t largest = 0;
+        for (int i = 0; i < ROW_BLOCK; i++) largest = coarse[i] > largest ? coarse[i] : largest;
+        if (s->rows->next_block(logits + first, 0, end - first, c->border[largest]) != 0) continue;
+        for (int t = first; t < end; t++) contest_enter(c, logits[t], coarse[t - first], t);
     }
 }
 
@@ -383,22 +306,25 @@ int sampler_sample(struct sampler *sampler, const struct engine_sampling *params
     apply_penalties(sampler, params, history, logits);
     for (int i = 0; i < params->n_bias; i++) logits[params->bias[i].token] += params->bias[i].bias;
     float max;
-    if (!row_max(logits, sampler->vocab_size, &max)) return ENGINE_ERR_NUMERIC;
-    int32_t best = first_reaching(logits, sampler->vocab_size, max);
+    if (!sampler->rows->max(logits, sampler->vocab_size, &max)) return ENGINE_ERR_NUMERIC;
+    int32_t best = first_reaching(sampler, logits, max);
     *token = best;
     if (params->temperature <= 0) return ENGINE_OK;
 
-    float temperature = params->temperature > 1e-4f ? params->temperature : 1e-4f; /* its inverse stays finite */
-    uint64_t position = (uint64_t)history->n_tokens;
-    struct contest contest = {.token = best, .max = max, .inverse_t = 1.0 / (double)temperature};
-    contest.score = sampler_noise(params->seed, position, best);
+    struct contest contest = {.sampler = sampler, .seed = params->seed, .position = (uint64_t)history->n_tokens, .max = max};
+    contest.temperature = params->temperature > 1e-4f ? params->temperature : 1e-4f; /* its inverse stays finite */
+    contest.inverse_t = 1.0 / (double)contest.temperature;
+    contest_lead(&contest, best, sampler_noise(contest.seed, contest.position, best));
     bool is_cut = params->top_p < 1 || params->min_p > 0 || (params->top_k > 0 && params->top_k < sampler->vocab_size);
     if (is_cut) {
-        int n = cut(sampler, params, logits, max, temperature);
+        int n = cut(sampler, params, logits, max, contest.temperature);
         assert(n > 0);
-        draw_from_candidates(&contest, sampler->candidates, n, params->seed, position);
+        if (n < sampler->vocab_size / MANY)
+            draw_from_few(&contest, sampler->candidates, n);
+        else
+            draw_from_many(&contest, sampler->candidates, n);
     } else {
-        draw_from_all(&contest, logits, sampler->vocab_size, temperature, params->seed, position);
+        draw_from_all(&contest, logits);
     }
     *token = contest.token;
     return ENGINE_OK;

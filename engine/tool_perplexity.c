@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/internal.h"
 #include "engine/log.h"
@@ -130,6 +131,7 @@ static void estimate(const struct score *score, double *ppl, double *error) {
 static int score_text(struct bench_model *m, const struct settings *settings, struct token_list *list) {
     struct score score = {0};
     double ppl = 0, error = 0, start_ms = now_ms();
+    bool is_terminal = isatty(STDERR_FILENO);
     int n_windows = (int)(list->n / (size_t)settings->ctx);
     if (list->n < 2 * (size_t)settings->ctx) {
         char text[160];
@@ -144,10 +146,10 @@ static int score_text(struct bench_model *m, const struct settings *settings, st
         score_window(m, tokens, settings->ctx, &score);
         if (!isfinite(score.nll)) return fail("the model produced a value that is not finite");
         estimate(&score, &ppl, &error);
-        fprintf(stderr, "\rwindow %d of %d: PPL %.4f, %.0f tok/s ", i + 1, n_windows, ppl,
-                (i + 1.0) * settings->ctx * 1e3 / (now_ms() - start_ms));
+        fprintf(stderr, "window %d of %d: PPL %.4f, %.0f tok/s%c", i + 1, n_windows, ppl,
+                (i + 1.0) * settings->ctx * 1e3 / (now_ms() - start_ms), is_terminal ? '\r' : '\n');
     }
-    fprintf(stderr, "\n");
+    if (is_terminal) fprintf(stderr, "\n");
     printf("%d windows of %d tokens, %ld tokens scored\n", n_windows, settings->ctx, score.count);
     printf("PPL = %.4f +/- %.4f\n", ppl, error);
     return fflush(stdout) == 0 ? 0 : fail("cannot write the output");

@@ -86,7 +86,7 @@ static int32_t brute_draw(const float *logits, int n, const struct engine_sampli
 
 /* --- tests --- */
 
-/* Protects: the generator is Philox4x32-10 (known answers of the paper's library), alone and sixteen at a time. */
+/* Protects: the generator is Philox4x32-10 (known answers of the paper's library). */
 static void philox_gives_the_known_answers(void **state) {
     (void)state;
     struct philox_block zero = philox(0, (struct philox_block){{0, 0, 0, 0}});
@@ -97,10 +97,36 @@ static void philox_gives_the_known_answers(void **state) {
         assert_int_equal(zero.word[i], want_zero[i]);
         assert_int_equal(ones.word[i], want_ones[i]);
     }
-    uint32_t words[16];
-    philox_tokens16(0x123456789abcdefu, 0x500000007u, 64, words);
-    for (uint32_t i = 0; i < 16; i++) {
-        assert_int_equal(words[i], philox_tokens(0x123456789abcdefu, 0x500000007u, (64 + i) / 4).word[i % 4]);
+}
+
+/* Protects: the wide passes over a row give the bits of the narrow one, on every length of tail. */
+static void wide_rows_equal_the_narrow(void **state) {
+    (void)state;
+    static float x[5000], want_weights[5000], got_weights[5000];
+    static uint32_t want_coarse[5120 / 4 + 64], got_coarse[5120 / 4 + 64];
+    const struct sampler_rows *plain = sampler_rows_at(0), *wide;
+    for (int i = 0; i < 5000; i++) x[i] = normal(4);
+    for (int v = 0; (wide = sampler_rows_at(v)); v++) {
+        printf("%s\n", wide->name);
+        for (int n = 1; n < 5000; n = n * 5 / 3 + 1) {
+            float want_max, got_max;
+            assert_true(plain->max(x, n, &want_max) && wide->max(x, n, &got_max));
+            assert_true(want_max == got_max);
+            double want = plain->weights(x, n, want_max, 1.7f, want_weights),
+                   got = wide->weights(x, n, want_max, 1.7f, got_weights);
+            assert_true(want == got);
+            assert_memory_equal(want_weights, got_weights, (size_t)n * sizeof *x);
+            for (float threshold = want_max; threshold > -20; threshold -= 2.5f) {
+                for (int first = 0; first < n; first += ROW_BLOCK)
+                    assert_int_equal(wide->next_block(x, first, n, threshold), plain->next_block(x, first, n, threshold));
+            }
+            uint64_t seed = (uint64_t)n * 0x9e3779b97f4a7c15u, position = (uint64_t)n << 31;
+            plain->coarse(seed, position, n, (uint8_t *)want_coarse);
+            wide->coarse(seed, position, n, (uint8_t *)got_coarse);
+            assert_memory_equal(want_coarse, got_coarse, (size_t)n);
+            for (int t = 0; t < n; t += 1 + n / 40)
+                assert_int_equal(((uint8_t *)got_coarse)[t], philox_coarse(seed, position, (uint32_t)t));
+        }
     }
 }
 
@@ -339,6 +365,7 @@ static void bad_parameters_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_gives_the_known_answers),
+        cmocka_unit_test(wide_rows_equal_the_narrow),
         cmocka_unit_test(elementary_functions_are_accurate),
         cmocka_unit_test(greedy_breaks_ties_by_id),
         cmocka_unit_test(agrees_with_brute_force),
