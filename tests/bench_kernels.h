@@ -22,6 +22,7 @@ enum {
     BENCH_HEAD_DIM = 64,
     BENCH_QKV = (BENCH_HEADS + 2 * BENCH_KV_HEADS) * BENCH_HEAD_DIM,
     BENCH_ROWS = 512,
+    BENCH_CELLS = BENCH_ROWS * BENCH_FFN, /* floats; also 16 rows of logits */
     BENCH_CONTEXT = 1024,
     BENCH_RUNS = 31,
 };
@@ -30,7 +31,7 @@ struct bench_model {
     struct backend b;
     struct weight *qkv[BENCH_LAYERS], *o[BENCH_LAYERS], *gate[BENCH_LAYERS], *up[BENCH_LAYERS], *down[BENCH_LAYERS], *head;
     struct activation wide, ffn;
-    float *x, *y; /* [BENCH_ROWS, BENCH_VOCAB / 8] */
+    float *x, *y; /* BENCH_CELLS floats */
     struct kv_pool kv;
     int32_t blocks[BENCH_CONTEXT / KV_BLOCK];
 };
@@ -135,9 +136,8 @@ static void bench_open(struct bench_model *m) {
         m->down[l] = bench_weight(m, DTYPE_Q4_1, BENCH_WIDTH, BENCH_FFN);
     }
     m->head = bench_weight(m, DTYPE_Q8_0, BENCH_VOCAB, BENCH_WIDTH);
-    const size_t cells = (size_t)BENCH_ROWS * BENCH_FFN;
-    m->x = m->b.ops->alloc(m->b.self, cells * sizeof(float));
-    m->y = m->b.ops->alloc(m->b.self, cells * sizeof(float));
+    m->x = m->b.ops->alloc(m->b.self, BENCH_CELLS * sizeof(float));
+    m->y = m->b.ops->alloc(m->b.self, BENCH_CELLS * sizeof(float));
     int rc = activation_alloc(&m->b, BENCH_ROWS, BENCH_WIDTH, false, true, &m->wide);
     assert(rc == KERNELS_OK);
     rc = activation_alloc(&m->b, BENCH_ROWS, BENCH_FFN, false, true, &m->ffn);
@@ -145,7 +145,7 @@ static void bench_open(struct bench_model *m) {
     rc = kv_pool_alloc(&m->b, BENCH_CONTEXT / KV_BLOCK, BENCH_LAYERS, BENCH_KV_HEADS, BENCH_HEAD_DIM, &m->kv);
     assert(rc == KERNELS_OK && m->x && m->y);
     for (int i = 0; i < BENCH_CONTEXT / KV_BLOCK; i++) m->blocks[i] = i;
-    for (size_t i = 0; i < cells; i++) m->x[i] = (float)(i * 37 % 101) * 0.01f - 0.5f;
+    for (size_t i = 0; i < BENCH_CELLS; i++) m->x[i] = (float)(i * 37 % 101) * 0.01f - 0.5f;
     m->b.ops->quantize(m->b.self, m->x, BENCH_WIDTH, BENCH_ROWS, &m->wide);
     m->b.ops->quantize(m->b.self, m->x, BENCH_FFN, BENCH_ROWS, &m->ffn);
 }
@@ -185,6 +185,11 @@ static int bench_kernels(const char *isa, int threads) {
     printf("bench: %s, %d threads\n", backend_cpu_isa(&m.b), backend_cpu_threads(&m.b));
     bench_open(&m);
     bench_all(&m);
+    struct weight **const matrices[] = {m.qkv, m.o, m.gate, m.up, m.down};
+    for (int l = 0; l < 5 * BENCH_LAYERS; l++) m.b.ops->weight_free(m.b.self, matrices[l % 5][l / 5]);
+    m.b.ops->weight_free(m.b.self, m.head);
+    m.b.ops->free(m.b.self, m.x, BENCH_CELLS * sizeof(float));
+    m.b.ops->free(m.b.self, m.y, BENCH_CELLS * sizeof(float));
     kv_pool_free(&m.b, &m.kv);
     activation_free(&m.b, &m.wide);
     activation_free(&m.b, &m.ffn);

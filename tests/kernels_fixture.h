@@ -1,0 +1,287 @@
+/* kernels_fixture.h - what check_kernels.c and kernels_reference.h share: reporting, random input, and cases ready to run.
+ *
+ * Any NaN counts as equal to any NaN; all other floats are compared by their bits. Included into one program only. */
+#ifndef FORESAY_KERNELS_FIXTURE_H
+#define FORESAY_KERNELS_FIXTURE_H
+
+#include "kernels/kernels.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct backend reference; /* scalar, one thread */
+
+/* --- reporting --- */
+
+static const char *op_name;
+static int op_comparisons, op_failures, total_comparisons, total_failures;
+
+static void begin_op(const char *name) {
+    op_name = name;
+    op_comparisons = op_failures = 0;
+}
+
+static void end_op(void) {
+    printf("  %-28s %6d comparisons  %s\n", op_name, op_comparisons, op_failures ? "FAILED" : "OK");
+    total_comparisons += op_comparisons;
+    total_failures += op_failures;
+}
+
+__attribute__((format(printf, 2, 3))) static void expect(bool ok, const char *format, ...) {
+    enum { MOST_SHOWN = 8 };
+    op_comparisons++;
+    if (ok || op_failures++ >= MOST_SHOWN) return;
+    va_list args;
+    va_start(args, format);
+    printf("  %s: ", op_name);
+    vprintf(format, args);
+    printf("\n");
+    va_end(args);
+}
+
+static bool same_float(float a, float b) { return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b)); }
+
+/* Index of the first difference, or -1. */
+static int first_difference(const float *a, const float *b, int n) {
+    for (int i = 0; i < n; i++)
+        if (!same_float(a[i], b[i])) return i;
+    return -1;
+}
+
+static void expect_floats(const float *expected, const float *got, int n, const char *subject, const char *what) {
+    const int at = first_difference(expected, got, n);
+    expect(at < 0, "%s, %s: element %d is %a, the reference says %a", subject, what, at, at < 0 ? 0 : (double)got[at],
+           at < 0 ? 0 : (double)expected[at]);
+}
+
+/* --- random input --- */
+
+static uint64_t random_state;
+
+static uint32_t random_bits(void) { /* xorshift64* */
+    random_state ^= random_state >> 12;
+    random_state ^= random_state << 25;
+    random_state ^= random_state >> 27;
+    return (uint32_t)((random_state * 0x2545f4914f6cdd1dull) >> 32);
+}
+static int random_below(int n) { return (int)(random_bits() % (uint32_t)n); }
+static float random_float(void) { return (float)(int32_t)random_bits() * 0x1p-31f; } /* -1 .. 1 */
+
+static void fill_floats(float *x, int n, float scale) {
+    for (int i = 0; i < n; i++) x[i] = random_float() * scale;
+}
+
+static void *take(size_t bytes) {
+    void *memory = calloc(1, bytes > 0 ? bytes : 1);
+    assert(memory);
+    return memory;
+}
+
+/* --- weights --- */
+
+/* Half floats for scales: mostly ordinary, some subnormal, zero or large. */
+static uint16_t random_scale(void) {
+    switch (random_below(8)) {
+    case 0:
+        return (uint16_t)random_below(0x400);
+    case 1:
+        return (uint16_t)(0x8000 + random_below(0x400));
+    case 2:
+        return 0;
+    case 3:
+        return float_to_half(random_float() * 30000.0f);
+    default:
+        return float_to_half(random_float() * 0.1f);
+    }
+}
+
+/* Random rows in the file's layout, at an odd address as in a file. */
+static uint8_t *random_weights(enum dtype type, int n_rows, int n_cols) {
+    const size_t row_bytes = dtype_row_bytes(type, n_cols), total = row_bytes * (size_t)n_rows;
+    uint8_t *bytes = (uint8_t *)take(total + 1) + 1;
+    for (size_t i = 0; i < total; i++) bytes[i] = (uint8_t)random_bits();
+    if (!dtype_is_quantized(type)) {
+        for (size_t i = 0; i < total; i += row_bytes / (size_t)n_cols) {
+            const float value = random_float() * (random_below(50) ? 1.0f : 0x1p-15f); /* the latter are subnormal halves */
+            const uint16_t half = float_to_half(value);
+            uint32_t bits;
+            memcpy(&bits, &value, sizeof bits);
+            const uint16_t brain = (uint16_t)(bits >> 16);
+            if (type == DTYPE_F32) memcpy(bytes + i, &value, 4);
+            if (type == DTYPE_F16) memcpy(bytes + i, &half, 2);
+            if (type == DTYPE_BF16) memcpy(bytes + i, &brain, 2);
+        }
+        return bytes;
+    }
+    const size_t block = dtype_row_bytes(type, QUANT_BLOCK);
+    for (size_t i = 0; i < total; i += block) {
+        const uint16_t d = random_scale(), m = random_scale();
+        memcpy(bytes + i, &d, 2);
+        if (type == DTYPE_Q4_1) memcpy(bytes + i + 2, &m, 2);
+        if (type == DTYPE_Q8_0 && random_below(4) == 0) memset(bytes + i + 2, 0x80, 8); /* -128, which no quantiser writes */
+    }
+    return bytes;
+}
+
+static struct weight *load(const struct backend *b, const uint8_t *src, enum dtype type, int n_rows, int n_cols) {
+    struct weight *weight = NULL;
+    const int rc = b->ops->weight_load(b->self, src, type, n_rows, n_cols, &weight);
+    assert(rc == KERNELS_OK);
+    return weight;
+}
+
+/* --- activations --- */
+
+/* Ordinary rows, and among them the extreme ones. */
+static void fill_rows(float *x, int n, int n_cols, bool extremes) {
+    for (int i = 0; i < n; i++) {
+        float *row = x + i * n_cols;
+        const int kind = extremes ? random_below(10) : 9;
+        fill_floats(row, n_cols, kind == 0 ? 1e30f : kind == 1 ? 1e-30f : kind == 2 ? 1e-42f : kind == 3 ? 3e38f : 4.0f);
+        if (kind == 4) memset(row, 0, (size_t)n_cols * sizeof *row);
+        if (kind == 5) row[random_below(n_cols)] = NAN;
+        if (kind == 6) row[random_below(n_cols)] = -INFINITY;
+        if (kind == 7) row[random_below(n_cols)] = 1000.0f;
+    }
+}
+
+static struct activation new_activation(const struct backend *b, int n, int n_cols) {
+    struct activation a;
+    const int rc = activation_alloc(b, n, n_cols, true, n_cols % QUANT_BLOCK == 0, &a);
+    assert(rc == KERNELS_OK);
+    return a;
+}
+
+/* --- rope_kv and attention --- */
+
+enum { MAX_SEQS = 9, MAX_BLOCKS = 160 };
+
+struct kv_shape {
+    int n_heads, n_kv_heads, head_dim, rope_dim;
+    enum rope_kind kind;
+};
+
+/* A batch of ragged sequences over one shuffled pool. */
+struct kv_case {
+    struct kv_shape shape;
+    int n_seqs, n_rows;
+    struct kernels_seq seqs[MAX_SEQS];
+    int32_t blocks[MAX_BLOCKS];
+    float *q, *k, *v; /* [n_rows, heads * head_dim] */
+    float *cos_sin;
+};
+
+enum { KV_LAYERS = 2, KV_LAYER = 1, MAX_POS = 512 };
+
+static int q_width(const struct kv_case *c) { return c->shape.n_heads * c->shape.head_dim; }
+static int kv_width(const struct kv_case *c) { return c->shape.n_kv_heads * c->shape.head_dim; }
+
+/* Sequences of (first_pos, n_rows) pairs. */
+static void make_kv_case(struct kv_case *c, const struct kv_shape *shape, const int (*runs)[2], int n_seqs) {
+    memset(c, 0, sizeof *c);
+    c->shape = *shape;
+    c->n_seqs = n_seqs;
+    int n_blocks = 0;
+    for (int i = 0; i < MAX_BLOCKS; i++) c->blocks[i] = i;
+    for (int i = MAX_BLOCKS - 1; i > 0; i--) {
+        const int other = random_below(i + 1), kept = c->blocks[i];
+        c->blocks[i] = c->blocks[other];
+        c->blocks[other] = kept;
+    }
+    for (int s = 0; s < n_seqs; s++) {
+        c->seqs[s] = (struct kernels_seq){
+            .first_row = c->n_rows, .n_rows = runs[s][1], .first_pos = runs[s][0], .blocks = c->blocks + n_blocks};
+        c->n_rows += runs[s][1];
+        n_blocks += (runs[s][0] + runs[s][1] + KV_BLOCK - 1) / KV_BLOCK;
+        assert(runs[s][0] + runs[s][1] <= MAX_POS && n_blocks <= MAX_BLOCKS);
+    }
+    c->q = take(sizeof(float) * (size_t)(c->n_rows * q_width(c)));
+    c->k = take(sizeof(float) * (size_t)(c->n_rows * kv_width(c)));
+    c->v = take(sizeof(float) * (size_t)(c->n_rows * kv_width(c)));
+    fill_floats(c->q, c->n_rows * q_width(c), 3.0f);
+    fill_floats(c->k, c->n_rows * kv_width(c), 3.0f);
+    fill_floats(c->v, c->n_rows * kv_width(c), 1.0f);
+    c->v[0] = 1e-6f; /* a subnormal half */
+    c->cos_sin = take(sizeof(float) * (size_t)(MAX_POS * shape->rope_dim));
+    for (int p = 0; p < MAX_POS; p++)
+        for (int i = 0; i < shape->rope_dim / 2; i++) {
+            const double angle = p * pow(10000.0, -2.0 * i / shape->rope_dim);
+            c->cos_sin[p * shape->rope_dim + 2 * i] = (float)cos(angle);
+            c->cos_sin[p * shape->rope_dim + 2 * i + 1] = (float)sin(angle);
+        }
+}
+
+static void free_kv_case(struct kv_case *c) {
+    free(c->q);
+    free(c->k);
+    free(c->v);
+    free(c->cos_sin);
+}
+
+/* All pages are NaN, except for the positions before each run: those hold random halves, the same for each backend. */
+static struct kv_pool new_pool(const struct backend *b, const struct kv_case *c) {
+    struct kv_pool pool;
+    const struct kv_shape *shape = &c->shape;
+    const int rc = kv_pool_alloc(b, MAX_BLOCKS, KV_LAYERS, shape->n_kv_heads, shape->head_dim, &pool);
+    assert(rc == KERNELS_OK && pool.block_bytes == kv_block_bytes(KV_LAYERS, shape->n_kv_heads, shape->head_dim));
+    memset(pool.data, 0xff, pool.block_bytes * MAX_BLOCKS);
+    const uint64_t kept = random_state;
+    const size_t page = (size_t)KV_BLOCK * (size_t)shape->head_dim; /* halves */
+    for (int s = 0; s < c->n_seqs; s++)
+        for (int pos = 0; pos < c->seqs[s].first_pos; pos++) {
+            uint16_t *block = (uint16_t *)(void *)(pool.data + (size_t)c->seqs[s].blocks[pos / KV_BLOCK] * pool.block_bytes);
+            for (int head = 0; head < shape->n_kv_heads; head++) {
+                uint16_t *k = block + (size_t)(KV_LAYER * 2 * shape->n_kv_heads + head) * page;
+                uint16_t *v = k + (size_t)shape->n_kv_heads * page;
+                for (int d = 0; d < shape->head_dim; d++) {
+                    k[d * KV_BLOCK + pos % KV_BLOCK] = float_to_half(random_float());
+                    v[pos % KV_BLOCK * shape->head_dim + d] = float_to_half(random_float());
+                }
+            }
+        }
+    random_state = kept;
+    return pool;
+}
+
+static struct qkv_view view_of(const struct kv_case *c, float *q) {
+    return (struct qkv_view){.q = q,
+                             .k = c->k,
+                             .v = c->v,
+                             .q_stride = q_width(c),
+                             .k_stride = kv_width(c),
+                             .v_stride = kv_width(c),
+                             .n_heads = c->shape.n_heads};
+}
+
+/* rope_kv, then attention. q is rotated in place. With one_by_one each row is a call of its own, in the order of the batch. */
+static void run_kv(const struct backend *b, const struct kv_case *c, float *q, struct kv_pool *pool, float *out,
+                   bool one_by_one) {
+    const struct qkv_view qkv = view_of(c, q);
+    const float scale = 0.125f;
+    if (!one_by_one) {
+        b->ops->rope_kv(b->self, &qkv, c->cos_sin, c->shape.kind, c->shape.rope_dim, c->seqs, c->n_seqs, pool, KV_LAYER);
+        b->ops->attention(b->self, &qkv, scale, c->seqs, c->n_seqs, pool, KV_LAYER, out, q_width(c));
+        return;
+    }
+    for (int s = 0; s < c->n_seqs; s++)
+        for (int i = 0; i < c->seqs[s].n_rows; i++) {
+            struct kernels_seq one = c->seqs[s];
+            one.first_row += i;
+            one.first_pos += i;
+            one.n_rows = 1;
+            b->ops->rope_kv(b->self, &qkv, c->cos_sin, c->shape.kind, c->shape.rope_dim, &one, 1, pool, KV_LAYER);
+            b->ops->attention(b->self, &qkv, scale, &one, 1, pool, KV_LAYER, out, q_width(c));
+        }
+}
+
+static const struct kv_shape kv_shapes[] = {
+    {9, 3, 64, 64, ROPE_INTERLEAVED}, {4, 4, 16, 16, ROPE_HALVES},   {8, 1, 32, 16, ROPE_HALVES},
+    {4, 2, 20, 10, ROPE_INTERLEAVED}, {8, 2, 128, 128, ROPE_HALVES}, {3, 1, 96, 96, ROPE_INTERLEAVED},
+};
+enum { N_KV_SHAPES = sizeof kv_shapes / sizeof *kv_shapes };
+
+#endif
