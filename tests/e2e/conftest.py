@@ -123,6 +123,13 @@ class Server:
     def client(self, cookie=None, **options):
         return Client(self, cookie or self.cookie or self.sign_in(), **options)
 
+    @property
+    def sanitized(self):
+        """Sanitizers keep freed memory and shadow the rest: sizes say nothing then."""
+        with open(self.binary, "rb") as binary:
+            code = binary.read()
+        return b"__asan_init" in code or b"__tsan_init" in code
+
     def rss_kb(self):
         with open(f"/proc/{self.process.pid}/status") as status:
             return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1))

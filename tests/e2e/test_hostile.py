@@ -167,7 +167,7 @@ def test_subscriptions_are_bounded(server):
 
 
 def test_a_slow_reader_costs_the_server_nothing(server):
-    """A client that reads nothing while 40 MB of tokens go by: memory stays, and what it missed is there when it reads."""
+    """A client that reads nothing while megabytes of tokens go by: memory stays, and what it missed is there when it reads."""
 
     async def main():
         cookie = server.sign_in()
@@ -182,7 +182,7 @@ def test_a_slow_reader_costs_the_server_nothing(server):
                     await c.ask("sub", g=r["g"], **{"from": 1})
                     assert (await c.done(r["g"], 120)).text == fake_text(200000)
                 logs = 2 * (2 * 2**21 + 2**20) // 1024  # two ended logs in memory, text and records, grown by doubling
-                assert server.rss_kb() - before < logs + 8 * 1024
+                assert server.sanitized or server.rss_kb() - before < logs + 8 * 1024
                 slow.ws.transport.resume_reading()
                 for r in running:
                     s = await slow.done(r["g"], 120)
