@@ -1,7 +1,7 @@
 /* sampler_rows.c - see sampler_rows.h.
  *
- * The bodies are written once with the compiler's portable vectors of 16 floats and inlined into one function for each instruction
- * set. Nothing may be contracted into fused operations (-ffp-contract=off), or the versions would differ. */
+ * The bodies are written once with the compiler's portable vectors of 16 floats and inlined into one function for each
+ * instruction set. Nothing may be contracted into fused operations (-ffp-contract=off), or the versions would differ. */
 #include "engine/sampler_rows.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
 /* sampler_rows.h - passes over a whole row of logits, as wide as the processor allows.
  *
- * Each version does the same additions, multiplications and comparisons on the same 16 lanes in the same order, so all give the same
- * bits; tests/test_sampler.c compares them. Pure functions. */
+ * Each version does the same additions, multiplications and comparisons on the same 16 lanes in the same order, so all give
+ * the same bits; tests/test_sampler.c compares them. Pure functions. */
 #ifndef FORESAY_SAMPLER_ROWS_H
 #define FORESAY_SAMPLER_ROWS_H
 
@@ -14,8 +14,8 @@ struct sampler_rows {
     const char *name;
     /* The largest of x[0 .. n); false when a value is not finite. */
     bool (*max)(const float *x, int n, float *max);
-    /* The first block of ROW_BLOCK values, from the one at `first` (a multiple of ROW_BLOCK) on, that has a value of at least threshold:
-     * its start. A last block of fewer values is always named; n when there is no block left. */
+    /* The first block of ROW_BLOCK values, from the one at `first` (a multiple of ROW_BLOCK) on, that has a value of at least
+     * threshold: its start. A last block of fewer values is always named; n when there is no block left. */
     int (*next_block)(const float *x, int first, int n, float threshold);
     /* weights[i] = exp((x[i] - max) * inverse_t) by sampler_exp; returns their sum. */
     double (*weights)(const float *x, int n, float max, float inverse_t, float *weights);

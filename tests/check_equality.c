@@ -126,8 +126,8 @@ static void compare(int which, const struct outcome *got, int max_tokens) {
            want->text ? want->text : "", got->text ? got->text : "");
 }
 
-/* Cases first, first + step, ... The requests join while others run: after a random number of events each, at most max_pause. Some more
- * are cancelled on the way. */
+/* Cases first, first + step, ... The requests join while others run: after a random number of events each, at most
+ * max_pause. Some more are cancelled on the way. */
 struct run {
     const char *way;
     int first, step, max_tokens, max_pause;
