@@ -6,7 +6,10 @@
 
 #include "engine/internal.h"
 
-enum { PROMPT_MAX_BYTES = 16 << 20 }; /* of one request: far more than a context holds, small enough to copy */
+enum {
+    PROMPT_MAX_BYTES = 16 << 20, /* of one request: far more than a context holds, small enough to copy */
+    PROMPT_MAX_MESSAGES = 1 << 16,
+};
 
 double now_ms(void) {
     struct timespec now;
@@ -59,9 +62,14 @@ static int check_text(const struct engine *e, const struct engine_request *q, si
         if (trouble) return refuse(error, ENGINE_ERR_ARGUMENT, trouble);
         *n_bytes = 0;
     }
-    for (int i = 0; i < q->n_messages; i++) {
+    if (q->n_messages > PROMPT_MAX_MESSAGES) {
+        snprintf(error->text, sizeof error->text, "the chat has more than %d messages", PROMPT_MAX_MESSAGES);
+        return ENGINE_ERR_TOO_LONG;
+    }
+    for (int i = 0; i < q->n_messages && *n_bytes <= PROMPT_MAX_BYTES; i++) {
+        if (q->messages[i].role > ENGINE_ROLE_ASSISTANT)
+            return refuse(error, ENGINE_ERR_ARGUMENT, "a message has an unknown role");
         *n_bytes += q->messages[i].len;
-        if (*n_bytes > PROMPT_MAX_BYTES) break;
     }
     if (*n_bytes <= PROMPT_MAX_BYTES) return ENGINE_OK;
     snprintf(error->text, sizeof error->text, "the text is larger than %d MiB", PROMPT_MAX_BYTES >> 20);

@@ -180,12 +180,12 @@ int tool_bench(int argc, char **argv) {
                          .step_tokens = engine_config_default().step_tokens};
     struct option_row rows[] = {
         {"model", OPTION_STRING, &s.model, "FILE", "GGUF file", 0, 0, false},
-        {"threads", OPTION_INT, &s.threads, "N", "compute threads (0 = all that are granted)", 0, 1024, false},
-        {"prompt", OPTION_INT, &s.n_prompt, "N", "tokens of the prefill (512)", 2, 1 << 20, false},
-        {"generate", OPTION_INT, &s.n_generate, "N", "tokens each sequence decodes (128)", 2, 1 << 20, false},
-        {"batch", OPTION_STRING, &s.batches, "LIST", "sequences at once (1,2,4,8,16)", 0, 0, false},
-        {"runs", OPTION_INT, &s.n_runs, "N", "runs behind each median (3)", 1, MAX_RUNS, false},
-        {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step (256)", 1, 1 << 16, false},
+        {"threads", OPTION_INT, &s.threads, "N", "compute threads, 0 = all that are granted", 0, 1024, false},
+        {"prompt", OPTION_INT, &s.n_prompt, "N", "tokens of the prefill", 2, 1 << 20, false},
+        {"generate", OPTION_INT, &s.n_generate, "N", "tokens each sequence decodes", 2, 1 << 20, false},
+        {"batch", OPTION_STRING, &s.batches, "LIST", "sequences at once", 0, 0, false},
+        {"runs", OPTION_INT, &s.n_runs, "N", "runs behind each median", 1, MAX_RUNS, false},
+        {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step", 1, 1 << 16, false},
         {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2 or avx512", 0, 0, false},
         {"json", OPTION_FLAG, &s.json, NULL, "one JSON object instead of a table", 0, 0, false},
     };

@@ -184,9 +184,9 @@ int tool_perplexity(int argc, char **argv) {
     struct option_row rows[] = {
         {"model", OPTION_STRING, &s.model, "FILE", "GGUF file", 0, 0, false},
         {"file", OPTION_STRING, &s.file, "TEXT", "file with the text", 0, 0, false},
-        {"ctx", OPTION_INT, &s.ctx, "N", "tokens of a window (512)", 4, 1 << 24, false},
-        {"windows", OPTION_INT, &s.max_windows, "N", "stop after N windows (0 = all)", 0, 1 << 24, false},
-        {"threads", OPTION_INT, &s.threads, "N", "compute threads (0 = all that are granted)", 0, 1024, false},
+        {"ctx", OPTION_INT, &s.ctx, "N", "tokens of a window", 4, 1 << 24, false},
+        {"windows", OPTION_INT, &s.max_windows, "N", "stop after N windows, 0 = all", 0, 1 << 24, false},
+        {"threads", OPTION_INT, &s.threads, "N", "compute threads, 0 = all that are granted", 0, 1024, false},
         {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2 or avx512", 0, 0, false},
     };
     struct option_set set = {.command = "perplexity",

@@ -291,11 +291,21 @@ static void bad_requests_are_refused_at_once(void **state) {
     bad[5].n_stop = 99, bad[5].stop = empty_stop;
     bad[6].n_messages = -1;
     for (int i = 0; i < 7; i++) {
-        struct engine_error error = {""};
-        uint64_t id = 77;
-        assert_int_equal(engine_submit(engine, &bad[i], &id, &error), ENGINE_ERR_ARGUMENT);
-        assert_true(strlen(error.text) > 10);
+        struct engine_error why = {""};
+        uint64_t unused = 77;
+        assert_int_equal(engine_submit(engine, &bad[i], &unused, &why), ENGINE_ERR_ARGUMENT);
+        assert_true(strlen(why.text) > 10);
     }
+    struct engine_message nobody = {(enum engine_role)7, "x", 1};
+    struct engine_request huge = endless("", 5), chat = endless("", 5);
+    struct engine_error error;
+    uint64_t id;
+    huge.prompt_len = (size_t)1 << 40; /* refused before a byte is read */
+    assert_int_equal(engine_submit(engine, &huge, &id, &error), ENGINE_ERR_TOO_LONG);
+    chat.messages = &nobody, chat.n_messages = 1;
+    assert_int_equal(engine_submit(engine, &chat, &id, &error), ENGINE_ERR_ARGUMENT);
+    chat.n_messages = INT32_MAX;
+    assert_int_equal(engine_submit(engine, &chat, &id, &error), ENGINE_ERR_TOO_LONG);
     struct engine_request empty = endless("", 5);
     struct outcome o = fixture_run(engine, &empty);
     assert_int_equal(o.end.status, ENGINE_ERR_ARGUMENT);
