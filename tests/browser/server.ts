@@ -53,9 +53,8 @@ export class DataFolder {
     }
 }
 
-/* The real server; `port` 0 takes any free one. */
-export function startForesay(program: string, data: DataFolder, more: { port?: number; args?: string[]; env?: Record<string, string> } = {}): Promise<Server> {
-    const model = process.env.FORESAY_MODEL;
-    const args = ['serve', '--port', String(more.port ?? 0), '--data', data.path, ...(more.args ?? [])];
-    return start(program, model ? [...args, '--model', model] : args, more.env);
+/* The server itself, with the real model or (foresay-fake) a scripted engine; `port` 0 takes any free one. */
+export function startForesay(program: string, data: DataFolder, more: { port?: number; model?: string; args?: string[] } = {}): Promise<Server> {
+    const args = ['serve', '--model', more.model ?? 'none', '--port', String(more.port ?? 0), '--data', data.path, ...(more.args ?? [])];
+    return start(program, args);
 }

@@ -226,9 +226,10 @@ export class Connection {
         clearTimeout(this.timers.connect);
         this.attempts = 0;
         this.heartbeatMs = welcome.hb_ms;
+        // What waited goes out first; what `online` and the listener ask for now, they send themselves.
+        for (const request of this.requests.values()) this.socket?.send(request.frame);
         this.link.value = { kind: 'online' };
         this.listener?.welcome(welcome);
-        for (const request of this.requests.values()) this.socket?.send(request.frame);
         this.alive();
     }
 

@@ -70,7 +70,9 @@ test('a chat opens at its end; older messages come in without a jump; no more th
     }
     await expect(page.getByText('part 1', { exact: false }).first()).toBeAttached();
     // Writing again shows the end.
-    await ask(page, 'hello');
+    await say(page, 'once more');
+    await expect(page.locator('article.question').last()).toContainText('once more');
+    await over(page);
     await expect.poll(() => questionTop(page)).toBe(16);
     await expect(lastAnswer(page)).toBeInViewport();
 });

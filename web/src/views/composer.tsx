@@ -157,7 +157,8 @@ export function Composer() {
     );
 }
 
-/* "SmolLM2-135M-Instruct" is enough of a name for a field's hint. */
+/* "SmolLM2-135M" is enough of a name for "SmolLM2-135M-Instruct.Q4_1": up to its size, if it names one. */
 export function shortName(model: string): string {
-    return model.replace(/\.gguf$/i, '').replace(/[-_.](instruct|chat|it)\b.*$/i, '');
+    const plain = model.replace(/\.gguf$/i, '');
+    return /^.*?\b\d+(?:\.\d+)?\s?[MBT]\b/i.exec(plain)?.[0] ?? plain.slice(0, 28);
 }
