@@ -69,7 +69,8 @@ static int check_text(const struct engine *e, const struct engine_request *q, si
     for (int i = 0; i < q->n_messages && *n_bytes <= PROMPT_MAX_BYTES; i++) {
         if (q->messages[i].role > ENGINE_ROLE_ASSISTANT)
             return refuse(error, ENGINE_ERR_ARGUMENT, "a message has an unknown role");
-        *n_bytes += q->messages[i].len;
+        size_t len = q->messages[i].len;
+        *n_bytes += len <= PROMPT_MAX_BYTES ? len : PROMPT_MAX_BYTES + (size_t)1; /* no overflow */
     }
     if (*n_bytes <= PROMPT_MAX_BYTES) return ENGINE_OK;
     snprintf(error->text, sizeof error->text, "the text is larger than %d MiB", PROMPT_MAX_BYTES >> 20);
