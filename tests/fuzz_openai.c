@@ -8,27 +8,47 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static void check(const struct openai_request *r) {
+    const struct engine_sampling *s = &r->gen.sampling;
+    size_t total = 0;
+    assert(r->n_messages >= 1 && r->n_messages <= OPENAI_MAX_MESSAGES);
+    for (int i = 0; i < r->n_messages; i++) total += strnlen(r->messages[i].text, r->messages[i].len); /* reads all of it */
+    assert(total < SIZE_MAX);
+    assert(s->temperature >= 0 && s->temperature <= 2 && s->top_p > 0 && s->top_p <= 1 && r->gen.max_tokens >= 0);
+    assert(s->n_bias >= 0 && s->n_bias <= ENGINE_MAX_BIAS && r->gen.n_stop <= ENGINE_MAX_STOP);
+    for (int i = 0; i < s->n_bias; i++) assert(s->bias[i].token >= 0 && s->bias[i].bias >= -100 && s->bias[i].bias <= 100);
+    assert(!r->include_usage || r->stream);
+}
+
+static void run(const char *body, size_t size) {
     struct openai_request request;
     struct openai_refusal refusal;
-    char *body = malloc(size ? size : 1);
-    memcpy(body, data, size);
     if (openai_parse(body, size, &request, &refusal)) {
-        const struct engine_sampling *s = &request.gen.sampling;
-        size_t total = 0;
-        assert(request.n_messages >= 1 && request.n_messages <= OPENAI_MAX_MESSAGES);
-        for (int i = 0; i < request.n_messages; i++) {
-            for (size_t k = 0; k < request.messages[i].len; k++) total += (unsigned char)request.messages[i].text[k];
-        }
-        assert(s->temperature >= 0 && s->temperature <= 2 && s->top_p > 0 && s->top_p <= 1 && request.gen.max_tokens >= 0);
-        assert(s->n_bias >= 0 && s->n_bias <= ENGINE_MAX_BIAS && request.gen.n_stop <= ENGINE_MAX_STOP);
-        for (int i = 0; i < s->n_bias; i++) assert(s->bias[i].token >= 0 && s->bias[i].bias >= -100 && s->bias[i].bias <= 100);
-        assert(!request.include_usage || request.stream);
-        assert(total < SIZE_MAX);
+        check(&request);
         openai_request_free(&request);
     } else {
         assert(refusal.message[0]);
     }
-    free(body);
+}
+
+/* The bytes by themselves, and as parts of bodies that are right but for them: random bytes seldom make JSON. */
+static const char *const bodies[][2] = {
+    {"", ""},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],", "}"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":[", "]}]}"},
+    {"{\"messages\":[", "]}"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"logit_bias\":{", "}}"},
+};
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        size_t before = strlen(bodies[i][0]), after = strlen(bodies[i][1]);
+        char *body = malloc(before + size + after + !size); /* exactly as long as said: reading past it is seen */
+        memcpy(body, bodies[i][0], before);
+        memcpy(body + before, data, size);
+        memcpy(body + before + size, bodies[i][1], after);
+        run(body, before + size + after);
+        free(body);
+    }
     return 0;
 }

@@ -21,13 +21,11 @@ static void check(const struct request *r) {
     for (int i = 0; i < r->n_resume; i++) assert(r->resume[i].from >= 1 && strlen(r->resume[i].generation.text) == STORE_ID_LEN);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static void run(const char *frame, size_t size) {
     struct request request;
     struct wire_error error;
     char key[64];
     struct buffer out = {0};
-    char *frame = malloc(size ? size : 1); /* exactly as long as said: reading past it is seen */
-    memcpy(frame, data, size);
     if (wire_parse(frame, size, &request, &error)) {
         check(&request);
         if (request.text) put_string(&out, request.text, request.text_len);
@@ -38,6 +36,29 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     wire_parse_key(frame, size, key, sizeof key);
     buffer_free(&out);
-    free(frame);
+}
+
+/* The bytes by themselves, and as the members of messages that are right but for them: random bytes seldom make JSON. */
+static const char *const frames[][2] = {
+    {"", ""},
+    {"{\"t\":\"", "}"},
+    {"{\"t\":\"hello\",\"v\":1,\"cid\":\"c\",\"resume\":[", "]}"},
+    {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"x\",", "}"},
+    {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"", "\"}"},
+    {"{\"t\":\"regen\",\"id\":\"1\",\"cid\":\"c\",\"msg\":\"0123456789abcdef0123456789abcdef\",\"gen\":{", "}}"},
+    {"{\"t\":\"sub\",\"id\":\"1\",\"g\":\"0123456789abcdef0123456789abcdef\",", "}"},
+    {"{\"t\":\"rename\",\"id\":\"1\",\"conv\":\"0123456789abcdef0123456789abcdef\",\"title\":", "}"},
+};
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    for (size_t i = 0; i < sizeof frames / sizeof *frames; i++) {
+        size_t before = strlen(frames[i][0]), after = strlen(frames[i][1]);
+        char *frame = malloc(before + size + after + !size); /* exactly as long as said: reading past it is seen */
+        memcpy(frame, frames[i][0], before);
+        memcpy(frame + before, data, size);
+        memcpy(frame + before + size, frames[i][1], after);
+        run(frame, before + size + after);
+        free(frame);
+    }
     return 0;
 }
