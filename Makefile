@@ -112,7 +112,7 @@ $(CACHE)/$(MODEL_NAME):
 	mv $(CACHE)/fetch/$(MODEL_NAME) $@ && rm -rf $(CACHE)/fetch
 
 run: deps ## everything: packages, build, model, then serve; prints the URL to open
-	@$(MAKE) --no-print-directory all model
+	@$(MAKE) -s --no-print-directory -j2 all model
 	$(BUILD)/foresay serve --model $(MODEL) $(ARGS)
 
 # --- test ---

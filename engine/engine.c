@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "engine/internal.h"
 #include "engine/log.h"
@@ -104,6 +105,21 @@ static int open_backend(struct engine *e, struct engine_error *error) {
     return fail(error, status == KERNELS_ERR_MEMORY ? ENGINE_ERR_MEMORY : ENGINE_ERR_ARGUMENT, "%s", reason);
 }
 
+/* What people call the model: the file's name without its ending and quantization. general.name is often the title of a training run
+ * ("Smollm2 135M 8k Lc100K Mix1 Ep2"), so it is not used. */
+static char *display_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *name = strdup(slash ? slash + 1 : path);
+    char *dot = name ? strrchr(name, '.') : NULL;
+    if (dot && dot > name && strcasecmp(dot, ".gguf") == 0) *dot = '\0';
+    char *mark = name ? strpbrk(name, ".-") : NULL;
+    for (char *next = mark; next; next = strpbrk(next + 1, ".-")) mark = next; /* the last one */
+    bool is_quantization =
+        mark && (strncasecmp(mark + 1, "IQ", 2) == 0 || strchr("QqFfBb", mark[1])) && strpbrk(mark, "0123456789");
+    if (is_quantization && mark > name && strlen(mark) <= 8) *mark = '\0';
+    return name;
+}
+
 static int open_text(struct engine *e, const struct gguf *gguf, const struct model_shape *shape, struct engine_error *error) {
     int rc = tokenizer_open(&e->tokenizer, gguf, error);
     if (rc != ENGINE_OK) return rc;
@@ -113,12 +129,7 @@ static int open_text(struct engine *e, const struct gguf *gguf, const struct mod
                     gguf_path(gguf), vocab_size, shape->vocab_size);
     rc = chat_template_open(&e->chat_template, gguf, e->tokenizer, error);
     if (rc != ENGINE_OK) return rc;
-    const char *slash = strrchr(e->config.model_path, '/');
-    const char *name = slash ? slash + 1 : e->config.model_path;
-    size_t len = strlen(name);
-    struct gguf_string given;
-    if (gguf_get_string(gguf, "general.name", &given) == GGUF_FOUND && given.len > 0) name = given.data, len = given.len;
-    e->model_name = strndup(name, len);
+    e->model_name = display_name(e->config.model_path);
     return e->model_name ? ENGINE_OK : fail(error, ENGINE_ERR_MEMORY, "no memory");
 }
 

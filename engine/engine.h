@@ -163,7 +163,7 @@ void engine_close(struct engine *engine);
 
 /* Facts about the loaded model; constant, strings live as long as the engine. */
 struct engine_info {
-    const char *model_name;   /* general.name, or the file's name */
+    const char *model_name;   /* the file's name without ending and quantization */
     const char *architecture; /* "llama" */
     const char *quantization; /* the most frequent weight type: "Q4_1" */
     const char *isa;
