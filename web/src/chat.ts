@@ -15,7 +15,8 @@ import { newestLeaf, newestLeafBelow, pathTo, type Messages } from './tree.ts';
 import { CODE, readHistory, readNothing, readTurn, type Message, type StreamEvent } from './wire.ts';
 
 const PAGE = 50;
-const FOREIGN_GRACE_MS = 60; // a generation of another tab: events for our own begin to come before this
+const FIRST_EVENT_MS = 200; // no event by then: this socket is not subscribed (another tab asked, or the socket is a new one)
+const SILENCE_MS = 15_000; // no event for so long: ask again; an answer that waits for the engine loses nothing by it
 const MAX_FAULTS = 3; // a server that never agrees with itself must not keep us fetching
 const OUTGOING_KEY = 'foresay.outgoing';
 
@@ -40,6 +41,7 @@ export class Chat {
     readonly loading = signal<Loading>('no');
     readonly leaf = signal<string | null>(null);
     readonly outgoing = signal<Outgoing | null>(null);
+    readonly queued = signal<string | null>(null); // written during an answer, goes out when that has ended well
     readonly lives = signal<ReadonlyMap<string, LiveAnswer>>(new Map()); // by message id
     readonly acknowledged = signal<{ cid: string; message: string } | null>(null); // the newest: its turn keeps its place on the page
     readonly sends = signal(0); // counts what this tab sent: the transcript scrolls to each
@@ -132,14 +134,14 @@ export class Chat {
         this.lives.value = next;
     }
 
-    /* Begins to show a running message; its events come by themselves when this tab asked for it, else we subscribe. */
-    private follow(message: Message, own = false): LiveAnswer | null {
+    /* Begins to show a running message. Its events come by themselves when this socket asked for it; when none comes, we subscribe. */
+    private follow(message: Message): LiveAnswer | null {
         if (message.g === null) return null;
         const known = this.lives.value.get(message.id);
         if (known?.g === message.g) return known;
         const live = new LiveAnswer(message.g, message.id, message.text, (error) => this.streamLost(live, error));
         this.lives.value = new Map(this.lives.value).set(message.id, live);
-        if (!own) setTimeout(() => this.lives.value.get(message.id) === live && live.next === 1 && live.ask(), FOREIGN_GRACE_MS);
+        setTimeout(() => this.lives.value.get(message.id) === live && live.next === 1 && live.ask(), FIRST_EVENT_MS);
         return live;
     }
 
@@ -154,6 +156,13 @@ export class Chat {
     streamFailed(g: string, code: number): void {
         const live = this.liveOf(g);
         if (live) this.streamLost(live, new RequestError(code, ''));
+    }
+
+    /* Called now and then: a stream that fell silent is asked for again, in case its subscription was lost. */
+    nudge(): void {
+        for (const live of this.lives.value.values()) {
+            if (!live.ended && Date.now() - live.heardAt > SILENCE_MS && connection.link.value.kind === 'online') live.ask();
+        }
     }
 
     private liveOf(g: string): LiveAnswer | undefined {
@@ -190,7 +199,7 @@ export class Chat {
             ? { ...known, st: 'running', g: start.g }
             : newMessage({ id: start.msg, parent: start.parent, role: 'assistant', ts: start.ts, st: 'running', g: start.g });
         this.announced(message);
-        return this.follow(message, true);
+        return this.follow(message);
     }
 
     private finish(live: LiveAnswer): void {
@@ -199,6 +208,7 @@ export class Chat {
             this.setMessage(live.message, { text, st: end!.st, why: end!.why, usage: end!.usage, err: end!.err });
             this.dropLive(live.message);
         });
+        if (live.message === this.leaf.value && end!.st !== 'error' && end!.st !== 'interrupted') this.sendQueued();
     }
 
     private setMessage(id: string, part: Partial<Message>): void {
@@ -232,6 +242,13 @@ export class Chat {
 
     send(text: string, parent: string | null = this.leaf.value, dropOldest = false): void {
         this.dispatch({ t: 'send', text, parent, msg: null, dropOldest });
+    }
+
+    sendQueued(): void {
+        const text = this.queued.value;
+        if (text === null || this.running.value) return;
+        this.queued.value = null;
+        this.send(text);
     }
 
     regenerate(answer: Message, dropOldest = false): void {
@@ -295,7 +312,7 @@ export class Chat {
             if (outgoing.t === 'send' && turn.msg !== null) this.acknowledged.value = { cid: outgoing.cid, message: turn.msg };
             this.outgoing.value = null;
             this.showLeaf(turn.ans);
-            if (!answered) this.follow(next.get(turn.ans)!, true);
+            if (!answered) this.follow(next.get(turn.ans)!);
         });
     }
 

@@ -9,6 +9,7 @@ import { signal } from '@preact/signals';
 import { reducedMotion } from './ui.ts';
 
 export const QUESTION_TOP = 16; // px between the header and an anchored question
+const FAR_SCREENS = 2; // beyond that a movement is a jump
 const PILL_SHOW = 200;
 const PILL_HIDE = 60;
 const LEAVING_KEYS = new Set(['ArrowUp', 'ArrowDown', 'PageUp', 'PageDown', 'Home']);
@@ -53,7 +54,10 @@ export class ScrollKeeper {
         this.anchored = true;
         this.reserve();
         const turn = this.lastTurn();
-        if (turn) this.scroller.scrollTo({ top: turn.offsetTop - QUESTION_TOP, behavior: reducedMotion() ? 'auto' : 'smooth' });
+        if (!turn) return;
+        const top = turn.offsetTop - QUESTION_TOP;
+        const near = Math.abs(top - this.scroller.scrollTop) < FAR_SCREENS * this.scroller.clientHeight;
+        this.scroller.scrollTo({ top, behavior: near && !reducedMotion() ? 'smooth' : 'auto' });
     }
 
     follow(): void {

@@ -19,6 +19,7 @@ export const openTitle = computed(() => {
     return id === null ? 'New chat' : conversation(id)?.title || 'Untitled chat';
 });
 
+const NUDGE_MS = 15_000;
 const tabs = typeof BroadcastChannel === 'undefined' ? null : new BroadcastChannel('foresay');
 
 /* --- which conversation --- */
@@ -115,6 +116,7 @@ export async function start(): Promise<void> {
     chat.value = new Chat(routedId());
     connection.listen(listener);
     addEventListener('hashchange', routeChanged);
+    setInterval(() => chat.value.nudge(), NUDGE_MS);
     if (tabs) tabs.onmessage = (event) => event.data === 'signed-out' && leave();
     const status = await fetch('/api/session').then(
         (response) => response.status,

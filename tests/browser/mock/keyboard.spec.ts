@@ -93,16 +93,32 @@ test('Enter that ends a composition does not send; Shift+Enter makes a line; the
     await expect(answers(page)).toHaveCount(1);
 });
 
-test('typing goes on during an answer and is not sent by Enter', async ({ page }) => {
+test('a message written during an answer waits in line and goes out after it', async ({ page }) => {
     await say(page, '/slow 60');
     await begun(page);
     await composer(page).fill('the next question');
     await composer(page).press('Enter');
-    await expect(composer(page)).toHaveValue('the next question');
+    await expect(page.locator('.queued')).toContainText('the next question');
     await expect(stopButton(page)).toBeVisible();
-    await over(page);
+    await page.locator('.queued').getByRole('button', { name: 'Edit' }).click();
+    await expect(composer(page)).toHaveValue('the next question');
     await composer(page).press('Enter');
+    await expect(answers(page)).toHaveCount(2, { timeout: 20_000 });
+    await over(page);
+    await expect(page.locator('article.question').last()).toContainText('the next question');
+    await expect(page.locator('.queued')).toHaveCount(0);
+});
+
+test('a message in line behind an answer that fails waits for a word', async ({ page, mock }) => {
+    await say(page, '/slow 200');
+    await begun(page);
+    await composer(page).fill('and then?');
+    await composer(page).press('Enter');
+    await mock.act('interrupt');
+    await expect(page.locator('.queued')).toContainText('Not sent');
+    await page.locator('.queued').getByRole('button', { name: 'Send' }).click();
     await expect(answers(page)).toHaveCount(2);
+    await over(page);
 });
 
 test('F6 walks through the parts of the page', async ({ page }) => {

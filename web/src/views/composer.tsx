@@ -2,8 +2,8 @@
  *
  *  (1) A plain textarea: a pasted book costs what the browser needs to show it and no more.
  *  (2) What is typed is kept per conversation until it is sent, over reloads too.
- *  (3) Enter never sends while an input method is composing. During an answer the Send button is Stop, in the same place;
- *      typing goes on, sending waits for the end.
+ *  (3) Enter never sends while an input method is composing. During an answer the Send button is Stop, in the same place; typing goes on,
+ *      and one message may be put in line: it goes out when the answer has ended well, and waits for a word when it has not.
  *  (4) A message that the server could not take (larger than one frame) is refused here, with a word, and stays in the field. */
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { connection } from '../connection.ts';
@@ -43,6 +43,27 @@ function grow(field: HTMLTextAreaElement): void {
     field.style.height = `${field.scrollHeight}px`;
 }
 
+/* A message in line behind the answer that is being written. */
+function Queued({ text, busy, edit }: { text: string; busy: boolean; edit: () => void }) {
+    return (
+        <div class="queued">
+            <Icon name="clock" size={15} />
+            <span class="queued-text" dir="auto">
+                {text}
+            </span>
+            <span class="queued-note">{busy ? 'Sends after this answer' : 'Not sent'}</span>
+            {!busy && (
+                <button type="button" class="link-button" onClick={() => chat.value.sendQueued()}>
+                    Send
+                </button>
+            )}
+            <button type="button" class="link-button" onClick={edit}>
+                Edit
+            </button>
+        </div>
+    );
+}
+
 export function Composer() {
     const open = chat.value;
     const [text, setText] = useState(() => draftOf(open.id.value));
@@ -56,7 +77,7 @@ export function Composer() {
 
     const saveDraft = () => {
         clearTimeout(timer.current);
-        if (unsaved.current !== null) keepDraft(owner.current.id.value, unsaved.current);
+        if (unsaved.current !== null) keepDraft(owner.current.id.value, [owner.current.queued.value, unsaved.current].filter(Boolean).join('\n\n'));
         unsaved.current = null;
     };
     useLayoutEffect(() => {
@@ -87,17 +108,24 @@ export function Composer() {
         timer.current = window.setTimeout(saveDraft, DRAFT_DELAY_MS);
     };
     const send = () => {
-        if (text.trim() === '' || busy || waiting) return;
+        if (text.trim() === '' || waiting || (busy && open.queued.value !== null)) return;
         if (tooBig(text)) {
             tell(`This is too long to send: ${formatCount(text.length)} characters. Shorten it or send it in parts.`, true);
             return;
         }
+        if (busy) open.queued.value = text.trim();
         unsaved.current = '';
         saveDraft();
         setText('');
+        if (busy) return;
         editing.value = null;
         if (open.outgoing.value?.failure) open.discardOutgoing();
         open.send(text.trim());
+    };
+    const takeBack = () => {
+        type([open.queued.value, text].filter(Boolean).join('\n\n'));
+        open.queued.value = null;
+        field.current?.focus();
     };
     const onKeyDown = (event: KeyboardEvent) => {
         if (isComposing(event)) return;
@@ -123,6 +151,7 @@ export function Composer() {
                 send();
             }}
         >
+            {open.queued.value !== null && <Queued text={open.queued.value} busy={busy} edit={takeBack} />}
             <div class="composer-box">
                 <textarea
                     ref={field}

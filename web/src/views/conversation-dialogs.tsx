@@ -23,7 +23,7 @@ export function RenameDialog({ conversation }: { conversation: Conversation }) {
             <form onSubmit={submit}>
                 <label class="field">
                     <span>Title</span>
-                    <input ref={field} value={title} maxLength={200} dir="auto" onInput={(event) => setTitle(event.currentTarget.value)} />
+                    <input ref={field} data-first value={title} maxLength={200} dir="auto" onInput={(event) => setTitle(event.currentTarget.value)} />
                 </label>
                 <footer>
                     <button type="button" class="button" onClick={close}>
@@ -52,7 +52,7 @@ export function DeleteDialog({ conversation }: { conversation: Conversation }) {
                 <strong>{conversation.title || 'Untitled chat'}</strong> and all its messages will be removed from the server. This cannot be undone.
             </p>
             <footer>
-                <button type="button" class="button" onClick={close}>
+                <button type="button" class="button" onClick={close} data-first>
                     Cancel
                 </button>
                 <button type="button" class="button danger" onClick={() => void remove()}>

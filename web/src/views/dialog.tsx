@@ -10,6 +10,9 @@ export function Modal(props: { title: string; onClose: () => void; class?: strin
         const element = ref.current!;
         const opener = document.activeElement;
         element.showModal();
+        // The dialog itself takes the focus unless a control asks for it: no button is lit up before the text was read.
+        if (!element.querySelector('[data-first]')) element.focus();
+        else element.querySelector<HTMLElement>('[data-first]')!.focus();
         return () => {
             element.close();
             if (opener instanceof HTMLElement && opener.isConnected) opener.focus();
@@ -18,6 +21,7 @@ export function Modal(props: { title: string; onClose: () => void; class?: strin
     return (
         <dialog
             ref={ref}
+            tabIndex={-1}
             class={`modal ${props.class ?? ''}`}
             aria-labelledby={title}
             onCancel={(event) => {

@@ -107,15 +107,16 @@ function Trouble({ open }: { open: Chat }) {
 /* The part of the path that is mounted, named by its first and last message so that pages put before it change nothing. Null: the newest
  * MAX_MOUNTED / 2 messages, or on to the end. */
 function useWindow(open: Chat, path: Message[]) {
-    const [choice, choose] = useState<{ open: Chat; first: string | null; last: string | null }>({ open, first: null, last: null });
-    const { first, last } = choice.open === open ? choice : { first: null, last: null };
+    const sends = open.sends.value; // each brings the window back to the end
+    const [choice, choose] = useState<{ open: Chat; sends: number; first: string | null; last: string | null } | null>(null);
+    const { first, last } = choice?.open === open && choice.sends === sends ? choice : { first: null, last: null };
     const indexOf = (id: string | null) => (id === null ? -1 : path.findIndex((message) => message.id === id));
     const lastAt = indexOf(last);
     const firstAt = indexOf(first);
     const end = lastAt < 0 ? path.length : lastAt + 1;
     const start = firstAt < 0 || firstAt >= end ? Math.max(0, end - MAX_MOUNTED / 2) : firstAt;
     const show = (from: number, to: number) =>
-        choose({ open, first: path[from]?.id ?? null, last: to >= path.length ? null : (path[to - 1]?.id ?? null) });
+        choose({ open, sends, first: path[from]?.id ?? null, last: to >= path.length ? null : (path[to - 1]?.id ?? null) });
     const earlier = () => {
         if (start > 0) {
             const from = Math.max(0, start - WINDOW_STEP);
@@ -129,7 +130,7 @@ function useWindow(open: Chat, path: Message[]) {
         const to = Math.min(path.length, end + WINDOW_STEP);
         show(Math.max(start, to - MAX_MOUNTED), to);
     };
-    return { start, end, atEnd: end >= path.length, earlier, later, toEnd: () => choose({ open, first: null, last: null }) };
+    return { start, end, atEnd: end >= path.length, earlier, later, toEnd: () => choose(null) };
 }
 
 export function Transcript() {
@@ -170,7 +171,6 @@ export function Transcript() {
     }, [open, filled]);
     useLayoutEffect(() => {
         if (sends === 0) return;
-        part.toEnd();
         if (settings.value.scrolling === 'anchor') keeper.current!.anchor();
         else if (settings.value.scrolling === 'follow') keeper.current!.follow();
     }, [sends]);
