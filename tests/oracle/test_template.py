@@ -71,16 +71,20 @@ def test_case(number, tmp_path):
         assert got.stdout.decode() == want
 
 
-@pytest.mark.parametrize("n", range(1, len(MESSAGES) + 1))
-@pytest.mark.parametrize("prompt", [True, False])
-def test_default_model(n, prompt):
+@pytest.fixture(scope="module")
+def default_template():
     from gguf import GGUFReader
 
     field = GGUFReader(MODEL).fields["tokenizer.chat_template"]
-    template = bytes(field.parts[field.data[0]]).decode()
+    return bytes(field.parts[field.data[0]]).decode()
+
+
+@pytest.mark.parametrize("n", range(1, len(MESSAGES) + 1))
+@pytest.mark.parametrize("prompt", [True, False])
+def test_default_model(n, prompt, default_template):
     variables = {"messages": MESSAGES[:n], "add_generation_prompt": prompt}
     got = ours(["--model", MODEL], variables)
-    assert got.stdout.decode() == expected(template, variables), got.stderr
+    assert got.stdout.decode() == expected(default_template, variables), got.stderr
 
 
 @pytest.mark.parametrize("template", [
