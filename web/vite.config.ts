@@ -1,7 +1,7 @@
 /* vite.config.ts - how the page is built.
  *
- *  (1) index.html carries no inline script and no inline style: the server sends a strict Content-Security-Policy, so the module preload
- *      polyfill is off and no asset is turned into a data: address.
+ *  (1) index.html carries no inline script and no inline style: the server sends a strict Content-Security-Policy, so the module
+ *      preload polyfill is off and no asset is turned into a data: address.
  *  (2) Every file under assets/ has a content hash in its name; the server lets browsers keep those for ever.
  *  (3) The same sources and lockfile give the same bytes: dist is committed and CI compares. */
 import { defineConfig } from 'vite';

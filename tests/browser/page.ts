@@ -1,6 +1,7 @@
 /* page.ts - what every browser test knows about the page: how to say something, when an answer is over, what must never happen.
  *
- * Every page is watched: a violation of the Content-Security-Policy, an uncaught error or a request to another host fails the test. */
+ * Every page is watched: a violation of the Content-Security-Policy, an uncaught error or a request to another host fails the
+ * test. */
 import { expect, type BrowserContext, type Locator, type Page } from '@playwright/test';
 
 export interface Watched {
@@ -12,7 +13,9 @@ export async function watch(context: BrowserContext, origin: () => string): Prom
     await context.exposeFunction('reportTrouble', (text: string) => void watched.troubles.push(text));
     await context.addInitScript(() => {
         addEventListener('securitypolicyviolation', (event) => {
-            (window as unknown as { reportTrouble(text: string): void }).reportTrouble(`CSP: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
+            (window as unknown as { reportTrouble(text: string): void }).reportTrouble(
+                `CSP: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`,
+            );
         });
     });
     const onPage = (page: Page) => {
@@ -23,7 +26,8 @@ export async function watch(context: BrowserContext, origin: () => string): Prom
         });
         page.on('request', (request) => {
             const url = new URL(request.url());
-            if (url.protocol.startsWith('http') && url.origin !== origin()) watched.troubles.push(`foreign request: ${request.url()}`);
+            if (url.protocol.startsWith('http') && url.origin !== origin())
+                watched.troubles.push(`foreign request: ${request.url()}`);
         });
     };
     context.on('page', onPage);
@@ -59,7 +63,9 @@ export async function ask(page: Page, text: string): Promise<void> {
 }
 
 /* The conversation as the server has it, asked over a socket of the page's own origin and session. */
-export async function history(page: Page): Promise<{ id: string; role: string; text: string; st: string; parent: string | null }[]> {
+export async function history(
+    page: Page,
+): Promise<{ id: string; role: string; text: string; st: string; parent: string | null }[]> {
     return page.evaluate(async () => {
         const conv = /#\/c\/(\w+)/.exec(location.hash)![1];
         const socket = new WebSocket(`ws://${location.host}/v1/ws`, 'chat.v1');
@@ -80,9 +86,11 @@ export async function history(page: Page): Promise<{ id: string; role: string; t
 /* What the page would show for this text had it never been a stream: the same answer loaded anew. */
 export async function proseHtml(page: Page): Promise<string> {
     // Code is coloured a moment after it is whole.
-    await page.waitForFunction(() => [...document.querySelectorAll('.prose .language')].every((label) => {
-        const code = label.closest('.code')!.querySelector('code')!;
-        return label.textContent === 'Text' || code.children.length > 0 || code.textContent!.length < 4;
-    }));
+    await page.waitForFunction(() =>
+        [...document.querySelectorAll('.prose .language')].every((label) => {
+            const code = label.closest('.code')!.querySelector('code')!;
+            return label.textContent === 'Text' || code.children.length > 0 || code.textContent!.length < 4;
+        }),
+    );
     return page.evaluate(() => [...document.querySelectorAll('.prose')].map((prose) => prose.innerHTML).join('\n====\n'));
 }

@@ -1,5 +1,5 @@
-/* server-test.ts - a test with the real gateway: a server with its own data folder for each test, and a signed-in page that is watched.
- * The server can be killed and started again on the same port with the same data. */
+/* server-test.ts - a test with the real gateway: a server with its own data folder for each test, and a signed-in page that is
+ * watched. The server can be killed and started again on the same port with the same data. */
 import { expect, test as base } from '@playwright/test';
 import { watch } from './page.ts';
 import { DataFolder, startForesay, type Server } from './server.ts';

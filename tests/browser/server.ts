@@ -1,4 +1,5 @@
-/* server.ts - starts a server for a test, waits for the sign-in address on its output, ends it. Only processes that were started here. */
+/* server.ts - starts a server for a test, waits for the sign-in address on its output, ends it. Only processes that were started
+ * here. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -54,7 +55,20 @@ export class DataFolder {
 }
 
 /* The server itself, with the real model or (foresay-fake) a scripted engine; `port` 0 takes any free one. */
-export function startForesay(program: string, data: DataFolder, more: { port?: number; model?: string; args?: string[] } = {}): Promise<Server> {
-    const args = ['serve', '--model', more.model ?? 'none', '--port', String(more.port ?? 0), '--data', data.path, ...(more.args ?? [])];
+export function startForesay(
+    program: string,
+    data: DataFolder,
+    more: { port?: number; model?: string; args?: string[] } = {},
+): Promise<Server> {
+    const args = [
+        'serve',
+        '--model',
+        more.model ?? 'none',
+        '--port',
+        String(more.port ?? 0),
+        '--data',
+        data.path,
+        ...(more.args ?? []),
+    ];
     return start(program, args);
 }

@@ -1,8 +1,10 @@
-/* chat.ts - the open conversation: its loaded messages, the branch that is shown, the answers being written, the message on its way out.
+/* chat.ts - the open conversation: its loaded messages, the branch that is shown, the answers being written, the message on its
+ * way out.
  *
  *  (1) The server owns the conversation. This is a view of a part of it that can be thrown away and fetched again at any moment.
- *  (2) A message that the person sent stays in `outgoing` until the server has acknowledged it, and is sent with one `cid` however often
- *      the connection breaks: it is neither lost nor doubled. It is also kept in sessionStorage, so a reload does not change that.
+ *  (2) A message that the person sent stays in `outgoing` until the server has acknowledged it, and is sent with one `cid`
+ *      however often the connection breaks: it is neither lost nor doubled. It is also kept in sessionStorage, so a reload does
+ *      not change that.
  *  (3) A message that the server calls finished is finished, whatever our stream says; a running one grows by its events alone.
  *  (4) Loaded messages are bounded by what the reader scrolled through; the transcript mounts only a window of them. */
 import { batch, computed, signal, type Signal } from '@preact/signals';
@@ -43,7 +45,7 @@ export class Chat {
     readonly outgoing = signal<Outgoing | null>(null);
     readonly queued = signal<string | null>(null); // written during an answer, goes out when that has ended well
     readonly lives = signal<ReadonlyMap<string, LiveAnswer>>(new Map()); // by message id
-    readonly acknowledged = signal<{ cid: string; message: string } | null>(null); // the newest: its turn keeps its place on the page
+    readonly acknowledged = signal<{ cid: string; message: string } | null>(null); // the newest; its turn keeps its key
     readonly sends = signal(0); // counts what this tab sent: the transcript scrolls to each
     readonly path = computed(() => pathTo(this.messages.value, this.leaf.value));
     readonly running = computed(() => {
@@ -134,7 +136,8 @@ export class Chat {
         this.lives.value = next;
     }
 
-    /* Begins to show a running message. Its events come by themselves when this socket asked for it; when none comes, we subscribe. */
+    /* Begins to show a running message. Its events come by themselves when this socket asked for it; when none comes, we
+     * subscribe. */
     private follow(message: Message): LiveAnswer | null {
         if (message.g === null) return null;
         const known = this.lives.value.get(message.id);
@@ -185,7 +188,9 @@ export class Chat {
 
     /* Our text is not the server's: say so where developers look, and take the history's word. */
     private mistrust(live: LiveAnswer): void {
-        console.error(`foresay: the text of answer ${live.message} is not what the server sent (generation ${live.g}); fetching it again`);
+        console.error(
+            `foresay: the text of answer ${live.message} is not what the server sent (generation ${live.g}); fetching it again`,
+        );
         if (live.ended) this.finish(live);
         else if (++this.faults <= MAX_FAULTS) this.dropLive(live.message);
         else return;
@@ -306,7 +311,8 @@ export class Chat {
             const known = next.get(turn.ans);
             const parent = turn.msg ?? known?.parent ?? null;
             const answered = known?.g === turn.g; // its events overtook the acknowledgement
-            if (!known) next.set(turn.ans, newMessage({ id: turn.ans, parent, role: 'assistant', ts: ts + 1, st: 'running', g: turn.g }));
+            if (!known)
+                next.set(turn.ans, newMessage({ id: turn.ans, parent, role: 'assistant', ts: ts + 1, st: 'running', g: turn.g }));
             else if (!answered) next.set(turn.ans, { ...known, st: 'running', g: turn.g, usage: null, why: null, err: null });
             this.messages.value = next;
             if (outgoing.t === 'send' && turn.msg !== null) this.acknowledged.value = { cid: outgoing.cid, message: turn.msg };
@@ -358,7 +364,10 @@ function keepOutgoing(conv: string | null, outgoing: Outgoing | null): void {
 
 export function keptOutgoing(): { conv: string | null; outgoing: Outgoing } | null {
     try {
-        const kept = JSON.parse(sessionStorage.getItem(OUTGOING_KEY) ?? 'null') as { conv: string | null; outgoing: Outgoing } | null;
+        const kept = JSON.parse(sessionStorage.getItem(OUTGOING_KEY) ?? 'null') as {
+            conv: string | null;
+            outgoing: Outgoing;
+        } | null;
         return kept && typeof kept.outgoing.cid === 'string' && typeof kept.outgoing.text === 'string' ? kept : null;
     } catch {
         return null;

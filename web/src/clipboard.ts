@@ -1,4 +1,5 @@
-/* clipboard.ts - copies text. The modern interface needs https or localhost; elsewhere a hidden field and the old command do it. */
+/* clipboard.ts - copies text. The modern interface needs https or localhost; elsewhere a hidden field and the old command do it.
+ * */
 
 function copyByCommand(text: string): boolean {
     const field = document.createElement('textarea');

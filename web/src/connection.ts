@@ -1,10 +1,13 @@
 /* connection.ts - the one socket of this tab: opens it, keeps it alive, opens it again, and carries requests over the breaks.
  *
- *  (1) A request is answered once. One marked `resend` survives the loss of the socket: it goes out again, same id and same body, on the
- *      next one, until `ok` or `err` comes. The server does nothing twice for a repeated `cid`, so a message is sent exactly once.
- *  (2) A socket is good only after `welcome`. Any frame counts as a sign of life; when none comes for longer than the heartbeat, we ask
- *      with a ping, and without an answer the socket is dropped. A slow answer from the model is never taken for a dead socket.
- *  (3) Waiting between attempts doubles from 0.5 s to 15 s, half of it random, so that a restarted server is not met by all at once.
+ *  (1) A request is answered once. One marked `resend` survives the loss of the socket: it goes out again, same id and same body,
+ *      on the next one, until `ok` or `err` comes. The server does nothing twice for a repeated `cid`, so a message is sent
+ *      exactly once.
+ *  (2) A socket is good only after `welcome`. Any frame counts as a sign of life; when none comes for longer than the heartbeat,
+ *      we ask with a ping, and without an answer the socket is dropped. A slow answer from the model is never taken for a dead
+ *      socket.
+ *  (3) Waiting between attempts doubles from 0.5 s to 15 s, half of it random, so that a restarted server is not met by all at
+ *      once.
  *  (4) Bounds: at most MAX_REQUESTS unanswered requests; one more is refused at once. */
 import { signal } from '@preact/signals';
 import { randomId } from './ids.ts';

@@ -1,6 +1,7 @@
 /* crc32c.ts - CRC-32C (Castagnoli), the checksum that `done` carries over a whole answer's UTF-8 bytes.
  *
- * The running value is the finished checksum of all bytes so far; feeding more bytes continues it, so a stream never hashes its text twice. */
+ * The running value is the finished checksum of all bytes so far; feeding more bytes continues it, so a stream never hashes its
+ * text twice. */
 
 const POLYNOMIAL = 0x82f63b78; // reflected 0x1EDC6F41
 

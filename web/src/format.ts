@@ -14,7 +14,9 @@ export function formatRate(perSecond: number): string {
 export function formatMs(ms: number): string {
     if (ms < 1) return '0 ms';
     if (ms < 1000) return `${Math.round(ms)} ms`;
-    return ms < 60_000 ? `${oneDigit.format(ms / 1000)} s` : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
+    return ms < 60_000
+        ? `${oneDigit.format(ms / 1000)} s`
+        : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
 }
 
 /* A context length the way model cards write it: 2048 -> 2k. */

@@ -43,7 +43,9 @@ function escape(): boolean {
 
 /* F6 walks through the page's regions. */
 function nextRegion(step: number): void {
-    const regions = ['sidebar', 'transcript', 'composer'].map((id) => document.getElementById(id)).filter((el) => el && !el.closest('[inert]'));
+    const regions = ['sidebar', 'transcript', 'composer']
+        .map((id) => document.getElementById(id))
+        .filter((el) => el && !el.closest('[inert]'));
     const at = regions.findIndex((region) => region!.contains(document.activeElement));
     const region = regions[(at + step + regions.length) % regions.length];
     const inside = region?.querySelector<HTMLElement>('button:not([disabled]), a[href], [tabindex="0"]');

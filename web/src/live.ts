@@ -1,7 +1,9 @@
-/* live.ts - an answer that is being written: the stream value (stream.ts), the signals that views watch, the request for lost events.
+/* live.ts - an answer that is being written: the stream value (stream.ts), the signals that views watch, the request for lost
+ * events.
  *
  *  (1) `text` changes with every delta and is watched by the answer's text alone; `stream` by its status line.
- *  (2) A gap asks once for the events from last + 1 and then waits; a second request goes out only after the first was answered. */
+ *  (2) A gap asks once for the events from last + 1 and then waits; a second request goes out only after the first was answered.
+ *      */
 import { signal, type Signal } from '@preact/signals';
 import { connection } from './connection.ts';
 import { applyEvent, newStream, type Outcome, type Stream } from './stream.ts';

@@ -1,8 +1,8 @@
 /* scroll.ts - who moves the transcript. The reader does; we move it in three cases only, each asked for.
  *
  *  (1) After sending, the question goes to the top and room is kept below it, so the answer grows into empty space (anchor).
- *  (2) While following (the "Latest" button, the End key, or the setting) the end stays in view. A wheel, touch, key, scrollbar press or
- *      selection ends that; a scroll event that the layout caused does not.
+ *  (2) While following (the "Latest" button, the End key, or the setting) the end stays in view. A wheel, touch, key, scrollbar
+ *      press or selection ends that; a scroll event that the layout caused does not.
  *  (3) When older messages are put before what is shown, the first visible one stays where it is.
  *  The end of an answer moves nothing. */
 import { signal } from '@preact/signals';

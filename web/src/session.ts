@@ -1,7 +1,8 @@
 /* session.ts - the page's life: signed in or not, which conversation is open, where the server's frames go.
  *
  *  (1) The address bar decides which conversation is open (#/c/<id>); everything else follows it.
- *  (2) When a session ends the chat stays on the page behind the gate with all that was typed, and goes on after signing in again.
+ *  (2) When a session ends the chat stays on the page behind the gate with all that was typed, and goes on after signing in
+ *      again.
  *  (3) Signing out forgets everything in this browser but the settings, in all tabs. */
 import { computed, signal } from '@preact/signals';
 import { Chat, forgetChatTraces, keptOutgoing } from './chat.ts';

@@ -1,4 +1,5 @@
-/* settings.ts - what a person chose in this browser: theme, keys, sampling. Kept in localStorage, checked field by field when read.
+/* settings.ts - what a person chose in this browser: theme, keys, sampling. Kept in localStorage, checked field by field when
+ * read.
  *
  *  (1) A number that is null is left to the server's default and not sent.
  *  (2) Broken or foreign storage never breaks the page: each field falls back by itself. */

@@ -1,7 +1,7 @@
 /* stream.ts - one generation as the page sees it: a value, and a pure function that applies one event to it.
  *
- *  (1) An event is applied if and only if its number is last + 1. Older ones are dropped, later ones are a gap: the caller asks for
- *      the events from last + 1 again and nothing changes until they come.
+ *  (1) An event is applied if and only if its number is last + 1. Older ones are dropped, later ones are a gap: the caller asks
+ *      for the events from last + 1 again and nothing changes until they come.
  *  (2) `text` is the whole message text: what stood there before (base) and every delta since, each exactly once.
  *  (3) `bytes` and `crc` always belong to `text`. When `done` disagrees with them the outcome says so and the caller fetches the
  *      message from the history; the page never claims that a text is whole when it is not.

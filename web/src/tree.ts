@@ -1,7 +1,8 @@
 /* tree.ts - the messages of a conversation are a tree; what is shown is the way from one leaf up to the root.
  *
  *  (1) Pure functions over a Map from id to message; a Map keeps the order of arrival, and so do siblings.
- *  (2) Only a part of the tree may be loaded: a way ends where a parent is not there (yet), and a message's siblings are those loaded.
+ *  (2) Only a part of the tree may be loaded: a way ends where a parent is not there (yet), and a message's siblings are those
+ *      loaded.
  *  (3) A way visits a message once, whatever the input says: a circle in the parents ends it. */
 import type { Message } from './wire.ts';
 

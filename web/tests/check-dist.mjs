@@ -30,11 +30,16 @@ try {
         else if (!built.includes(name)) trouble.push(`${name} in web/dist is left from an older build`);
         else if (!readFileSync(join(fresh, name)).equals(readFileSync(join(dist, name)))) trouble.push(`${name} differs`);
     }
-    if (/"resolved"/.test(readFileSync(join(web, 'package-lock.json'), 'utf8'))) trouble.push('package-lock.json carries registry addresses');
+    if (/"resolved"/.test(readFileSync(join(web, 'package-lock.json'), 'utf8')))
+        trouble.push('package-lock.json carries registry addresses');
 } finally {
     rmSync(fresh, { recursive: true, force: true });
 }
 
 for (const line of trouble) console.log(line);
-console.log(trouble.length > 0 ? 'web/dist is not what the sources give: run `make page` and commit the result' : 'web/dist is what the sources give');
+console.log(
+    trouble.length > 0
+        ? 'web/dist is not what the sources give: run `make page` and commit the result'
+        : 'web/dist is what the sources give',
+);
 process.exit(trouble.length > 0 ? 1 : 0);

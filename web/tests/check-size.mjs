@@ -8,11 +8,15 @@ const html = readFileSync(new URL('index.html', dist), 'utf8');
 let failed = false;
 
 for (const [kind, budget] of Object.entries(BUDGET_KB)) {
-    const files = [...html.matchAll(/(?:src|href)="\/(assets\/[^"]+)"/g)].map((match) => match[1]).filter((name) => name.endsWith(`.${kind}`));
+    const files = [...html.matchAll(/(?:src|href)="\/(assets\/[^"]+)"/g)]
+        .map((match) => match[1])
+        .filter((name) => name.endsWith(`.${kind}`));
     const bytes = files.reduce((sum, name) => sum + gzipSync(readFileSync(new URL(name, dist)), { level: 9 }).length, 0);
     const over = files.length === 0 || bytes > budget * 1000;
     failed ||= over;
-    console.log(`first-route ${kind}: ${(bytes / 1000).toFixed(1)} kB of ${budget} kB gzipped${over ? '  <-- over the budget' : ''}`);
+    console.log(
+        `first-route ${kind}: ${(bytes / 1000).toFixed(1)} kB of ${budget} kB gzipped${over ? '  <-- over the budget' : ''}`,
+    );
 }
 if (/<script(?![^>]*\ssrc=)|<style|\son\w+=|\sstyle=/i.test(html)) {
     failed = true;

@@ -1,4 +1,5 @@
-/* mock-scripts.mjs - what the mock server answers: a message that begins with /name gets that script, any other text a plain answer.
+/* mock-scripts.mjs - what the mock server answers: a message that begins with /name gets that script, any other text a plain
+ * answer.
  *
  * A script is {text, tokens a second, and what else should happen}. Texts are cut into pieces the way a tokenizer would. */
 

@@ -1,5 +1,5 @@
-/* mock-server.mjs - a server that speaks chat.v1 (gateway/protocol.h) from memory and from scripts, for states that are hard to reach
- * with a real model. It serves web/dist with the real server's headers. For tests only.
+/* mock-server.mjs - a server that speaks chat.v1 (gateway/protocol.h) from memory and from scripts, for states that are hard to
+ * reach with a real model. It serves web/dist with the real server's headers. For tests only.
  *
  * usage: node tests/mock-server.mjs [port]      prints one line: the sign-in address
  * POST /__mock/<action> steers it: drop, down?ms=N, interrupt, expire, corrupt, lose, push (body: a frame), seed?n=N, reset. */
@@ -13,8 +13,11 @@ import { cut, scriptFor } from './mock-scripts.mjs';
 
 const DIST = process.env.FORESAY_DIST ?? fileURLToPath(new URL('../dist', import.meta.url));
 const TYPES = {
-    '.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8', '.css': 'text/css; charset=utf-8',
-    '.svg': 'image/svg+xml', '.webmanifest': 'application/manifest+json',
+    '.html': 'text/html; charset=utf-8',
+    '.js': 'text/javascript; charset=utf-8',
+    '.css': 'text/css; charset=utf-8',
+    '.svg': 'image/svg+xml',
+    '.webmanifest': 'application/manifest+json',
 };
 const policy = (host) =>
     `default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; connect-src 'self' ws://${host} wss://${host}; ` +
@@ -51,7 +54,14 @@ const broadcast = (frame) => sockets.forEach((socket) => socket.greeted && socke
 /* --- conversations --- */
 
 const convView = ({ id, title, ts, live }) => ({ id, title, ts, live });
-const stateFor = { stop: 'done', length: 'length', context: 'length', cancel: 'stopped', error: 'error', interrupted: 'interrupted' };
+const stateFor = {
+    stop: 'done',
+    length: 'length',
+    context: 'length',
+    cancel: 'stopped',
+    error: 'error',
+    interrupted: 'interrupted',
+};
 
 function touch(conv) {
     conv.ts = Date.now();
@@ -97,7 +107,14 @@ function finish(g, why, err) {
     const { message, conv } = g;
     const seconds = (Date.now() - g.began) / 1000;
     const usage = {
-        in: 48, cached: 16, out: g.sent, queue_ms: 2, prefill_ms: 118, ttft_ms: 143, tps: g.sent / Math.max(0.01, seconds), seed: 42,
+        in: 48,
+        cached: 16,
+        out: g.sent,
+        queue_ms: 2,
+        prefill_ms: 118,
+        ttft_ms: 143,
+        tps: g.sent / Math.max(0.01, seconds),
+        seed: 42,
     };
     Object.assign(message, { st: stateFor[why], why, usage, err });
     conv.live = null;
@@ -127,7 +144,14 @@ function play(g) {
         emit(g, { t: 'state', st: 'prefill', done: done * 512, total: script.prefill * 512 });
         g.timer = setTimeout(() => prefill(done + 1), 200);
     };
-    emit(g, { t: 'start', conv: g.conv.id, msg: message.id, parent: message.parent, base: bytesOf(message.text), ts: Date.now() });
+    emit(g, {
+        t: 'start',
+        conv: g.conv.id,
+        msg: message.id,
+        parent: message.parent,
+        base: bytesOf(message.text),
+        ts: Date.now(),
+    });
     if (script.trimmed) emit(g, { t: 'state', st: 'trimmed', dropped: script.trimmed });
     g.timer = setTimeout(() => prefill(0), script.silent_ms ?? 60);
 }
@@ -154,8 +178,13 @@ class Refusal extends Error {
         this.body = { code, msg, ...more };
     }
 }
-const find = (map, id, what) => map.get(id) ?? (() => { throw new Refusal(3000, `There is no such ${what}.`); })();
-const convOf = (messageId) => find(new Map([...convs.values()].flatMap((c) => [...c.messages.keys()].map((m) => [m, c]))), messageId, 'message');
+const find = (map, id, what) =>
+    map.get(id) ??
+    (() => {
+        throw new Refusal(3000, `There is no such ${what}.`);
+    })();
+const convOf = (messageId) =>
+    find(new Map([...convs.values()].flatMap((c) => [...c.messages.keys()].map((m) => [m, c]))), messageId, 'message');
 
 function begin(socket, conv, question, answer, script, pieces) {
     const g = generate(conv, answer, script, pieces);
@@ -170,7 +199,8 @@ function begin(socket, conv, question, answer, script, pieces) {
 const handlers = {
     send(socket, { conv: convId, parent, root, text, drop_oldest }) {
         const script = scriptFor(text);
-        if (script.refuse && !drop_oldest) throw new Refusal(script.refuse.code, script.refuse.msg, { retry_ms: script.refuse.retry_ms });
+        if (script.refuse && !drop_oldest)
+            throw new Refusal(script.refuse.code, script.refuse.msg, { retry_ms: script.refuse.retry_ms });
         let conv = convId ? find(convs, convId, 'conversation') : null;
         if (!conv) {
             conv = { id: newId(), title: text.slice(0, 60), ts: Date.now(), live: null, messages: new Map() };
@@ -198,10 +228,18 @@ const handlers = {
     cont(socket, { msg }) {
         const conv = convOf(msg);
         const answer = conv.messages.get(msg);
-        if (!['interrupted', 'stopped', 'length'].includes(answer.st)) throw new Refusal(3004, 'This answer cannot be continued.');
+        if (!['interrupted', 'stopped', 'length'].includes(answer.st))
+            throw new Refusal(3004, 'This answer cannot be continued.');
         const before = generations.get(answer.g);
         const rest = before.pieces.slice(before.at);
-        const g = begin(socket, conv, null, answer, { rate: before.script.rate }, rest.length > 0 ? rest : cut(' And so it went on.'));
+        const g = begin(
+            socket,
+            conv,
+            null,
+            answer,
+            { rate: before.script.rate },
+            rest.length > 0 ? rest : cut(' And so it went on.'),
+        );
         return { conv: conv.id, ans: answer.id, g: g.g };
     },
     cancel(socket, { g }) {
@@ -253,9 +291,15 @@ function receive(socket, frame) {
     if (t === 'hello') {
         socket.greeted = true;
         socket.say({
-            t: 'welcome', v: 1, sid: newId(), user: { name: 'ada', admin: true },
-            model: { name: 'SmolLM2-135M-Instruct', ctx: 8192, quant: 'Q4_1' }, server: { version: '0.1.0', node: 'mock' },
-            hb_ms: 25000, max_frame: 262144, now: Date.now(),
+            t: 'welcome',
+            v: 1,
+            sid: newId(),
+            user: { name: 'ada', admin: true },
+            model: { name: 'SmolLM2-135M-Instruct', ctx: 8192, quant: 'Q4_1' },
+            server: { version: '0.1.0', node: 'mock' },
+            hb_ms: 25000,
+            max_frame: 262144,
+            now: Date.now(),
         });
         for (const { g, from } of frame.resume ?? []) {
             if (generations.has(g)) subscribe(socket, generations.get(g), from);
@@ -296,16 +340,34 @@ const actions = {
     /* n conversations, the first with a history of `turns` turns. */
     seed(query) {
         const day = 86400000;
-        const titles = ['How rainbows form', 'A palindrome checker in Python', 'Tea or coffee?', 'Packing list for a week by the sea', 'Letter to the landlord'];
+        const titles = [
+            'How rainbows form',
+            'A palindrome checker in Python',
+            'Tea or coffee?',
+            'Packing list for a week by the sea',
+            'Letter to the landlord',
+        ];
         for (let i = Number(query.get('n') ?? 12) - 1; i >= 0; i--) {
             const title = titles[i] ?? `An older conversation, number ${i}`;
             const ts = Date.now() - Math.floor(i * i * 0.07 * day) - i * 60000;
             const conv = { id: newId(), title, ts, live: null, messages: new Map() };
             let parent = null;
             for (let turn = 0; turn < (i === 0 ? Number(query.get('turns') ?? 2) : 1); turn++) {
-                const question = addMessage(conv, { parent, role: 'user', text: `${title}, part ${turn + 1}`, ts: ts + turn * 2 });
+                const question = addMessage(conv, {
+                    parent,
+                    role: 'user',
+                    text: `${title}, part ${turn + 1}`,
+                    ts: ts + turn * 2,
+                });
                 const usage = { in: 48, cached: 0, out: 90, queue_ms: 1, prefill_ms: 80, ttft_ms: 96, tps: 87.3, seed: 7 };
-                const answer = { parent: question.id, role: 'assistant', text: scriptFor('').text, ts: ts + turn * 2 + 1, why: 'stop', usage };
+                const answer = {
+                    parent: question.id,
+                    role: 'assistant',
+                    text: scriptFor('').text,
+                    ts: ts + turn * 2 + 1,
+                    why: 'stop',
+                    usage,
+                };
                 parent = addMessage(conv, answer).id;
             }
             convs.set(conv.id, conv);

@@ -1,5 +1,5 @@
-/* server.spec.ts - the page and the real gateway with a scripted engine: sign-in, streams over breaks, crashes and restarts, several tabs.
- * The engine numbers every token, so one that is lost, doubled or moved shows in the text. */
+/* server.spec.ts - the page and the real gateway with a scripted engine: sign-in, streams over breaks, crashes and restarts,
+ * several tabs. The engine numbers every token, so one that is lost, doubled or moved shows in the text. */
 import type { Page } from '@playwright/test';
 import { answers, ask, begun, composer, history, lastAnswer, over, proseHtml, say, stopButton } from '../page.ts';
 import { expect, test } from '../server-test.ts';
@@ -75,7 +75,10 @@ test('kill -9 in the middle: the part is there, marked, and Continue ends it who
     await expectWhole(page, 200);
 });
 
-test('a clean restart in the middle: the page comes back by itself and the answer can be continued', async ({ page, foresay }) => {
+test('a clean restart in the middle: the page comes back by itself and the answer can be continued', async ({
+    page,
+    foresay,
+}) => {
     await say(page, '[[tokens 200 rate 50]]');
     await begun(page);
     await foresay.kill('SIGTERM');
@@ -131,7 +134,9 @@ test('the ends of an answer: an error of the engine, the token limit', async ({ 
 test('a chat that no longer fits offers a new one, or to drop the oldest turns', async ({ page }) => {
     await ask(page, `[[tokens 5]] ${'old words '.repeat(2000)}`);
     await say(page, `[[tokens 5]] ${'new words '.repeat(2000)}`);
-    await expect(page.getByRole('alert')).toContainText(/context|no longer fits|end of what the model can see/, { timeout: 15_000 });
+    await expect(page.getByRole('alert')).toContainText(/context|no longer fits|end of what the model can see/, {
+        timeout: 15_000,
+    });
     await page.getByRole('button', { name: 'Drop the oldest turns and retry' }).click();
     await expect(page.getByRole('button', { name: 'Drop the oldest turns and retry' })).toHaveCount(0);
     await over(page);
@@ -190,7 +195,10 @@ test('signing out ends the session in all tabs', async ({ page, context, foresay
 });
 
 test('hostile text from the engine stays text', async ({ page }) => {
-    await ask(page, '[[echo 1]]Text <script>window.hacked=1</script> <img src=x onerror="window.hacked=2"> [x](javascript:window.hacked=3) ![p](https://evil.example/p.png)');
+    await ask(
+        page,
+        '[[echo 1]]Text <script>window.hacked=1</script> <img src=x onerror="window.hacked=2"> [x](javascript:window.hacked=3) ![p](https://evil.example/p.png)',
+    );
     await expect(lastAnswer(page)).toContainText('<script>');
     await expect(lastAnswer(page).locator('.chip')).toContainText('evil.example');
     expect(await page.evaluate(() => (window as unknown as { hacked?: number }).hacked ?? null)).toBeNull();

@@ -11,12 +11,23 @@ async function expectAccessible(page: Page, state: string): Promise<void> {
     await page.waitForTimeout(250); // transitions
     await page.evaluate(axe);
     const found = await page.evaluate(async () => {
-        const run = (window as unknown as { axe: { run(context: Document, options: object): Promise<{ violations: { id: string; nodes: { html: string; failureSummary: string }[] }[] }> } }).axe;
+        const run = (
+            window as unknown as {
+                axe: {
+                    run(
+                        context: Document,
+                        options: object,
+                    ): Promise<{ violations: { id: string; nodes: { html: string; failureSummary: string }[] }[] }>;
+                };
+            }
+        ).axe;
         const { violations } = await run.run(document, {
             runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'],
             rules: { 'heading-order': { enabled: false } }, // the model decides which headings its text has
         });
-        return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html.slice(0, 160)} ${node.failureSummary}`).join(' | ')}`);
+        return violations.map(
+            ({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html.slice(0, 160)} ${node.failureSummary}`).join(' | ')}`,
+        );
     });
     expect(found, state).toEqual([]);
 }
@@ -126,5 +137,7 @@ test('motion rests when the person asked for it', async ({ page }) => {
     await say(page, '/slow 40');
     await begun(page);
     await over(page);
-    expect(await page.evaluate(() => document.getAnimations().filter((animation) => animation.playState === 'running').length)).toBe(0);
+    expect(
+        await page.evaluate(() => document.getAnimations().filter((animation) => animation.playState === 'running').length),
+    ).toBe(0);
 });

@@ -1,4 +1,5 @@
-/* fixture.ts - a test with the mock server: one server a worker, emptied before each test, and a signed-in page that is watched. */
+/* fixture.ts - a test with the mock server: one server a worker, emptied before each test, and a signed-in page that is watched.
+ * */
 import { expect, test as base } from '@playwright/test';
 import { watch } from '../page.ts';
 import { startMock, type Server } from '../server.ts';

@@ -1,4 +1,5 @@
-/* keyboard.spec.ts - everything can be done without a mouse, nothing happens while an input method composes, single keys only on messages. */
+/* keyboard.spec.ts - everything can be done without a mouse, nothing happens while an input method composes, single keys only on
+ * messages. */
 import { answers, ask, begun, composer, lastAnswer, over, say, stopButton } from '../page.ts';
 import { expect, test } from './fixture.ts';
 
@@ -69,7 +70,9 @@ test('on a message: j k c e r and the branch brackets; in the field they are let
     await expect(page.getByRole('textbox', { name: 'Edit your message' })).toBeFocused();
 });
 
-test('Enter that ends a composition does not send; Shift+Enter makes a line; the setting turns Enter around', async ({ page }) => {
+test('Enter that ends a composition does not send; Shift+Enter makes a line; the setting turns Enter around', async ({
+    page,
+}) => {
     const devtools = await page.context().newCDPSession(page);
     await composer(page).focus();
     await devtools.send('Input.imeSetComposition', { text: 'nihon', selectionStart: 5, selectionEnd: 5 });

@@ -7,7 +7,10 @@ async function expectNoSideScroll(page: Page): Promise<void> {
     const wide = await page.evaluate(() => {
         const limit = document.documentElement.clientWidth;
         const box = document.querySelector('#transcript');
-        return { page: document.documentElement.scrollWidth > limit, transcript: box ? box.scrollWidth > box.clientWidth : false };
+        return {
+            page: document.documentElement.scrollWidth > limit,
+            transcript: box ? box.scrollWidth > box.clientWidth : false,
+        };
     });
     expect(wide).toEqual({ page: false, transcript: false });
 }
@@ -17,7 +20,10 @@ for (const width of [320, 390, 640, 768, 1024, 1440]) {
         await page.setViewportSize({ width, height: 800 });
         await expectNoSideScroll(page);
         await ask(page, '/markdown');
-        await ask(page, `/echo ${'x'.repeat(300)} https://example.org/${'y'.repeat(200)}\n\n| ${'column | '.repeat(30)}\n|${'---|'.repeat(30)}\n| ${'value | '.repeat(30)}\n\n\`${'z'.repeat(150)}\``);
+        await ask(
+            page,
+            `/echo ${'x'.repeat(300)} https://example.org/${'y'.repeat(200)}\n\n| ${'column | '.repeat(30)}\n|${'---|'.repeat(30)}\n| ${'value | '.repeat(30)}\n\n\`${'z'.repeat(150)}\``,
+        );
         await expectNoSideScroll(page);
         await ask(page, '/error');
         await say(page, '/refuse');
@@ -49,7 +55,12 @@ test.describe('phone', () => {
         expect(await composer(page).evaluate((field) => parseFloat(getComputedStyle(field).fontSize))).toBeGreaterThanOrEqual(16);
         const small = await page.evaluate(() =>
             [...document.querySelectorAll<HTMLElement>('button, a.brand')]
-                .filter((el) => el.checkVisibility({ visibilityProperty: true }) && !el.closest('[inert]') && !el.closest('.prose, .stats, .linkbar'))
+                .filter(
+                    (el) =>
+                        el.checkVisibility({ visibilityProperty: true }) &&
+                        !el.closest('[inert]') &&
+                        !el.closest('.prose, .stats, .linkbar'),
+                )
                 .map((el) => ({ name: el.getAttribute('aria-label') ?? el.innerText, w: el.offsetWidth, h: el.offsetHeight }))
                 .filter(({ w, h }) => w < 26 || h < 32),
         );
@@ -61,7 +72,9 @@ test.describe('phone', () => {
 
 test('each paragraph takes its own direction; code stays left to right', async ({ page }) => {
     await ask(page, '/echo مرحبا بالعالم\n\nHello\n\n```c\nint x;\n```');
-    const directions = await page.evaluate(() => [...document.querySelectorAll('.answer .prose > *')].map((block) => getComputedStyle(block).direction));
+    const directions = await page.evaluate(() =>
+        [...document.querySelectorAll('.answer .prose > *')].map((block) => getComputedStyle(block).direction),
+    );
     expect(directions).toEqual(['rtl', 'ltr', 'ltr']);
 });
 

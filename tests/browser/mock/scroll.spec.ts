@@ -7,7 +7,9 @@ const top = (page: Page) => page.evaluate(() => document.querySelector('#transcr
 const questionTop = (page: Page) =>
     page.evaluate(() => {
         const question = [...document.querySelectorAll('article.question')].at(-1)!;
-        return Math.round(question.getBoundingClientRect().top - document.querySelector('#transcript')!.getBoundingClientRect().top);
+        return Math.round(
+            question.getBoundingClientRect().top - document.querySelector('#transcript')!.getBoundingClientRect().top,
+        );
     });
 
 test('sending puts the question 16 px under the header and keeps it there to the end', async ({ page }) => {
@@ -55,14 +57,20 @@ test('a chat opens at its end; older messages come in without a jump; no more th
             const box = document.querySelector('#transcript')!;
             box.scrollTop = Math.min(box.scrollTop, 400);
             const frame = box.getBoundingClientRect();
-            const turn = [...document.querySelectorAll('.turn')].find((one) => one.getBoundingClientRect().bottom > frame.top + 40)!;
+            const turn = [...document.querySelectorAll('.turn')].find(
+                (one) => one.getBoundingClientRect().bottom > frame.top + 40,
+            )!;
             (window as unknown as { watchedTurn: Element }).watchedTurn = turn;
             return { y: turn.getBoundingClientRect().top, count: document.querySelectorAll('article').length };
         });
         await page.waitForTimeout(350);
         const after = await page.evaluate(() => {
             const turn = (window as unknown as { watchedTurn: Element }).watchedTurn;
-            return { y: turn.getBoundingClientRect().top, connected: turn.isConnected, count: document.querySelectorAll('article').length };
+            return {
+                y: turn.getBoundingClientRect().top,
+                connected: turn.isConnected,
+                count: document.querySelectorAll('article').length,
+            };
         });
         expect(after.connected).toBe(true);
         expect(Math.abs(after.y - seen.y)).toBeLessThan(3);

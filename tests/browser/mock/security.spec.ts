@@ -1,9 +1,10 @@
-/* security.spec.ts - text is never anything but text, wherever it comes from; nothing is fetched from elsewhere. The fixture fails each
- * test on a CSP violation, a dialog, an uncaught error or a foreign request. */
+/* security.spec.ts - text is never anything but text, wherever it comes from; nothing is fetched from elsewhere. The fixture
+ * fails each test on a CSP violation, a dialog, an uncaught error or a foreign request. */
 import { answers, ask, composer, lastAnswer, say } from '../page.ts';
 import { expect, test } from './fixture.ts';
 
-const hacked = (page: import('@playwright/test').Page) => page.evaluate(() => (window as unknown as { hacked?: number }).hacked ?? null);
+const hacked = (page: import('@playwright/test').Page) =>
+    page.evaluate(() => (window as unknown as { hacked?: number }).hacked ?? null);
 
 test('hostile Markdown in an answer, a question and a title stays text', async ({ page, mock }) => {
     await ask(page, '/xss');
@@ -13,13 +14,20 @@ test('hostile Markdown in an answer, a question and a title stays text', async (
     await expect(answers(page)).toHaveCount(2);
     expect(await hacked(page)).toBeNull();
     const inside = await page.evaluate(() => ({
-        elements: [...document.querySelectorAll('.transcript :is(script, img, svg:not(.icon), iframe, object, embed, form, style, link)')].length,
+        elements: [
+            ...document.querySelectorAll(
+                '.transcript :is(script, img, svg:not(.icon), iframe, object, embed, form, style, link)',
+            ),
+        ].length,
         links: [...document.querySelectorAll<HTMLAnchorElement>('.transcript a')].map((a) => [a.protocol, a.rel, a.target]),
-        handlers: [...document.querySelectorAll('.transcript *')].filter((el) => el.getAttributeNames().some((name) => name.startsWith('on'))).length,
+        handlers: [...document.querySelectorAll('.transcript *')].filter((el) =>
+            el.getAttributeNames().some((name) => name.startsWith('on')),
+        ).length,
     }));
     expect(inside.elements).toBe(0);
     expect(inside.handlers).toBe(0);
-    for (const link of inside.links) expect(link).toEqual([expect.stringMatching(/^https?:|^mailto:/), 'noopener noreferrer', '_blank']);
+    for (const link of inside.links)
+        expect(link).toEqual([expect.stringMatching(/^https?:|^mailto:/), 'noopener noreferrer', '_blank']);
     await expect(lastAnswer(page)).toBeVisible();
     await expect(page.locator('.answer').first()).toContainText('<script>window.hacked = 1</script>');
     await expect(page.locator('.chip').first()).toContainText('evil.example');
@@ -54,7 +62,14 @@ test('a frame with an object where text belongs is refused and the page lives on
 test('the page is served with a policy that allows neither inline code nor strings as markup', async ({ page }) => {
     const response = await page.reload();
     const policy = response!.headers()['content-security-policy'] ?? '';
-    for (const part of ["default-src 'none'", "script-src 'self'", "style-src 'self'", "base-uri 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'"]) {
+    for (const part of [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    ]) {
         expect(policy).toContain(part);
     }
     expect(policy).not.toContain('unsafe');

@@ -1,4 +1,5 @@
-/* streaming.spec.ts - a growing answer looks from the first character like the finished one, and finished parts of it are left alone. */
+/* streaming.spec.ts - a growing answer looks from the first character like the finished one, and finished parts of it are left
+ * alone. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ask, begun, lastAnswer, over, proseHtml, say } from '../page.ts';
@@ -37,7 +38,10 @@ test('a long real document, streamed fast, is the same too', async ({ page }) =>
 });
 
 test('frozen blocks get no mutation; the copy button keeps its identity; a selection survives', async ({ page }) => {
-    await say(page, `/echo First paragraph to select.\n\n${FENCE}c\nint x = 1;\n${FENCE}\n\n${'More words follow here. '.repeat(300)}`);
+    await say(
+        page,
+        `/echo First paragraph to select.\n\n${FENCE}c\nint x = 1;\n${FENCE}\n\n${'More words follow here. '.repeat(300)}`,
+    );
     await begun(page);
     const code = lastAnswer(page).locator('figure.code');
     await expect(code).toBeVisible();
@@ -48,13 +52,18 @@ test('frozen blocks get no mutation; the copy button keeps its identity; a selec
         state.button = document.querySelector('.prose .copy')!;
         const observer = new MutationObserver((records) => (state.mutations += records.length));
         const blocks = [...document.querySelectorAll('.prose > *')].slice(0, 2);
-        for (const block of blocks) observer.observe(block, { subtree: true, childList: true, characterData: true, attributes: true });
+        for (const block of blocks)
+            observer.observe(block, { subtree: true, childList: true, characterData: true, attributes: true });
         getSelection()!.selectAllChildren(blocks[0]!);
     });
     await over(page);
     const after = await page.evaluate(() => {
         const state = window as unknown as { mutations: number; button: Element };
-        return { mutations: state.mutations, same: state.button === document.querySelector('.prose .copy'), selected: String(getSelection()) };
+        return {
+            mutations: state.mutations,
+            same: state.button === document.querySelector('.prose .copy'),
+            selected: String(getSelection()),
+        };
     });
     expect(after).toEqual({ mutations: 0, same: true, selected: 'First paragraph to select.' });
 });
@@ -67,7 +76,10 @@ test('text never flickers: no marker shows before it is emphasis, no fence befor
             for (const prose of document.querySelectorAll('.answer .prose')) state.seen.add((prose as HTMLElement).innerText);
         }).observe(document.body, { subtree: true, childList: true, characterData: true });
     });
-    await ask(page, `/echo Some **bold words here** and \`code spans\`.\n\n${FENCE}js\nlet a = 1;\n${FENCE}\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n## Heading two\n\n1. first\n2. second`);
+    await ask(
+        page,
+        `/echo Some **bold words here** and \`code spans\`.\n\n${FENCE}js\nlet a = 1;\n${FENCE}\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n## Heading two\n\n1. first\n2. second`,
+    );
     const seen = await page.evaluate(() => [...(window as unknown as { seen: Set<string> }).seen]);
     expect(seen.length).toBeGreaterThan(5);
     for (const text of seen) expect(text).not.toMatch(/\*|`|\||#|---/);

@@ -1,10 +1,10 @@
 /* blocks.ts - Markdown that is still growing, cut into blocks that are parsed once.
  *
- *  (1) A block is frozen when a later block has begun, judged only on text up to the last newline: a half-written line may still turn
- *      into something that changes the block before it. A frozen block's object is never replaced while the text grows, so a view
- *      that compares objects leaves its nodes alone.
- *  (2) The tail after the frozen blocks is lexed each time. What stands in an unfinished line is shown as it will most likely look
- *      (tail.ts); it is display only and never frozen.
+ *  (1) A block is frozen when a later block has begun, judged only on text up to the last newline: a half-written line may still
+ *      turn into something that changes the block before it. A frozen block's object is never replaced while the text grows, so a
+ *      view that compares objects leaves its nodes alone.
+ *  (2) The tail after the frozen blocks is lexed each time. What stands in an unfinished line is shown as it will most likely
+ *      look (tail.ts); it is display only and never frozen.
  *  (3) When the text is complete it is lexed once as a whole, so the result is exactly that of a text which never was a stream.
  *      Blocks that come out the same keep their objects.
  *  (4) A block's key is its offset in the text: it stays the same from its first character to the end. */

@@ -1,6 +1,7 @@
 /* highlight.ts - asks the highlight worker, started with the first code block, and reads its answer into spans.
  *
- * Code longer than MAX_CHARS stays plain. Answers are kept for the last KEPT blocks, so turning to a branch and back costs nothing. */
+ * Code longer than MAX_CHARS stays plain. Answers are kept for the last KEPT blocks, so turning to a branch and back costs
+ * nothing. */
 import workerUrl from './highlight.worker.ts?worker&url';
 import { startWorker } from '../trusted.ts';
 import { readSpans, textOf, type Part } from './spans.ts';
@@ -9,14 +10,15 @@ const MAX_CHARS = 60_000;
 const KEPT = 100;
 
 const ALIASES: Record<string, string> = {
-    sh: 'bash', shell: 'bash', zsh: 'bash', console: 'bash', h: 'c', 'c++': 'cpp', cc: 'cpp', hpp: 'cpp', cs: 'csharp', 'c#': 'csharp',
-    golang: 'go', js: 'javascript', jsx: 'javascript', mjs: 'javascript', node: 'javascript', md: 'markdown', py: 'python',
-    python3: 'python', rs: 'rust', ts: 'typescript', tsx: 'typescript', html: 'xml', svg: 'xml', yml: 'yaml', patch: 'diff', jsonc: 'json',
+    sh: 'bash', shell: 'bash', zsh: 'bash', console: 'bash', h: 'c', 'c++': 'cpp', cc: 'cpp', hpp: 'cpp', cs: 'csharp',
+    'c#': 'csharp', golang: 'go', js: 'javascript', jsx: 'javascript', mjs: 'javascript', node: 'javascript', md: 'markdown',
+    py: 'python', python3: 'python', rs: 'rust', ts: 'typescript', tsx: 'typescript', html: 'xml', svg: 'xml', yml: 'yaml',
+    patch: 'diff', jsonc: 'json',
 };
 const NAMES: Record<string, string> = {
-    bash: 'Shell', c: 'C', cpp: 'C++', csharp: 'C#', css: 'CSS', diff: 'Diff', go: 'Go', java: 'Java', javascript: 'JavaScript', json: 'JSON',
-    markdown: 'Markdown', python: 'Python', rust: 'Rust', sql: 'SQL', typescript: 'TypeScript', xml: 'XML', yaml: 'YAML', html: 'HTML',
-    jsx: 'JSX', tsx: 'TSX', svg: 'SVG',
+    bash: 'Shell', c: 'C', cpp: 'C++', csharp: 'C#', css: 'CSS', diff: 'Diff', go: 'Go', java: 'Java', javascript: 'JavaScript',
+    json: 'JSON', markdown: 'Markdown', python: 'Python', rust: 'Rust', sql: 'SQL', typescript: 'TypeScript', xml: 'XML',
+    yaml: 'YAML', html: 'HTML', jsx: 'JSX', tsx: 'TSX', svg: 'SVG',
 };
 
 let worker: Worker | null | undefined;

@@ -1,4 +1,5 @@
-/* highlight.worker.ts - colours code off the page's thread: a long block takes tens of milliseconds, which must not stall a stream. */
+/* highlight.worker.ts - colours code off the page's thread: a long block takes tens of milliseconds, which must not stall a
+ * stream. */
 import hljs from 'highlight.js/lib/core';
 import bash from 'highlight.js/lib/languages/bash';
 import c from 'highlight.js/lib/languages/c';

@@ -1,8 +1,8 @@
 /* render.tsx - lexer tokens to virtual nodes. There is no HTML string anywhere on this way.
  *
  *  (1) Raw HTML in Markdown shows as the text it is.
- *  (2) A link is followed only for http, https and mailto; anything else shows as text. A picture becomes a chip with its host: the page
- *      never fetches what a model names.
+ *  (2) A link is followed only for http, https and mailto; anything else shows as text. A picture becomes a chip with its host:
+ *      the page never fetches what a model names.
  *  (3) Every piece of text passes String(), so no object can pose as a node. */
 import { Component, type ComponentChildren } from 'preact';
 import type { Token, Tokens } from 'marked';
@@ -33,7 +33,13 @@ function ImageChip({ token }: { token: Tokens.Image }) {
     );
     if (href === null) return <span class="chip">{body}</span>;
     return (
-        <a class="chip" href={href} target="_blank" rel="noopener noreferrer" title="Pictures are not loaded. Opens in a new tab.">
+        <a
+            class="chip"
+            href={href}
+            target="_blank"
+            rel="noopener noreferrer"
+            title="Pictures are not loaded. Opens in a new tab."
+        >
             {body}
         </a>
     );
@@ -60,7 +66,15 @@ function inlineOne(token: Token, key: number): ComponentChildren {
         case 'image':
             return <ImageChip key={key} token={token as Tokens.Image} />;
         case 'checkbox':
-            return <input key={key} type="checkbox" checked={token.checked === true} disabled aria-label={token.checked ? 'Done' : 'To do'} />;
+            return (
+                <input
+                    key={key}
+                    type="checkbox"
+                    checked={token.checked === true}
+                    disabled
+                    aria-label={token.checked ? 'Done' : 'To do'}
+                />
+            );
         case 'html':
             return String(token.raw);
         case 'escape':
@@ -125,7 +139,14 @@ function block(token: Token, key: number, closed: boolean): ComponentChildren {
                 </p>
             );
         case 'code':
-            return <CodeBlock key={key} code={String(token.text)} info={String(token.lang ?? '')} closed={closed || fenceIsClosed(token.raw)} />;
+            return (
+                <CodeBlock
+                    key={key}
+                    code={String(token.text)}
+                    info={String(token.lang ?? '')}
+                    closed={closed || fenceIsClosed(token.raw)}
+                />
+            );
         case 'list':
             return <List key={key} token={token as Tokens.List} closed={closed} />;
         case 'blockquote':

@@ -23,14 +23,15 @@ export function hostOf(href: string): string {
 
 /* The names that models use; others stay as they were written. */
 const NAMED: Record<string, string> = {
-    amp: '&', lt: '<', gt: '>', quot: '"', apos: "'", nbsp: '\u00a0', ensp: '\u2002', emsp: '\u2003', thinsp: '\u2009', shy: '\u00ad',
-    copy: '©', reg: '®', trade: '™', hellip: '…', mdash: '—', ndash: '–', minus: '−', times: '×', divide: '÷', plusmn: '±', middot: '·',
-    bull: '•', deg: '°', micro: 'µ', para: '¶', sect: '§', laquo: '«', raquo: '»', lsquo: '‘', rsquo: '’', ldquo: '“', rdquo: '”',
-    larr: '←', rarr: '→', uarr: '↑', darr: '↓', harr: '↔', rArr: '⇒', lArr: '⇐', hArr: '⇔', le: '≤', ge: '≥', ne: '≠', asymp: '≈',
-    infin: '∞', sum: '∑', prod: '∏', radic: '√', int: '∫', part: '∂', nabla: '∇', isin: '∈', notin: '∉', cap: '∩', cup: '∪', sub: '⊂',
-    sup: '⊃', empty: '∅', forall: '∀', exist: '∃', and: '∧', or: '∨', not: '¬', alpha: 'α', beta: 'β', gamma: 'γ', delta: 'δ',
-    epsilon: 'ε', theta: 'θ', lambda: 'λ', mu: 'μ', pi: 'π', rho: 'ρ', sigma: 'σ', tau: 'τ', phi: 'φ', omega: 'ω', Delta: 'Δ', Sigma: 'Σ',
-    Omega: 'Ω', frac12: '½', frac14: '¼', frac34: '¾', sup2: '²', sup3: '³', euro: '€', pound: '£', yen: '¥', cent: '¢', check: '✓',
+    amp: '&', lt: '<', gt: '>', quot: '"', apos: "'", nbsp: '\u00a0', ensp: '\u2002', emsp: '\u2003', thinsp: '\u2009',
+    shy: '\u00ad', copy: '©', reg: '®', trade: '™', hellip: '…', mdash: '—', ndash: '–', minus: '−', times: '×', divide: '÷',
+    plusmn: '±', middot: '·', bull: '•', deg: '°', micro: 'µ', para: '¶', sect: '§', laquo: '«', raquo: '»', lsquo: '‘',
+    rsquo: '’', ldquo: '“', rdquo: '”', larr: '←', rarr: '→', uarr: '↑', darr: '↓', harr: '↔', rArr: '⇒', lArr: '⇐', hArr: '⇔',
+    le: '≤', ge: '≥', ne: '≠', asymp: '≈', infin: '∞', sum: '∑', prod: '∏', radic: '√', int: '∫', part: '∂', nabla: '∇',
+    isin: '∈', notin: '∉', cap: '∩', cup: '∪', sub: '⊂', sup: '⊃', empty: '∅', forall: '∀', exist: '∃', and: '∧', or: '∨',
+    not: '¬', alpha: 'α', beta: 'β', gamma: 'γ', delta: 'δ', epsilon: 'ε', theta: 'θ', lambda: 'λ', mu: 'μ', pi: 'π', rho: 'ρ',
+    sigma: 'σ', tau: 'τ', phi: 'φ', omega: 'ω', Delta: 'Δ', Sigma: 'Σ', Omega: 'Ω', frac12: '½', frac14: '¼', frac34: '¾',
+    sup2: '²', sup3: '³', euro: '€', pound: '£', yen: '¥', cent: '¢', check: '✓',
 };
 
 function decodeNumber(digits: string, radix: number, raw: string): string {

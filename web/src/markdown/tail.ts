@@ -1,8 +1,9 @@
 /* tail.ts - makes the unfinished end of a Markdown text presentable.
  *
- * Two moves, both for display only: a last line that may still become a fence, a rule, a table or a heading underline is held back until
- * it is finished; and emphasis, code spans and links that were opened in the last line are closed, so that text does not first show as
- * `**bold` and then jump to bold. A pure function; the property test in tests/unit/blocks.test.ts guards the result. */
+ * Two moves, both for display only: a last line that may still become a fence, a rule, a table or a heading underline is held
+ * back until it is finished; and emphasis, code spans and links that were opened in the last line are closed, so that text does
+ * not first show as `**bold` and then jump to bold. A pure function; the property test in tests/unit/blocks.test.ts guards the
+ * result. */
 
 /* Lines that mean something else once they are longer or finished. */
 const UNDECIDED = [

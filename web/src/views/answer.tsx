@@ -42,7 +42,9 @@ export function Progress({ live }: { live: LiveAnswer }) {
                 <i />
                 <i />
             </span>
-            <span class={last > 0 ? 'visually-hidden' : undefined}>{last > 0 ? 'Thinking' : now - live.began > 700 ? 'In line for the engine' : ''}</span>
+            <span class={last > 0 ? 'visually-hidden' : undefined}>
+                {last > 0 ? 'Thinking' : now - live.began > 700 ? 'In line for the engine' : ''}
+            </span>
         </p>
     );
 }
@@ -61,7 +63,12 @@ export function LiveStats({ live }: { live: LiveAnswer }) {
 }
 
 const ENDINGS: Record<string, string> = {
-    stop: 'finished', length: 'token limit', context: 'context full', cancel: 'stopped by you', error: 'error', interrupted: 'server stopped',
+    stop: 'finished',
+    length: 'token limit',
+    context: 'context full',
+    cancel: 'stopped by you',
+    error: 'error',
+    interrupted: 'server stopped',
 };
 
 /* The short line under an answer; a press shows where the time went. */
@@ -109,7 +116,12 @@ export function Stats({ message, usage }: { message: Message; usage: Usage }) {
     );
 }
 
-function Notice(props: { kind: 'quiet' | 'warn' | 'bad'; text: ComponentChildren; alert?: boolean; children?: ComponentChildren }) {
+function Notice(props: {
+    kind: 'quiet' | 'warn' | 'bad';
+    text: ComponentChildren;
+    alert?: boolean;
+    children?: ComponentChildren;
+}) {
     return (
         <div class={`ending ${props.kind}`} role={props.alert ? 'alert' : undefined}>
             <Icon name={props.kind === 'quiet' ? 'info' : 'warning'} size={18} />
@@ -136,8 +148,13 @@ export function ContextFull({ refused, dropOldest, carry }: { refused: boolean; 
             alert
             text={
                 <>
-                    <strong>{refused ? 'This chat no longer fits the model.' : 'The chat has reached the end of what the model can see.'}</strong>{' '}
-                    {ctx ? `Its context holds ${formatCount(ctx)} tokens. ` : ''}Begin a new chat, or answer without the oldest turns; they stay in the chat.
+                    <strong>
+                        {refused
+                            ? 'This chat no longer fits the model.'
+                            : 'The chat has reached the end of what the model can see.'}
+                    </strong>{' '}
+                    {ctx ? `Its context holds ${formatCount(ctx)} tokens. ` : ''}Begin a new chat, or answer without the oldest
+                    turns; they stay in the chat.
                 </>
             }
         >
@@ -148,7 +165,13 @@ export function ContextFull({ refused, dropOldest, carry }: { refused: boolean; 
 }
 
 function copyDetails(message: Message, err: Failure | null): void {
-    const details = { answer: message.id, generation: message.g, code: err?.code, message: err?.msg, server: welcome.value?.server };
+    const details = {
+        answer: message.id,
+        generation: message.g,
+        code: err?.code,
+        message: err?.msg,
+        server: welcome.value?.server,
+    };
     void copyText(JSON.stringify(details, null, 2)).then((done) => done && tell('Details copied.'));
 }
 

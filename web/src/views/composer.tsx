@@ -2,8 +2,9 @@
  *
  *  (1) A plain textarea: a pasted book costs what the browser needs to show it and no more.
  *  (2) What is typed is kept per conversation until it is sent, over reloads too.
- *  (3) Enter never sends while an input method is composing. During an answer the Send button is Stop, in the same place; typing goes on,
- *      and one message may be put in line: it goes out when the answer has ended well, and waits for a word when it has not.
+ *  (3) Enter never sends while an input method is composing. During an answer the Send button is Stop, in the same place; typing
+ *      goes on, and one message may be put in line: it goes out when the answer has ended well, and waits for a word when it has
+ *      not.
  *  (4) A message that the server could not take (larger than one frame) is refused here, with a word, and stays in the field. */
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { connection } from '../connection.ts';
@@ -77,7 +78,8 @@ export function Composer() {
 
     const saveDraft = () => {
         clearTimeout(timer.current);
-        if (unsaved.current !== null) keepDraft(owner.current.id.value, [owner.current.queued.value, unsaved.current].filter(Boolean).join('\n\n'));
+        if (unsaved.current !== null)
+            keepDraft(owner.current.id.value, [owner.current.queued.value, unsaved.current].filter(Boolean).join('\n\n'));
         unsaved.current = null;
     };
     useLayoutEffect(() => {
@@ -166,7 +168,13 @@ export function Composer() {
                     onKeyDown={onKeyDown}
                 />
                 {busy ? (
-                    <button type="button" class="send stop" aria-label="Stop the answer" title="Stop (Esc)" onClick={() => void open.stop()}>
+                    <button
+                        type="button"
+                        class="send stop"
+                        aria-label="Stop the answer"
+                        title="Stop (Esc)"
+                        onClick={() => void open.stop()}
+                    >
                         <span class="stop-square" />
                     </button>
                 ) : (

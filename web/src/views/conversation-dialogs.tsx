@@ -23,7 +23,14 @@ export function RenameDialog({ conversation }: { conversation: Conversation }) {
             <form onSubmit={submit}>
                 <label class="field">
                     <span>Title</span>
-                    <input ref={field} data-first value={title} maxLength={200} dir="auto" onInput={(event) => setTitle(event.currentTarget.value)} />
+                    <input
+                        ref={field}
+                        data-first
+                        value={title}
+                        maxLength={200}
+                        dir="auto"
+                        onInput={(event) => setTitle(event.currentTarget.value)}
+                    />
                 </label>
                 <footer>
                     <button type="button" class="button" onClick={close}>
@@ -49,7 +56,8 @@ export function DeleteDialog({ conversation }: { conversation: Conversation }) {
     return (
         <Modal title="Delete this chat?" class="small" onClose={close}>
             <p class="modal-text">
-                <strong>{conversation.title || 'Untitled chat'}</strong> and all its messages will be removed from the server. This cannot be undone.
+                <strong>{conversation.title || 'Untitled chat'}</strong> and all its messages will be removed from the server.
+                This cannot be undone.
             </p>
             <footer>
                 <button type="button" class="button" onClick={close} data-first>

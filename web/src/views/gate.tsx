@@ -43,12 +43,18 @@ export function Gate() {
             <div class="gate-brand">
                 <Logo size={44} />
                 <h1>{expired ? 'Sign in again' : 'Foresay'}</h1>
-                <p>{expired ? 'Your session has ended. Your chat and what you typed are still here.' : 'Chat with a model on your own machine.'}</p>
+                <p>
+                    {expired
+                        ? 'Your session has ended. Your chat and what you typed are still here.'
+                        : 'Chat with a model on your own machine.'}
+                </p>
             </div>
             {badCode && !expired && (
                 <p class="notice warn" role="alert">
                     <Icon name="clock" size={17} />
-                    <span>That sign-in link has been used or has expired. Restart the server for a fresh one, or use an API key.</span>
+                    <span>
+                        That sign-in link has been used or has expired. Restart the server for a fresh one, or use an API key.
+                    </span>
                 </p>
             )}
             <form onSubmit={(event) => void submit(event)}>

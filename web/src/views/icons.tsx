@@ -1,4 +1,5 @@
-/* icons.tsx - the page's icons, drawn on a 24-unit grid with one stroke; decoration only, names are given by the controls around them. */
+/* icons.tsx - the page's icons, drawn on a 24-unit grid with one stroke; decoration only, names are given by the controls around
+ * them. */
 
 const PATHS = {
     plus: 'M12 5v14M5 12h14',

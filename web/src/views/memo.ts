@@ -1,5 +1,5 @@
-/* memo.ts - a component that renders again only when one of its properties is another value. Lists count as equal item by item, so a
- * freshly filtered array of the same messages does not redraw anything. */
+/* memo.ts - a component that renders again only when one of its properties is another value. Lists count as equal item by item,
+ * so a freshly filtered array of the same messages does not redraw anything. */
 import { Component, h, type FunctionComponent, type VNode } from 'preact';
 
 function same(a: unknown, b: unknown): boolean {

@@ -1,4 +1,5 @@
-/* menu.tsx - a button that opens a menu (named by `label`, or by its own text): arrow keys walk it, Escape and a click outside close it, the focus returns to the button.
+/* menu.tsx - a button that opens a menu (named by `label`, or by its own text): arrow keys walk it, Escape and a click outside
+ * close it, the focus returns to the button.
  *
  * The menu is a popover, so it stands above everything and is never cut off by a scrolling list. */
 import type { ComponentChildren } from 'preact';
@@ -28,7 +29,13 @@ function place(menu: HTMLElement, button: HTMLElement): void {
     menu.style.top = `${top}px`;
 }
 
-export function Menu(props: { label: string; ownName?: boolean; items: (MenuItem | 'line')[]; class?: string; children: ComponentChildren }) {
+export function Menu(props: {
+    label: string;
+    ownName?: boolean;
+    items: (MenuItem | 'line')[];
+    class?: string;
+    children: ComponentChildren;
+}) {
     const id = useId();
     const button = useRef<HTMLButtonElement>(null);
     const menu = useRef<HTMLDivElement>(null);
@@ -70,7 +77,16 @@ export function Menu(props: { label: string; ownName?: boolean; items: (MenuItem
             >
                 {props.children}
             </button>
-            <div ref={menu} id={id} popover="auto" role="menu" class="menu" aria-label={props.label} onToggle={onToggle} onKeyDown={onKeyDown}>
+            <div
+                ref={menu}
+                id={id}
+                popover="auto"
+                role="menu"
+                class="menu"
+                aria-label={props.label}
+                onToggle={onToggle}
+                onKeyDown={onKeyDown}
+            >
                 {props.items.map((item, i) =>
                     item === 'line' ? (
                         <div key={i} role="separator" />

@@ -20,7 +20,17 @@ import { Icon, type IconName } from './icons.tsx';
 const FOLD_CHARS = 2400; // a longer question is folded until asked for
 const FOLD_LINES = 24;
 
-function ActionButton({ label, icon, onClick, disabled }: { label: string; icon: IconName; onClick: () => void; disabled?: boolean }) {
+function ActionButton({
+    label,
+    icon,
+    onClick,
+    disabled,
+}: {
+    label: string;
+    icon: IconName;
+    onClick: () => void;
+    disabled?: boolean;
+}) {
     return (
         <button type="button" class="icon-button action" aria-label={label} title={label} onClick={onClick} disabled={disabled}>
             <Icon name={icon} size={16} />
@@ -35,7 +45,13 @@ function CopyAction({ text }: { text: string }) {
         const timer = setTimeout(() => setDone(false), 1600);
         return () => clearTimeout(timer);
     }, [done]);
-    return <ActionButton label={done ? 'Copied' : 'Copy'} icon={done ? 'check' : 'copy'} onClick={() => void copyText(text).then(setDone)} />;
+    return (
+        <ActionButton
+            label={done ? 'Copied' : 'Copy'}
+            icon={done ? 'check' : 'copy'}
+            onClick={() => void copyText(text).then(setDone)}
+        />
+    );
 }
 
 /* < 2/3 > : the siblings of a message. */
@@ -141,7 +157,15 @@ export function Bubble({ text, faint = false }: { text: string; faint?: boolean 
     );
 }
 
-export const Question = memo(function Question({ message, siblings, focusable }: { message: Message; siblings: Message[]; focusable: boolean }) {
+export const Question = memo(function Question({
+    message,
+    siblings,
+    focusable,
+}: {
+    message: Message;
+    siblings: Message[];
+    focusable: boolean;
+}) {
     const edit = () => void (editing.value = message.id);
     const isEdited = editing.value === message.id;
     return (

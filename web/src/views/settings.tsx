@@ -23,7 +23,12 @@ function ThemeChoice() {
         <div class="segments" role="radiogroup" aria-label="Theme">
             {THEMES.map(({ value, label, icon }) => (
                 <label key={value}>
-                    <input type="radio" name="theme" checked={settings.value.theme === value} onChange={() => change({ theme: value })} />
+                    <input
+                        type="radio"
+                        name="theme"
+                        checked={settings.value.theme === value}
+                        onChange={() => change({ theme: value })}
+                    />
                     <span>
                         <Icon name={icon} size={16} />
                         {label}
@@ -75,8 +80,10 @@ function NumberRow({ name, label, help }: { name: NumberSetting; label: string; 
 }
 
 export function SettingsDialog() {
-    const changed = (['temp', 'top_p', 'max', 'seed'] as const).some((name) => settings.value[name] !== null) || settings.value.system !== '';
-    const reset = () => change({ temp: defaults.temp, top_p: defaults.top_p, max: defaults.max, seed: defaults.seed, system: defaults.system });
+    const changed =
+        (['temp', 'top_p', 'max', 'seed'] as const).some((name) => settings.value[name] !== null) || settings.value.system !== '';
+    const reset = () =>
+        change({ temp: defaults.temp, top_p: defaults.top_p, max: defaults.max, seed: defaults.seed, system: defaults.system });
     return (
         <Modal title="Settings" onClose={() => void (dialog.value = null)}>
             <div class="settings">

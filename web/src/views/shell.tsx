@@ -26,7 +26,13 @@ function Header() {
     return (
         <header class="header">
             {sidebarAway && (
-                <button type="button" class="icon-button" aria-label="Show the sidebar" title="Show the sidebar" onClick={toggleSidebar}>
+                <button
+                    type="button"
+                    class="icon-button"
+                    aria-label="Show the sidebar"
+                    title="Show the sidebar"
+                    onClick={toggleSidebar}
+                >
                     <Icon name="sidebar" />
                 </button>
             )}
@@ -114,7 +120,11 @@ export function Shell() {
     }, [openTitle.value, chat.value.id.value]);
     return (
         <>
-            <a class="skip" href="#composer" onClick={(event) => (event.preventDefault(), document.getElementById('composer')?.focus())}>
+            <a
+                class="skip"
+                href="#composer"
+                onClick={(event) => (event.preventDefault(), document.getElementById('composer')?.focus())}
+            >
                 Skip to the message field
             </a>
             <div class="shell">

@@ -25,11 +25,22 @@ function Row({ conversation }: { conversation: Conversation }) {
     const mark = conversation.live ? 'live' : unread.value.has(conversation.id) ? 'unread' : null;
     return (
         <li class={`row ${open ? 'open' : ''}`}>
-            <a href={hrefOf(conversation.id)} aria-current={open ? 'page' : undefined} title={title} onClick={() => (drawer.value = false)}>
+            <a
+                href={hrefOf(conversation.id)}
+                aria-current={open ? 'page' : undefined}
+                title={title}
+                onClick={() => (drawer.value = false)}
+            >
                 <span class="row-title" dir="auto">
                     {title}
                 </span>
-                {mark && <span class={`dot ${mark}`} role="img" aria-label={mark === 'live' ? 'Answer is being written' : 'New answer'} />}
+                {mark && (
+                    <span
+                        class={`dot ${mark}`}
+                        role="img"
+                        aria-label={mark === 'live' ? 'Answer is being written' : 'New answer'}
+                    />
+                )}
             </a>
             <Menu label={`Options for ${title}`} items={conversationMenu(conversation)}>
                 <Icon name="more" />
@@ -52,7 +63,9 @@ function groups(list: Conversation[]): [string, Conversation[]][] {
 function More() {
     const ref = useRef<HTMLButtonElement>(null);
     useEffect(() => {
-        const seen = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && void loadMoreConversations());
+        const seen = new IntersectionObserver(
+            (entries) => entries.some((entry) => entry.isIntersecting) && void loadMoreConversations(),
+        );
         seen.observe(ref.current!);
         return () => seen.disconnect();
     }, [conversations.value.length]);
@@ -65,7 +78,8 @@ function More() {
 
 function List() {
     const words = filter.value.trim().toLowerCase();
-    const found = words === '' ? conversations.value : conversations.value.filter((one) => one.title.toLowerCase().includes(words));
+    const found =
+        words === '' ? conversations.value : conversations.value.filter((one) => one.title.toLowerCase().includes(words));
     if (listState.value === 'loading') {
         return (
             <div class="skeleton" aria-hidden="true">
@@ -87,7 +101,11 @@ function List() {
         );
     }
     if (found.length === 0) {
-        return <p class="list-note">{words === '' ? 'Your chats will be listed here.' : `No chat is called “${filter.value.trim()}”.`}</p>;
+        return (
+            <p class="list-note">
+                {words === '' ? 'Your chats will be listed here.' : `No chat is called “${filter.value.trim()}”.`}
+            </p>
+        );
     }
     return (
         <>
@@ -113,7 +131,12 @@ function Foot() {
         { label: 'Settings', icon: 'sliders', run: () => void (dialog.value = { kind: 'settings' }) },
         { label: 'Keyboard shortcuts', icon: 'keyboard', run: () => void (dialog.value = { kind: 'help' }) },
         'line',
-        { label: 'System theme', icon: 'monitor', checked: settings.value.theme === 'system', run: () => change({ theme: 'system' }) },
+        {
+            label: 'System theme',
+            icon: 'monitor',
+            checked: settings.value.theme === 'system',
+            run: () => change({ theme: 'system' }),
+        },
         { label: 'Light theme', icon: 'sun', checked: settings.value.theme === 'light', run: () => change({ theme: 'light' }) },
         { label: 'Dark theme', icon: 'moon', checked: settings.value.theme === 'dark', run: () => change({ theme: 'dark' }) },
         'line',
@@ -145,7 +168,13 @@ export function Sidebar() {
                         <Logo />
                         <span>Foresay</span>
                     </a>
-                    <button type="button" class="icon-button" aria-label="Hide the sidebar" title="Hide the sidebar" onClick={toggleSidebar}>
+                    <button
+                        type="button"
+                        class="icon-button"
+                        aria-label="Hide the sidebar"
+                        title="Hide the sidebar"
+                        onClick={toggleSidebar}
+                    >
                         <Icon name="sidebar" />
                     </button>
                 </div>

@@ -1,8 +1,10 @@
 /* transcript.tsx - the messages of the shown branch, as turns: a question and its answers.
  *
- *  (1) At most MAX_MOUNTED messages are in the document; scrolling near an end moves the window, and the server is asked for older pages.
+ *  (1) At most MAX_MOUNTED messages are in the document; scrolling near an end moves the window, and the server is asked for
+ *      older pages.
  *  (2) A turn keeps its key from the moment of sending on, so nothing is built anew when the server's id arrives.
- *  (3) The list is a labelled log that is not live: token by token is unreadable aloud. A separate status line speaks (shell.tsx). */
+ *  (3) The list is a labelled log that is not live: token by token is unreadable aloud. A separate status line speaks
+ *      (shell.tsx). */
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 import type { Chat, Outgoing } from '../chat.ts';
 import { formatContext } from '../format.ts';
@@ -40,7 +42,8 @@ function turnsOf(open: Chat, path: Message[], keys: Map<string, string>): Turn[]
     const arrived = outgoing !== null && cut >= 0 && isOutgoing(path[cut]!, outgoing);
     for (const message of outgoing && cut >= 0 && !arrived ? path.slice(0, cut) : path) {
         if (arrived && isOutgoing(message, outgoing)) keys.set(message.id, outgoing.cid);
-        if (message.role === 'user' || turns.length === 0) turns.push({ key: keys.get(message.id) ?? message.id, messages: [], outgoing: null });
+        if (message.role === 'user' || turns.length === 0)
+            turns.push({ key: keys.get(message.id) ?? message.id, messages: [], outgoing: null });
         turns.at(-1)!.messages.push(message);
     }
     if (outgoing && !arrived) turns.push({ key: outgoing.cid, messages: [], outgoing });
@@ -49,8 +52,16 @@ function turnsOf(open: Chat, path: Message[], keys: Map<string, string>): Turn[]
 
 const CARDS: { icon: IconName; title: string; prompt: string }[] = [
     { icon: 'bulb', title: 'Explain something', prompt: 'Explain how a rainbow forms, in simple words.' },
-    { icon: 'edit', title: 'Write a draft', prompt: 'Write a short, friendly email asking a colleague to move our meeting to Thursday.' },
-    { icon: 'code', title: 'Work with code', prompt: 'Write a Python function that checks whether a word is a palindrome, with two examples.' },
+    {
+        icon: 'edit',
+        title: 'Write a draft',
+        prompt: 'Write a short, friendly email asking a colleague to move our meeting to Thursday.',
+    },
+    {
+        icon: 'code',
+        title: 'Work with code',
+        prompt: 'Write a Python function that checks whether a word is a palindrome, with two examples.',
+    },
     { icon: 'table', title: 'Compare', prompt: 'Compare tea and coffee in a table: taste, caffeine, preparation.' },
 ];
 
@@ -96,7 +107,9 @@ function Trouble({ open }: { open: Chat }) {
                 <Icon name={missing ? 'search' : 'warning'} size={26} />
             </span>
             <h2>{missing ? 'This chat is not here' : 'The chat could not be loaded'}</h2>
-            <p class="empty-model">{missing ? 'It may have been deleted, or it belongs to someone else.' : 'The server answered with an error.'}</p>
+            <p class="empty-model">
+                {missing ? 'It may have been deleted, or it belongs to someone else.' : 'The server answered with an error.'}
+            </p>
             <button type="button" class="button primary" onClick={() => (missing ? newChat() : void open.load())}>
                 {missing ? 'New chat' : 'Try again'}
             </button>
@@ -104,8 +117,8 @@ function Trouble({ open }: { open: Chat }) {
     );
 }
 
-/* The part of the path that is mounted, named by its first and last message so that pages put before it change nothing. Null: the newest
- * MAX_MOUNTED / 2 messages, or on to the end. */
+/* The part of the path that is mounted, named by its first and last message so that pages put before it change nothing. Null: the
+ * newest MAX_MOUNTED / 2 messages, or on to the end. */
 function useWindow(open: Chat, path: Message[]) {
     const sends = open.sends.value; // each brings the window back to the end
     const [choice, choose] = useState<{ open: Chat; sends: number; first: string | null; last: string | null } | null>(null);
@@ -180,7 +193,15 @@ export function Transcript() {
     const lastId = path.at(-1)?.id;
     return (
         <div class="transcript-frame">
-            <div ref={scroller} id="transcript" class="transcript" role="log" aria-live="off" aria-label="Conversation" tabIndex={-1}>
+            <div
+                ref={scroller}
+                id="transcript"
+                class="transcript"
+                role="log"
+                aria-live="off"
+                aria-label="Conversation"
+                tabIndex={-1}
+            >
                 <div ref={content} class="column">
                     {open.loading.value === 'first' && path.length === 0 && <Skeleton />}
                     {(open.loading.value === 'failed' || open.loading.value === 'missing') && <Trouble open={open} />}
@@ -189,7 +210,12 @@ export function Transcript() {
                         <div class="turn" key={turn.key}>
                             {turn.messages.map((message) =>
                                 message.role === 'user' ? (
-                                    <Question key={message.id} message={message} siblings={siblingsOf(messages, message)} focusable={false} />
+                                    <Question
+                                        key={message.id}
+                                        message={message}
+                                        siblings={siblingsOf(messages, message)}
+                                        focusable={false}
+                                    />
                                 ) : (
                                     <Answer
                                         key={message.id}

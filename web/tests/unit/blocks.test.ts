@@ -1,4 +1,5 @@
-/* blocks.test.ts - a text that grew gives block for block what the whole text gives, and a frozen block's object never changes. */
+/* blocks.test.ts - a text that grew gives block for block what the whole text gives, and a frozen block's object never changes.
+ * */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { fenceIsClosed, GrowingMarkdown, type Block } from '../../src/markdown/blocks.ts';
@@ -12,7 +13,7 @@ function grow(text: string, steps: () => number): { final: Block[]; frozenMoved:
     const growing = new GrowingMarkdown();
     let frozen: Block[] = [];
     let frozenMoved: string | null = null;
-    for (let at = 0; at < text.length; ) {
+    for (let at = 0; at < text.length;) {
         at = Math.min(text.length, at + steps());
         const blocks = growing.update(text.slice(0, at), false);
         frozen.forEach((block, i) => {
@@ -39,11 +40,13 @@ test('random combinations in random pieces: what is frozen is what the whole tex
     const seed = 4711;
     const random = randomFrom(seed);
     for (let round = 0; round < 400; round++) {
-        const text = Array.from({ length: 1 + random(6) }, () => constructs[random(constructs.length)]!).join(random(2) ? '\n' : '');
+        const text = Array.from({ length: 1 + random(6) }, () => constructs[random(constructs.length)]!).join(
+            random(2) ? '\n' : '',
+        );
         const clean = text.replace(/\r\n?/g, '\n');
         const whole = new Map(new GrowingMarkdown().update(text, true).map((block) => [block.key, block.raw]));
         const growing = new GrowingMarkdown();
-        for (let at = 0; at < clean.length; ) {
+        for (let at = 0; at < clean.length;) {
             at = Math.min(clean.length, at + 1 + random(30));
             for (const block of growing.update(clean.slice(0, at), false)) {
                 if (!block.closed || /^ {0,3}\[[^\]]+\]:/m.test(clean)) continue; // definitions may be lexed apart from their paragraph
@@ -75,9 +78,22 @@ test('another text begins anew', () => {
 
 test('a half-written line does not show as what it is not', () => {
     for (const [text, shown] of [
-        ['a\n``', 'a\n'], ['a\n```py', 'a\n'], ['a\n-', 'a\n'], ['a\n==', 'a\n'], ['a\n\n#', 'a\n\n'], ['a\n\n1.', 'a\n\n'], ['a\n\n| x', 'a\n\n'],
-        ['a\n\n| x |\n', 'a\n\n'], ['a\n\n| x |\n|--', 'a\n\n'], ['| x |\n|---|\n', '| x |\n|---|\n'], ['| x |\n|---|\n| 1', '| x |\n|---|\n| 1'],
-        ['```\ncode\n``', '```\ncode\n'], ['```\n- x', '```\n- x'], ['text <di', 'text <di'], ['a\n<div', 'a\n'], ['- [ ', ''],
+        ['a\n``', 'a\n'],
+        ['a\n```py', 'a\n'],
+        ['a\n-', 'a\n'],
+        ['a\n==', 'a\n'],
+        ['a\n\n#', 'a\n\n'],
+        ['a\n\n1.', 'a\n\n'],
+        ['a\n\n| x', 'a\n\n'],
+        ['a\n\n| x |\n', 'a\n\n'],
+        ['a\n\n| x |\n|--', 'a\n\n'],
+        ['| x |\n|---|\n', '| x |\n|---|\n'],
+        ['| x |\n|---|\n| 1', '| x |\n|---|\n| 1'],
+        ['```\ncode\n``', '```\ncode\n'],
+        ['```\n- x', '```\n- x'],
+        ['text <di', 'text <di'],
+        ['a\n<div', 'a\n'],
+        ['- [ ', ''],
     ] as const) {
         assert.equal(repairTail(text), shown, JSON.stringify(text));
     }
@@ -85,9 +101,24 @@ test('a half-written line does not show as what it is not', () => {
 
 test('what is open at the end of a line is closed, what may open is not shown', () => {
     for (const [line, closed] of [
-        ['a **b', 'a **b**'], ['a **', 'a '], ['a *b', 'a *b*'], ['a **b** c', 'a **b** c'], ['a ***b', 'a ***b***'], ['`x', '`x`'], ['a `', 'a '],
-        ['**a `b', '**a `b`**'], ['~~a', '~~a~~'], ['2 * 3', '2 * 3'], ['snake_case', 'snake_case'], ['a [b', 'a b'], ['a [b](http://x', 'a b'],
-        ['a [b](http://x)', 'a [b](http://x)'], ['a ![b](http://x', 'a '], ['\\*a', '\\*a'], ['a **b [c', 'a **b c**'], ['``a`b', '``a`b``'],
+        ['a **b', 'a **b**'],
+        ['a **', 'a '],
+        ['a *b', 'a *b*'],
+        ['a **b** c', 'a **b** c'],
+        ['a ***b', 'a ***b***'],
+        ['`x', '`x`'],
+        ['a `', 'a '],
+        ['**a `b', '**a `b`**'],
+        ['~~a', '~~a~~'],
+        ['2 * 3', '2 * 3'],
+        ['snake_case', 'snake_case'],
+        ['a [b', 'a b'],
+        ['a [b](http://x', 'a b'],
+        ['a [b](http://x)', 'a [b](http://x)'],
+        ['a ![b](http://x', 'a '],
+        ['\\*a', '\\*a'],
+        ['a **b [c', 'a **b c**'],
+        ['``a`b', '``a`b``'],
     ] as const) {
         assert.equal(closeSpans(line), closed, JSON.stringify(line));
     }

@@ -12,9 +12,25 @@ test('only http, https and mailto are followed', () => {
     assert.equal(safeHref('HTTP://EXAMPLE.org'), 'http://example.org/');
     assert.equal(safeHref('mailto:a@b.example'), 'mailto:a@b.example');
     for (const bad of [
-        'javascript:alert(1)', 'JaVaScRiPt:alert(1)', ' javascript:alert(1)', 'java\tscript:alert(1)', 'java\nscript:x', '\u0001javascript:x',
-        'java&#115;cript:alert(1)', 'javascript&#58;alert(1)', '&#x6A;avascript:x', 'data:text/html,x', 'vbscript:x', 'file:///etc/passwd',
-        'blob:https://a/b', '/health', 'health', '//evil.example', '', '#x', 'http://',
+        'javascript:alert(1)',
+        'JaVaScRiPt:alert(1)',
+        ' javascript:alert(1)',
+        'java\tscript:alert(1)',
+        'java\nscript:x',
+        '\u0001javascript:x',
+        'java&#115;cript:alert(1)',
+        'javascript&#58;alert(1)',
+        '&#x6A;avascript:x',
+        'data:text/html,x',
+        'vbscript:x',
+        'file:///etc/passwd',
+        'blob:https://a/b',
+        '/health',
+        'health',
+        '//evil.example',
+        '',
+        '#x',
+        'http://',
     ]) {
         assert.equal(safeHref(bad), null, JSON.stringify(bad));
     }
@@ -23,7 +39,10 @@ test('only http, https and mailto are followed', () => {
 });
 
 test('character references become characters once, unknown ones stay', () => {
-    assert.equal(decodeEntities('&lt;b&gt; &amp;amp; &#65;&#x41; &copy; &unknown; &constructor; & &;'), '<b> &amp; AA © &unknown; &constructor; & &;');
+    assert.equal(
+        decodeEntities('&lt;b&gt; &amp;amp; &#65;&#x41; &copy; &unknown; &constructor; & &;'),
+        '<b> &amp; AA © &unknown; &constructor; & &;',
+    );
     assert.equal(decodeEntities('&#0; &#xD800; &#1114112;'), '\ufffd \ufffd \ufffd');
 });
 
@@ -37,13 +56,34 @@ test('highlighted code keeps its text, character by character', () => {
 });
 
 test('anything but plain spans is refused', () => {
-    for (const bad of ['<b>x</b>', '<span class="a" onclick="x">y</span>', '<span class="a">open', 'x</span>', '<img src=x>', '&nbsp;', '<span class="a"b">x</span>']) {
+    for (const bad of [
+        '<b>x</b>',
+        '<span class="a" onclick="x">y</span>',
+        '<span class="a">open',
+        'x</span>',
+        '<img src=x>',
+        '&nbsp;',
+        '<span class="a"b">x</span>',
+    ]) {
         assert.equal(readSpans(bad), null, bad);
     }
     assert.deepEqual(readSpans(''), []);
 });
 
 test('language names are recognised and shown', () => {
-    assert.deepEqual(['py', 'C++ title=x', 'js{1,2}', 'html', '', 'brainfuck'].map(languageOf), ['python', 'cpp', 'javascript', 'xml', '', 'brainfuck']);
-    assert.deepEqual(['py', 'html', '', 'sh', 'constructor'].map(languageLabel), ['Python', 'HTML', 'Text', 'Shell', 'constructor']);
+    assert.deepEqual(['py', 'C++ title=x', 'js{1,2}', 'html', '', 'brainfuck'].map(languageOf), [
+        'python',
+        'cpp',
+        'javascript',
+        'xml',
+        '',
+        'brainfuck',
+    ]);
+    assert.deepEqual(['py', 'html', '', 'sh', 'constructor'].map(languageLabel), [
+        'Python',
+        'HTML',
+        'Text',
+        'Shell',
+        'constructor',
+    ]);
 });

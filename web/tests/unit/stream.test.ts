@@ -11,7 +11,14 @@ const sum = (text: string) => crcText(crc32c(utf8.encode(text)));
 const delta = (s: number, n: number, x: string): StreamEvent => ({ t: 'd', g: 'g', s, n, x, tok: n });
 const start = (base = 0): StreamEvent => ({ t: 'start', g: 'g', s: 1, conv: 'c', msg: 'm', parent: null, base, ts: 1 });
 const done = (s: number, text: string, why: Why = 'stop'): StreamEvent => ({
-    t: 'done', g: 'g', s, why, usage: null, len: utf8.encode(text).length, crc: sum(text), err: null,
+    t: 'done',
+    g: 'g',
+    s,
+    why,
+    usage: null,
+    len: utf8.encode(text).length,
+    crc: sum(text),
+    err: null,
 });
 
 function play(stream: Stream, events: StreamEvent[]): { stream: Stream; outcomes: string[] } {
@@ -32,7 +39,12 @@ test('crc32c gives the published check value and goes on where it stopped', () =
 });
 
 test('an answer in order ends whole', () => {
-    const { stream, outcomes } = play(newStream('g', ''), [start(), delta(2, 1, 'Hel'), delta(3, 2, 'lo né'), done(5, 'Hello né')]);
+    const { stream, outcomes } = play(newStream('g', ''), [
+        start(),
+        delta(2, 1, 'Hel'),
+        delta(3, 2, 'lo né'),
+        done(5, 'Hello né'),
+    ]);
     assert.deepEqual(outcomes, ['applied', 'applied', 'applied', 'applied']);
     assert.equal(stream.text, 'Hello né');
     assert.equal(stream.tokens, 3);
@@ -47,18 +59,30 @@ test('doubled and older events change nothing', () => {
 });
 
 test('a gap and a partly known delta wait for the missing events', () => {
-    const { stream, outcomes } = play(newStream('g', ''), [start(), delta(3, 1, 'b'), delta(2, 1, 'a'), delta(2, 3, 'abc'), delta(3, 1, 'b')]);
+    const { stream, outcomes } = play(newStream('g', ''), [
+        start(),
+        delta(3, 1, 'b'),
+        delta(2, 1, 'a'),
+        delta(2, 3, 'abc'),
+        delta(3, 1, 'b'),
+    ]);
     assert.deepEqual(outcomes, ['applied', 'gap', 'applied', 'gap', 'applied']);
     assert.equal(stream.text, 'ab');
 });
 
 test('nothing is applied after the end', () => {
-    const { stream, outcomes } = play(newStream('g', ''), [start(), delta(2, 1, 'a'), done(3, 'a'), delta(4, 1, 'b'), done(4, 'a')]);
+    const { stream, outcomes } = play(newStream('g', ''), [
+        start(),
+        delta(2, 1, 'a'),
+        done(3, 'a'),
+        delta(4, 1, 'b'),
+        done(4, 'a'),
+    ]);
     assert.deepEqual(outcomes.slice(3), ['dropped', 'dropped']);
     assert.equal(stream.text, 'a');
 });
 
-test('a text that is not the server\'s is found out at the end', () => {
+test("a text that is not the server's is found out at the end", () => {
     assert.equal(play(newStream('g', ''), [start(), delta(2, 1, 'a'), done(3, 'b')]).outcomes[2], 'mismatch');
     assert.equal(play(newStream('g', ''), [start(), delta(2, 1, 'a'), done(3, 'aa')]).outcomes[2], 'mismatch');
     const upper = { ...done(3, 'a'), crc: sum('a').toUpperCase() } as StreamEvent;
@@ -67,7 +91,11 @@ test('a text that is not the server\'s is found out at the end', () => {
 
 test('a continued answer builds on what stood there, and a wrong base is found out at the start', () => {
     const base = 'Grüße ';
-    const { stream, outcomes } = play(newStream('g', base), [start(utf8.encode(base).length), delta(2, 1, 'da'), done(3, `${base}da`)]);
+    const { stream, outcomes } = play(newStream('g', base), [
+        start(utf8.encode(base).length),
+        delta(2, 1, 'da'),
+        done(3, `${base}da`),
+    ]);
     assert.deepEqual(outcomes, ['applied', 'applied', 'applied']);
     assert.equal(stream.text, 'Grüße da');
     assert.equal(play(newStream('g', ''), [start(7)]).outcomes[0], 'mismatch');
@@ -88,7 +116,14 @@ test('prefill and trimming are states, not text', () => {
 
 test('a snapshot stands for all events up to its number; the events after it go on', () => {
     const snap: StreamEvent = { t: 'snap', g: 'g', upto: 9, x: 'half a ', st: 'running', why: null };
-    const { stream, outcomes } = play(newStream('g', ''), [start(), delta(2, 1, 'ha'), snap, delta(9, 1, 'x'), delta(10, 1, 'text'), done(11, 'half a text')]);
+    const { stream, outcomes } = play(newStream('g', ''), [
+        start(),
+        delta(2, 1, 'ha'),
+        snap,
+        delta(9, 1, 'x'),
+        delta(10, 1, 'text'),
+        done(11, 'half a text'),
+    ]);
     assert.deepEqual(outcomes, ['applied', 'applied', 'applied', 'dropped', 'applied', 'applied']);
     assert.equal(stream.text, 'half a text');
     const over = play(newStream('g', ''), [{ ...snap, st: 'interrupted', why: 'interrupted' } as StreamEvent]);
@@ -112,7 +147,7 @@ test('a thousand broken deliveries give the exact text', () => {
         const text = pieces.join('');
         const from = (s: number): StreamEvent[] => {
             const events: StreamEvent[] = s <= 1 ? [start()] : [];
-            for (let at = Math.max(2, s); at < pieces.length + 2; ) {
+            for (let at = Math.max(2, s); at < pieces.length + 2;) {
                 const n = Math.min(1 + random(5), pieces.length + 2 - at);
                 events.push(delta(at, n, pieces.slice(at - 2, at - 2 + n).join('')));
                 at += n;

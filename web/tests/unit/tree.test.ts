@@ -8,13 +8,33 @@ function build(...rows: [id: string, parent: string | null, ts: number][]): Map<
     return new Map(
         rows.map(([id, parent, ts]) => [
             id,
-            { id, parent, role: id.startsWith('u') ? 'user' : 'assistant', text: id, ts, st: 'done', g: null, usage: null, why: null, err: null },
+            {
+                id,
+                parent,
+                role: id.startsWith('u') ? 'user' : 'assistant',
+                text: id,
+                ts,
+                st: 'done',
+                g: null,
+                usage: null,
+                why: null,
+                err: null,
+            },
         ]),
     );
 }
 const ids = (messages: Message[]) => messages.map((message) => message.id).join(' ');
 
-const tree = build(['u1', null, 1], ['a1', 'u1', 2], ['a2', 'u1', 3], ['u2', 'a1', 4], ['a3', 'u2', 5], ['u3', 'a1', 6], ['a4', 'u3', 7], ['u4', 'a2', 3.5]);
+const tree = build(
+    ['u1', null, 1],
+    ['a1', 'u1', 2],
+    ['a2', 'u1', 3],
+    ['u2', 'a1', 4],
+    ['a3', 'u2', 5],
+    ['u3', 'a1', 6],
+    ['a4', 'u3', 7],
+    ['u4', 'a2', 3.5],
+);
 
 test('the way runs from the root to the leaf', () => {
     assert.equal(ids(pathTo(tree, 'a4')), 'u1 a1 u3 a4');

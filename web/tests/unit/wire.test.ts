@@ -10,17 +10,36 @@ const message = { id: 'm', parent: null, role: 'assistant', text: 'hi', ts: 5, s
 test('the frames of the protocol are read', () => {
     assert.deepEqual(read({ t: 'd', g: 'g', s: 2, n: 3, x: 'abc', tok: 3 }), { t: 'd', g: 'g', s: 2, n: 3, x: 'abc', tok: 3 });
     const msg = read({ t: 'msg', conv: 'c', m: { ...message, g: 'g', usage: { in: 1, out: 2 }, why: 'stop' } });
-    assert.ok(msg?.t === 'msg' && msg.m.usage?.out === 2 && msg.m.usage.seed === null && msg.m.why === 'stop' && msg.m.err === null);
+    assert.ok(
+        msg?.t === 'msg' && msg.m.usage?.out === 2 && msg.m.usage.seed === null && msg.m.why === 'stop' && msg.m.err === null,
+    );
     assert.deepEqual(read({ t: 'conv', conv: 'c', deleted: true }), { t: 'conv_gone', id: 'c' });
     assert.deepEqual(read({ t: 'conv', c: { id: 'c', title: 't', ts: 1, live: null } }), {
-        t: 'conv', c: { id: 'c', title: 't', ts: 1, live: null },
+        t: 'conv',
+        c: { id: 'c', title: 't', ts: 1, live: null },
     });
     const welcome = read({
-        t: 'welcome', v: 1, sid: 's', user: { name: 'ada', admin: true }, model: { name: 'm', ctx: 8192, quant: null },
-        server: { version: '1', node: 'n' }, hb_ms: 25000, max_frame: 262144, now: 1,
+        t: 'welcome',
+        v: 1,
+        sid: 's',
+        user: { name: 'ada', admin: true },
+        model: { name: 'm', ctx: 8192, quant: null },
+        server: { version: '1', node: 'n' },
+        hb_ms: 25000,
+        max_frame: 262144,
+        now: 1,
     });
     assert.ok(welcome?.t === 'welcome' && welcome.model.quant === '');
-    const failed = read({ t: 'done', g: 'g', s: 4, why: 'error', usage: null, len: 0, crc: '00000000', err: { code: 5001, msg: 'x' } });
+    const failed = read({
+        t: 'done',
+        g: 'g',
+        s: 4,
+        why: 'error',
+        usage: null,
+        len: 0,
+        crc: '00000000',
+        err: { code: 5001, msg: 'x' },
+    });
     assert.ok(failed?.t === 'done' && failed.err?.code === 5001);
 });
 
@@ -35,15 +54,34 @@ test('an object where text belongs is refused (the shape of CVE-2026-22028)', ()
 
 test('wrong types, ranges and words are refused', () => {
     for (const bad of [
-        'not json', '[]', 'null', '3', '"t"', '{"t":3}', '{}',
-        { t: 'd', g: 'g', s: 0, n: 1, x: '', tok: 0 }, { t: 'd', g: 'g', s: 1.5, n: 1, x: '', tok: 0 }, { t: 'd', g: 'g', s: 1, n: 0, x: '' },
-        { t: 'd', s: 1, n: 1, x: '' }, { t: 'done', g: 'g', s: 1, why: 'bored', len: 0, crc: '' }, { t: 'snap', g: 'g', upto: 1, x: '', st: 'lost' },
-        { t: 'msg', conv: 'c', m: { ...message, role: 'system' } }, { t: 'msg', conv: 'c', m: { ...message, ts: '5' } }, { t: 'msg', conv: 'c' },
-        { t: 'ok' }, { t: 'ping' }, { t: 'drain', after_ms: 'soon' }, { t: '__proto__' }, { t: 'unheard of' },
+        'not json',
+        '[]',
+        'null',
+        '3',
+        '"t"',
+        '{"t":3}',
+        '{}',
+        { t: 'd', g: 'g', s: 0, n: 1, x: '', tok: 0 },
+        { t: 'd', g: 'g', s: 1.5, n: 1, x: '', tok: 0 },
+        { t: 'd', g: 'g', s: 1, n: 0, x: '' },
+        { t: 'd', s: 1, n: 1, x: '' },
+        { t: 'done', g: 'g', s: 1, why: 'bored', len: 0, crc: '' },
+        { t: 'snap', g: 'g', upto: 1, x: '', st: 'lost' },
+        { t: 'msg', conv: 'c', m: { ...message, role: 'system' } },
+        { t: 'msg', conv: 'c', m: { ...message, ts: '5' } },
+        { t: 'msg', conv: 'c' },
+        { t: 'ok' },
+        { t: 'ping' },
+        { t: 'drain', after_ms: 'soon' },
+        { t: '__proto__' },
+        { t: 'unheard of' },
     ]) {
         assert.equal(read(bad), null, JSON.stringify(bad));
     }
-    assert.equal(readFrame(new ArrayBuffer(4), () => undefined), null);
+    assert.equal(
+        readFrame(new ArrayBuffer(4), () => undefined),
+        null,
+    );
 });
 
 test('answers to requests are read or refused as a whole', () => {
