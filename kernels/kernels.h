@@ -129,7 +129,7 @@ struct qkv_view {
 struct backend_ops {
     const char *name; /* "cpu" */
 
-    void (*close)(void *self);
+    void (*close)(void *self); /* after its weights and its memory were freed */
 
     /* Memory that the operations read and write: zeroed, 64-byte aligned, huge pages where the system grants them. NULL if
      * refused. */

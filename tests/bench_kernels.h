@@ -100,6 +100,12 @@ static void bench_norm(struct bench_model *m, int n) {
     m->b.ops->rmsnorm(m->b.self, m->x, BENCH_WIDTH, NULL, m->y, 1e-5f, n, &m->wide);
 }
 
+static void bench_embed(struct bench_model *m, int n) {
+    int32_t tokens[BENCH_ROWS];
+    for (int i = 0; i < n; i++) tokens[i] = i * 91 % BENCH_VOCAB;
+    m->b.ops->embed(m->b.self, m->head, tokens, n, m->y, BENCH_WIDTH);
+}
+
 static struct qkv_view bench_view(const struct bench_model *m) {
     return (struct qkv_view){.q = m->x,
                              .k = m->x + BENCH_HEADS * BENCH_HEAD_DIM,
@@ -165,6 +171,8 @@ static void bench_all(struct bench_model *m) {
                1024 * key_ops);
     bench_time("attention to 1024", bench_attend_1024, m, 8, 0, 8 * 1024 * key_ops);
     bench_time("attention to 512", bench_attend_512, m, 512, 0, 512.0 * 256 * key_ops);
+    bench_time("embed, 576 of Q8_0", bench_embed, m, 1, 0, 0);
+    bench_time("embed, 576 of Q8_0", bench_embed, m, 512, 0, 0);
     bench_time("rmsnorm, 576", bench_norm, m, 1, 0, 0);
     bench_time("rmsnorm, 576", bench_norm, m, 512, 0, 0);
     bench_time("quantize, 1536", bench_quantize, m, 1, 0, 0);
@@ -183,7 +191,9 @@ static int bench_kernels(const char *isa, int threads) {
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("bench: %s, %d threads\n", backend_cpu_isa(&m.b), backend_cpu_threads(&m.b));
+    const double start = bench_now();
     bench_open(&m);
+    printf("  repacked 96 MB of weights in %.0f ms\n", (bench_now() - start) * 1e3);
     bench_all(&m);
     struct weight **const matrices[] = {m.qkv, m.o, m.gate, m.up, m.down};
     for (int l = 0; l < 5 * BENCH_LAYERS; l++) m.b.ops->weight_free(m.b.self, matrices[l % 5][l / 5]);

@@ -82,6 +82,25 @@ static void check_open(void) {
     end_op();
 }
 
+/* --- memory --- */
+
+/* Zeroed and aligned on both sides of the size from which memory is mapped in huge pages. */
+static void check_alloc(void) {
+    begin_op("alloc");
+    static const size_t sizes[] = {0, 1, 100, 4096, (2 << 20) - 1, 2 << 20, (5 << 20) + 3};
+    for (int i = 0; i < 7; i++) {
+        uint8_t *memory = reference.ops->alloc(reference.self, sizes[i]);
+        expect(memory && (uintptr_t)memory % 64 == 0, "%zu bytes at %p", sizes[i], (void *)memory);
+        size_t dirty = 0;
+        for (size_t b = 0; memory && b < sizes[i]; b++) dirty += memory[b] != 0;
+        expect(dirty == 0, "%zu of %zu bytes are not zero", dirty, sizes[i]);
+        if (memory) memset(memory, 0xff, sizes[i]);
+        reference.ops->free(reference.self, memory, sizes[i]);
+    }
+    expect(!reference.ops->alloc(reference.self, SIZE_MAX / 4), "a quarter of the address space was granted");
+    end_op();
+}
+
 /* --- weights --- */
 
 /* embed gives the floats of the file's rows, although it reads the repacked ones. */
@@ -439,6 +458,7 @@ static void check_pool(void) {
 
 static void check_all(void) {
     check_open();
+    check_alloc();
     check_reference();
     check_embed();
     check_quantize();

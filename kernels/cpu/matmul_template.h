@@ -63,42 +63,51 @@ INLINE vint block_dot(const enum dtype type, const vint w[8], const int8_t *q, c
     return dot_nibbles(w, q, vi_set(type == DTYPE_Q4_0 ? -8 * *q_sum : 0));
 }
 
-/* One part of one group for rows first_row .. first_row + m - 1 of the activations. */
-INLINE void quantized_tile(const enum dtype type, const int m, const uint8_t *group, int part, const struct activation *in,
-                           int first_row, float *out, size_t out_stride, bool add) {
+/* Parts first_part .. first_part + parts - 1 of one group for rows first_row .. first_row + m - 1 of the activations. */
+INLINE void quantized_tile(const enum dtype type, const int m, const int parts, const uint8_t *group, int first_part,
+                           const struct activation *in, int first_row, float *out, size_t out_stride, bool add) {
     const int n_blocks = in->n_cols / QUANT_BLOCK;
     const size_t first = (size_t)first_row * (size_t)n_blocks;
     vfloat acc[TOKEN_TILE];
 #pragma GCC unroll 16
-    for (int t = 0; t < m; t++) acc[t] = vf_zero();
+    for (int i = 0; i < m * parts; i++) acc[i] = vf_zero();
     for (int b = 0; b < n_blocks; b++) {
         const struct block_place place = place_of(type, group, b);
-        const uint8_t *codes = place.codes + part * VECTOR_LANES * 4, *scales = place.scales + part * VECTOR_LANES * 2;
         prefetch_block(type, place.codes + PREFETCH_BYTES);
-        vint w[8];
-        load_codes(type, codes, w);
-        const vfloat d = vf_from_halves(scales);
-        const vfloat min = type == DTYPE_Q4_1 ? vf_from_halves(scales + LINE / 2) : vf_zero();
-        size_t at = first + (size_t)b;
+#pragma GCC unroll 2
+        for (int p = 0; p < parts; p++) {
+            const uint8_t *scales = place.scales + (first_part + p) * VECTOR_LANES * 2;
+            vint w[8];
+            load_codes(type, place.codes + (first_part + p) * VECTOR_LANES * 4, w);
+            const vfloat d = vf_from_halves(scales);
+            const vfloat min = type == DTYPE_Q4_1 ? vf_from_halves(scales + LINE / 2) : vf_zero();
+            size_t at = first + (size_t)b;
 #pragma GCC unroll 16
-        for (int t = 0; t < m; t++, at += (size_t)n_blocks) {
-            const vint dots = block_dot(type, w, in->q + at * QUANT_BLOCK, in->sum + at);
-            if (type == DTYPE_Q4_1) acc[t] = vf_fma(min, vf_set(in->ds[at]), acc[t]);
-            acc[t] = vf_fma(vf_from_int(dots), vf_mul(d, vf_set(in->d[at])), acc[t]);
+            for (int t = 0; t < m; t++, at += (size_t)n_blocks) {
+                vfloat *sum = &acc[t * parts + p];
+                const vint dots = block_dot(type, w, in->q + at * QUANT_BLOCK, in->sum + at);
+                if (type == DTYPE_Q4_1) *sum = vf_fma(min, vf_set(in->ds[at]), *sum);
+                *sum = vf_fma(vf_from_int(dots), vf_mul(d, vf_set(in->d[at])), *sum);
+            }
         }
     }
+    out += first_part * VECTOR_LANES;
 #pragma GCC unroll 16
-    for (int t = 0; t < m; t++) store_out(out + (size_t)t * out_stride + part * VECTOR_LANES, acc[t], add);
+    for (int t = 0; t < m; t++)
+#pragma GCC unroll 2
+        for (int p = 0; p < parts; p++) store_out(out + (size_t)t * out_stride + p * VECTOR_LANES, acc[t * parts + p], add);
 }
 
-/* All groups of the slice for m rows. */
+/* All groups of the slice for m rows. With few rows a group is read once, all parts together; with more, the accumulators of one
+ * part fill the registers and the group is read from L1 again. */
 INLINE void quantized_rows(const enum dtype type, const int m, const struct matmul_slice *s, int row) {
+    const int parts = m <= 2 ? PARTS : 1;
     const size_t stride = (size_t)s->out_stride, bytes = s->weight->group_bytes;
     for (int g = 0; g < s->n_groups; g++) {
         const uint8_t *group = s->weight->data + (size_t)(s->first_group + g) * bytes;
         float *out = s->out + (size_t)row * stride + (size_t)g * ROW_GROUP;
-        for (int part = 0; part < PARTS; part++)
-            quantized_tile(type, m, group, part, s->in, s->first_row + row, out, stride, s->add);
+        for (int part = 0; part < PARTS; part += parts)
+            quantized_tile(type, m, parts, group, part, s->in, s->first_row + row, out, stride, s->add);
     }
 }
 

@@ -5,6 +5,7 @@
  *  (2) The matrices of a small model are smaller than a huge page, so weights lie one after the other in chunks of
  *      WEIGHT_CHUNK_BYTES. A chunk goes back to the system with its last weight. Untouched rest of a chunk costs address space
  *      only.
+ *  (3) Pages are touched when they are first written: a KV pool costs what conversations have used of it.
  * Engine thread only. */
 #define _GNU_SOURCE
 #include "kernels/cpu/cpu.h"
@@ -28,7 +29,7 @@ static size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / 
 /* Maps one huge page more than asked for and gives back what lies outside the aligned part. */
 static void *map_huge(size_t bytes) {
     const size_t size = round_up(bytes, HUGE_PAGE), wide = size + HUGE_PAGE;
-    uint8_t *start = mmap(NULL, wide, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *start = mmap(NULL, wide, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (start == MAP_FAILED) return NULL;
     uint8_t *aligned = start + (HUGE_PAGE - (uintptr_t)start % HUGE_PAGE) % HUGE_PAGE;
     if (aligned > start) munmap(start, (size_t)(aligned - start));

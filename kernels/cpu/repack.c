@@ -45,9 +45,13 @@ const uint8_t *group_codes(enum dtype type, const uint8_t *group, int block) {
 }
 
 /* Four codes of one row out of a block go to one lane of each line. */
-static void put_codes(uint8_t *codes, int lane, const uint8_t *src, int n_lines, uint8_t flip) {
-    for (int line = 0; line < n_lines; line++)
-        for (int j = 0; j < 4; j++) codes[line * LINE + lane * 4 + j] = src[line * 4 + j] ^ flip;
+static void put_codes(uint8_t *codes, int lane, const uint8_t *src, int n_lines, uint32_t flip) {
+    for (int line = 0; line < n_lines; line++) {
+        uint32_t quad;
+        memcpy(&quad, src + line * 4, sizeof quad);
+        quad ^= flip;
+        memcpy(codes + line * LINE + lane * 4, &quad, sizeof quad);
+    }
 }
 
 static void put_block(enum dtype type, uint8_t *group, int block, int lane, const uint8_t *src) {
@@ -63,7 +67,7 @@ static void put_block(enum dtype type, uint8_t *group, int block, int lane, cons
         put_codes(codes, lane, src + 4, 4, 0);
         break;
     default:
-        put_codes(codes, lane, src + 2, 8, 0x80);
+        put_codes(codes, lane, src + 2, 8, 0x80808080u);
         break;
     }
 }
