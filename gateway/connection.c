@@ -19,6 +19,7 @@ static void want_write(struct connection *c) {
 
 void connection_close(struct connection *c, int code, const char *reason) {
     if (c->state == CONNECTION_CLOSING) return;
+    if (c->state == CONNECTION_LOOKUP) server_pause(c->socket, false); /* the answer to the close frame must be read */
     c->state = CONNECTION_CLOSING;
     c->close_code = code;
     snprintf(c->close_reason, sizeof c->close_reason, "%s", reason);
@@ -394,6 +395,10 @@ static void receive_message(struct connection *c) {
 
 void connection_receive(struct connection *c, const char *bytes, size_t n, bool final) {
     if (c->state == CONNECTION_CLOSING) return;
+    if (c->state == CONNECTION_LOOKUP) { /* sent together with the upgrade, before it is known who speaks */
+        connection_close(c, 4500, "wait for the connection");
+        return;
+    }
     if (c->incoming.len + n > PROTOCOL_MAX_FRAME) {
         connection_err(c, NULL, CODE_TOO_BIG, "A message may have at most 256 KiB.", 0);
         connection_close(c, 1009, "message too big");

@@ -49,7 +49,7 @@ static void on_drain_timer(struct timer *timer) {
     bool late = clock_ms() >= gateway->drain_until_ms;
     if (!gateway->farewell && (late || gateway->turns.n_running == 0)) {
         finish_draining(gateway);
-    } else if (gateway->farewell && (late || gateway->connections.n == 0)) {
+    } else if (gateway->farewell && (late || (gateway->connections.n == 0 && gateway->n_exchanges == 0))) {
         server_end(gateway->server);
         return;
     }

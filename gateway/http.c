@@ -248,6 +248,10 @@ static void sign_in(struct exchange *e, int64_t user, bool by_code) {
 
 static void get_sign_in(struct exchange *e) {
     const char *code = strncmp(e->query, "code=", 5) == 0 ? e->query + 5 : "";
+    if (e->method == HTTP_HEAD) { /* a link preview must not use the code up */
+        http_answer(e, 204, NULL, NULL, "", 0);
+        return;
+    }
     switch (auth_code_take(&e->gateway->codes, code, clock_wall_ms())) {
     case AUTH_CODE_OK:
         sign_in(e, e->gateway->admin.id, true);

@@ -286,12 +286,14 @@ static void on_engine_event(struct gateway *gateway, const struct engine_event *
 }
 
 void turns_poll_engine(struct gateway *gateway) {
-    struct engine_event events[32];
-    int n;
-    if (!gateway->engine) return;
-    while ((n = engine_poll(gateway->engine, events, 32)) > 0) {
+    enum { BATCH = 32, ROUNDS = 16 };
+    struct engine_event events[BATCH];
+    for (int round = 0; gateway->engine && round < ROUNDS; round++) {
+        int n = engine_poll(gateway->engine, events, BATCH);
         for (int i = 0; i < n; i++) on_engine_event(gateway, &events[i]);
+        if (n == 0) return;
     }
+    gateway_wake(gateway); /* more than a loop's share: the sockets first, then the rest */
 }
 
 /* --- saving --- */

@@ -1,4 +1,4 @@
-/* fuzz_openai.c - any bytes as the body of a chat completion: no crash, no leak; what is accepted is within the engine's ranges. */
+/* fuzz_openai.c - any bytes as the body of a chat completion: no crash, no leak; what is accepted keeps the engine's ranges. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* fuzz_protocol.c - any bytes as a client's frame and as a sign-in body: no crash, no leak; what is accepted keeps its promises. */
+/* fuzz_protocol.c - any bytes as a frame and as a sign-in body: no crash, no leak; what is accepted keeps its promises. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* test_outbox.c - what waits for a socket and for its time: the outbox's pieces and bound, timers, rate limits, counts by user. */
+/* test_outbox.c - what waits for a socket or for its time: the outbox's pieces and bound, timers, rate limits, counts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +12,7 @@
 #include "gateway/outbox.h"
 #include "gateway/timers.h"
 
-/* A message longer than a piece goes out whole, in order, with its first and last piece marked, each with headroom to write to. */
+/* A message longer than a piece goes out whole, in order, first and last piece marked, each with headroom to write to. */
 static void test_pieces(void **state) {
     (void)state;
     enum { LEN = 3 * OUTBOX_PIECE + 77 };

@@ -1,4 +1,4 @@
-/* test_protocol.c - the wire: what is accepted and what is refused, with which code; what goes out is JSON that says what went in. */
+/* test_protocol.c - the wire: what is accepted, what is refused and with which code; what goes out says what went in. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -6,6 +6,7 @@ A server listens on a free port of 127.0.0.1, keeps its data in a temporary fold
 """
 
 import asyncio
+import functools
 import json
 import os
 import re
@@ -49,6 +50,7 @@ for _i in range(256):
     _TABLE.append(_c)
 
 
+@functools.lru_cache(maxsize=16)  # many clients get the same long text
 def crc32c(data: bytes) -> str:
     crc = 0xFFFFFFFF
     for byte in data:
