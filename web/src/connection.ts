@@ -85,7 +85,11 @@ export class Connection {
         this.clearTimers();
         this.dropSocket(1000);
         this.link.value = { kind: 'idle' };
-        for (const request of this.requests.values()) request.reject(new RequestError(CODE.unauthenticated, 'Signed out.'));
+        this.rejectAll(new RequestError(CODE.unauthenticated, 'Signed out.'));
+    }
+
+    private rejectAll(error: RequestError): void {
+        for (const request of this.requests.values()) request.reject(error);
         this.requests.clear();
     }
 
@@ -140,6 +144,10 @@ export class Connection {
             this.socket = null;
             this.clearTimers();
             this.link.value = { kind: 'refused', why: event.reason || 'The server refused this page.' };
+        } else if (event.code === 1009) {
+            // Something that we sent is too large for the server; sending it again would only end the next socket too.
+            this.rejectAll(new RequestError(CODE.tooBig, 'This is too long for the server.'));
+            this.lost(socket, 'The connection was lost.');
         } else if (!opened) {
             void this.refusedUpgrade(socket);
         } else {

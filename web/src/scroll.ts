@@ -20,6 +20,7 @@ export class ScrollKeeper {
     onNearEnd: () => void = () => undefined;
     private following = false;
     private anchored = false;
+    private tallest = 0; // the window since the anchoring: a field that grew and shrank again must not move the question
     private held: { turn: Element; top: number } | null = null;
     private readonly sizes: ResizeObserver;
     private readonly ends: (() => void)[] = [];
@@ -52,6 +53,7 @@ export class ScrollKeeper {
     anchor(): void {
         this.following = false;
         this.anchored = true;
+        this.tallest = 0;
         this.reserve();
         const turn = this.lastTurn();
         if (!turn) return;
@@ -102,8 +104,9 @@ export class ScrollKeeper {
         const last = this.lastTurn();
         for (const turn of this.content.querySelectorAll<HTMLElement>('.turn')) if (turn !== last) turn.style.minHeight = '';
         if (!last) return;
+        this.tallest = Math.max(this.tallest, this.scroller.clientHeight);
         const below = parseFloat(getComputedStyle(this.content).paddingBottom);
-        last.style.minHeight = this.anchored ? `${Math.max(0, this.scroller.clientHeight - QUESTION_TOP - below)}px` : '';
+        last.style.minHeight = this.anchored ? `${Math.max(0, this.tallest - QUESTION_TOP - below)}px` : '';
     }
 
     private lastTurn(): HTMLElement | null {

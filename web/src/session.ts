@@ -67,6 +67,7 @@ function followNewId(): void {
 const listener: Parameters<typeof connection.listen>[0] = {
     welcome(frame) {
         const first = welcome.value === null;
+        if (welcome.value && welcome.value.user.name !== frame.user.name) forget();
         welcome.value = frame;
         phase.value = 'in';
         void refreshList();
@@ -154,14 +155,19 @@ export async function signInWithKey(key: string): Promise<string | null> {
     return null;
 }
 
-function leave(): void {
-    connection.stop();
+/* Nothing of one person is left for the next. */
+function forget(): void {
     chat.value.close();
     chat.value = new Chat(null);
     forgetList();
     forgetDrafts();
     forgetChatTraces();
     history.replaceState(null, '', hrefOf(null));
+}
+
+function leave(): void {
+    connection.stop();
+    forget();
     welcome.value = null;
     phase.value = 'gate';
 }

@@ -77,6 +77,7 @@ export type Frame =
 
 /* Codes that the page itself acts on. */
 export const CODE = {
+    tooBig: 1003,
     unauthenticated: 2000,
     notFound: 3000,
     gone: 3001,

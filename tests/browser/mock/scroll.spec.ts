@@ -1,6 +1,6 @@
 /* scroll.spec.ts - the reader moves the page; the page moves only when asked: the question to the top, the end when following. */
 import type { Page } from '@playwright/test';
-import { answers, ask, begun, lastAnswer, over, say } from '../page.ts';
+import { answers, ask, begun, composer, lastAnswer, over, say } from '../page.ts';
 import { expect, test } from './fixture.ts';
 
 const top = (page: Page) => page.evaluate(() => document.querySelector('#transcript')!.scrollTop);
@@ -21,6 +21,13 @@ test('sending puts the question 16 px under the header and keeps it there to the
     await over(page);
     expect(await top(page)).toBe(before);
     await page.waitForTimeout(300);
+    expect(await questionTop(page)).toBe(16);
+    // Nor does the field move it when it grows and shrinks.
+    await composer(page).fill('one\ntwo\nthree\nfour');
+    await page.waitForTimeout(200);
+    expect(await questionTop(page)).toBe(16);
+    await composer(page).fill('');
+    await page.waitForTimeout(200);
     expect(await questionTop(page)).toBe(16);
 });
 
