@@ -430,6 +430,15 @@ void connections_send_all(struct gateway *gateway) {
     }
 }
 
+bool connections_quiet(const struct gateway *gateway) {
+    for (int i = 0; i < GATEWAY_BUCKETS; i++) {
+        for (const struct connection *c = gateway->connections.by_user[i]; c; c = c->next) {
+            if (connection_has_more(c)) return false;
+        }
+    }
+    return true;
+}
+
 void connections_close_all(struct gateway *gateway, int code, const char *reason) {
     for (int i = 0; i < GATEWAY_BUCKETS; i++) {
         for (struct connection *c = gateway->connections.by_user[i]; c; c = c->next) connection_close(c, code, reason);

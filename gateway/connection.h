@@ -94,6 +94,8 @@ void connection_unsubscribe(struct connection *connection, const struct store_id
 /* The message in gateway->scratch to every open socket of a user but one (may be NULL). */
 void connections_send(struct gateway *gateway, int64_t user, const struct connection *except);
 void connections_send_all(struct gateway *gateway);
+/* Is everything that was ready to go out given to the sockets? */
+bool connections_quiet(const struct gateway *gateway);
 void connections_close_all(struct gateway *gateway, int code, const char *reason);
 void connections_close_session(struct gateway *gateway, const unsigned char token_hash[AUTH_HASH_LEN]);
 

@@ -47,7 +47,7 @@ static void finish_draining(struct gateway *gateway) {
 static void on_drain_timer(struct timer *timer) {
     struct gateway *gateway = container_of(timer, struct gateway, drain_timer);
     bool late = clock_ms() >= gateway->drain_until_ms;
-    if (!gateway->farewell && (late || gateway->turns.n_running == 0)) {
+    if (!gateway->farewell && (late || (gateway->turns.n_running == 0 && connections_quiet(gateway)))) {
         finish_draining(gateway);
     } else if (gateway->farewell && (late || (gateway->connections.n == 0 && gateway->n_exchanges == 0))) {
         server_end(gateway->server);
