@@ -105,8 +105,8 @@ static int open_backend(struct engine *e, struct engine_error *error) {
     return fail(error, status == KERNELS_ERR_MEMORY ? ENGINE_ERR_MEMORY : ENGINE_ERR_ARGUMENT, "%s", reason);
 }
 
-/* What people call the model: the file's name without its ending and quantization. general.name is often the title of a training run
- * ("Smollm2 135M 8k Lc100K Mix1 Ep2"), so it is not used. */
+/* What people call the model: the file's name without its ending and quantization. general.name is often the title of a
+ * training run ("Smollm2 135M 8k Lc100K Mix1 Ep2"), so it is not used. */
 static char *display_name(const char *path) {
     const char *slash = strrchr(path, '/');
     char *name = strdup(slash ? slash + 1 : path);
