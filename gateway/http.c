@@ -172,26 +172,6 @@ static const struct web_asset *find_asset(const char *path) {
 
 /* --- sign-in by code --- */
 
-static const char sign_in_css[] =
-    ":root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}"
-    "body{margin:0;min-height:100vh;display:grid;place-items:center}"
-    "main{max-width:32rem;padding:2rem}h1{font-size:1.4rem}code{font:0.95em ui-monospace,monospace}";
-
-static void sign_in_page(struct exchange *e, int status, const char *text) {
-    char page[1200];
-    int n = snprintf(
-        page, sizeof page,
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">"
-        "<title>Sign in - Foresay</title><link rel=\"stylesheet\" href=\"/sign-in.css\"><main><h1>This link does not work any "
-        "more"
-        "</h1><p>%s</p><p>If you are signed in already, <a href=\"/\">go to your chats</a>.</p></main></html>\n",
-        text);
-    http_answer(e, status, "text/html; charset=utf-8",
-                "content-security-policy: default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
-                "frame-ancestors 'none'\r\n",
-                page, (size_t)n);
-}
-
 /* A session being stored for an exchange; the cookie is set once it is on disk. */
 struct sign_in {
     struct auth_token token;
@@ -256,14 +236,11 @@ static void get_sign_in(struct exchange *e) {
     case AUTH_CODE_OK:
         sign_in(e, e->gateway->admin.id, true);
         break;
-    case AUTH_CODE_WRONG:
-        sign_in_page(
-            e, 403,
-            "A sign-in link works once, for a quarter of an hour. Restart <code>foresay serve</code> to get a new one in "
-            "the terminal.");
+    case AUTH_CODE_WRONG: /* the page says what to do; whoever is signed in already just sees the chats */
+        http_answer(e, 303, NULL, "location: /?code=expired\r\n", "", 0);
         break;
     case AUTH_CODE_LIMITED:
-        sign_in_page(e, 429, "Too many wrong codes came in. Wait a minute, then try again.");
+        http_answer_error(e, 429, "Too many wrong codes came in. Wait a minute, then open the link again.");
         break;
     }
 }
@@ -382,10 +359,6 @@ static void get_health(struct exchange *e) {
 
 /* --- routes --- */
 
-static void get_sign_in_css(struct exchange *e) {
-    http_answer_static(e, 200, "text/css; charset=utf-8", "cache-control: no-cache\r\n", sign_in_css, sizeof sign_in_css - 1);
-}
-
 static const struct route {
     enum http_method method;
     const char *path;
@@ -394,7 +367,6 @@ static const struct route {
 } routes[] = {
     {HTTP_GET, "/health", 0, get_health},
     {HTTP_GET, "/sign-in", 0, get_sign_in},
-    {HTTP_GET, "/sign-in.css", 0, get_sign_in_css},
     {HTTP_GET, "/api/session", 0, get_session},
     {HTTP_POST, "/api/session", LIMIT_SMALL_BODY, post_session},
     {HTTP_DELETE, "/api/session", 0, delete_session},

@@ -1,8 +1,8 @@
 /* protocol.h - the wire: `chat.v1`, one JSON object per message, the same objects on every transport.
  *
  * WebSocket: GET /v1/ws, subprotocol "chat.v1", text frames, session cookie, Origin checked. A client frame holds at most
- * PROTOCOL_MAX_FRAME bytes. Times are milliseconds since 1970. Ids are 32 hex digits (128 random bits), always checked against
- * the user.
+ * PROTOCOL_MAX_FRAME bytes. Member `t` names the kind of a message: {"t":"send", ...}. Times are milliseconds since 1970. Ids
+ * are 32 hex digits (128 random bits), always checked against the user.
  *
  * A message m:        {id, parent (id or null), role "user"|"assistant", text, ts, st, g?, usage?, why?, err?}
  *   st: "done" | "running" | "stopped" | "interrupted" | "error" | "length"; user messages are always "done".
@@ -61,7 +61,8 @@
  *
  * HTTP on the same port
  *   GET  /  and /assets/...                    the page (embedded; ETag; strict CSP)
- *   GET  /sign-in?code=C                       one-time code from the terminal -> session cookie, 303 to /
+ *   GET  /sign-in?code=C                       one-time code from the terminal -> session cookie, 303 to / (to /?code=expired
+ *                                              without a cookie when the code is used up)
  *   POST /api/session {"key": "fsk_..."}       API key -> 204 and session cookie; 401 {error}; DELETE /api/session signs out
  *   GET  /api/session                          200 {user:{name, admin}} or 401
  *   GET  /health                               200 {status:"ok"|"draining", version, model, uptime_s, ...}; no sign-in needed

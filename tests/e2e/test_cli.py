@@ -132,7 +132,7 @@ def test_the_link_works_once_and_the_end_is_clean(make_server, tmp_path):
     assert answer.status == 303 and answer.headers["Location"] == "/"
     who = session(server, cookie_of(answer))
     assert json.loads(who.body)["user"] == {"name": "admin", "admin": True}
-    assert request(f"{server.url}/sign-in?code={server.code}").status >= 400
+    assert request(f"{server.url}/sign-in?code={server.code}").headers["Location"] == "/?code=expired"
     assert request(server.url + "/api/session").status == 401
     assert server.stop() == 0
     assert oct(os.stat(tmp_path / "data").st_mode & 0o777) == "0o700"
