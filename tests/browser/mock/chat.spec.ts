@@ -60,10 +60,11 @@ test('editing a question makes a branch and keeps the old one', async ({ page })
     await second.getByRole('button', { name: 'Edit' }).click();
     await page.getByRole('textbox', { name: 'Edit your message' }).fill('better words');
     await page.getByRole('textbox', { name: 'Edit your message' }).press('Enter');
-    await over(page);
     const edited = page.locator('article.question').last();
     await expect(edited).toContainText('better words');
     await expect(edited.locator('.branch-place')).toHaveText('2/2');
+    await expect(answers(page)).toHaveCount(2);
+    await over(page);
     await edited.getByRole('button', { name: 'Previous branch' }).click();
     await expect(page.locator('article.question').last()).toContainText('second words');
     // The first message of a chat can be edited too: it becomes a second root.
@@ -72,9 +73,10 @@ test('editing a question makes a branch and keeps the old one', async ({ page })
     await first.getByRole('button', { name: 'Edit' }).click();
     await page.getByRole('textbox', { name: 'Edit your message' }).fill('another beginning');
     await page.getByRole('button', { name: 'Send' }).first().click();
-    await over(page);
     await expect(page.locator('article.question')).toHaveCount(1);
     await expect(page.locator('article.question .branch-place')).toHaveText('2/2');
+    await expect(answers(page)).toHaveCount(1);
+    await over(page);
 });
 
 test('an answer that fails says why and can be tried again', async ({ page }) => {
