@@ -235,9 +235,20 @@ void turn_cancel(struct generation *g) {
     g->cancel_wanted = true;
 }
 
+static void checkpoint(struct generation *g);
+
+/* TURN_CHECKPOINT_BYTES, or an eighth of a long text: a save writes the whole, so it has to be worth it. */
+static bool is_much_unsaved(const struct generation *g) {
+    size_t len = g->stream->text_len, unsaved = len - g->checkpoint_len;
+    return g->stored && unsaved >= TURN_CHECKPOINT_BYTES && unsaved >= len / 8;
+}
+
 static void on_text(struct generation *g, const struct engine_event *event) {
     if (g->overflowed || event->text_len <= 0) return;
-    if (stream_add_text(g->stream, event->text, (size_t)event->text_len, event->n_tokens)) return;
+    if (stream_add_text(g->stream, event->text, (size_t)event->text_len, event->n_tokens)) {
+        if (g->saves_in_flight == 0 && is_much_unsaved(g)) checkpoint(g);
+        return;
+    }
     log_warn("turn", "an answer reached %zu bytes and is ended", g->stream->text_len);
     g->overflowed = true;
     engine_cancel(g->gateway->engine, g->engine_id);

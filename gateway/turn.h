@@ -3,9 +3,9 @@
  *  (1) PREPARING (the conversation's path is being read) -> RUNNING (the engine has it) -> SAVING (the final text is being
  *      committed) -> ENDED (DONE is in the log; kept for readers who come back).
  *  (2) A stored generation's DONE is appended only after its final text is committed, or after that failed and DONE says so.
- *  (3) While it runs the whole text is saved every TURN_CHECKPOINT_MS if it changed. A checkpoint that fails costs nothing
- *      but safety: the text goes on, and what failed last is told in DONE if the final save fails too. An answer that could not
- *      be saved is tried again every TURN_RETRY_MS as long as it is in memory.
+ *  (3) While it runs the whole text is saved every TURN_CHECKPOINT_MS if it changed, and earlier when much is unsaved. A
+ *      checkpoint that fails costs nothing but safety: the text goes on, and what failed last is told in DONE if the final save
+ *      fails too. An answer that could not be saved is tried again every TURN_RETRY_MS as long as it is in memory.
  *  (4) Ended logs are kept TURN_KEEP_MS, at most TURN_KEEP_BYTES together, oldest out first; never while somebody reads.
  *  (5) Nothing but turn_cancel, the engine and the end of the server stops a generation: readers come and go.
  * Generations of the HTTP API (not stored) belong to their request: turn_forget when it is over. Service thread only. */
@@ -19,6 +19,7 @@
 
 enum {
     TURN_CHECKPOINT_MS = 500,
+    TURN_CHECKPOINT_BYTES = 256, /* a fast model writes more than a reader would like to lose in half a second */
     TURN_RETRY_MS = 10 * 1000,
     TURN_KEEP_MS = 300 * 1000,           /* a laptop lid closed for some minutes */
     TURN_KEEP_BYTES = 256 * 1024 * 1024, /* of ended logs */

@@ -95,7 +95,7 @@ def test_kill_in_mid_answer_then_continue(make_server):
     async def before():
         async with server.client() as c:
             r = await c.say("Write a long story about a forest.", gen={"temp": 0.7, "seed": 5, "max": 1500})
-            await c.wait(lambda: len(c.streams.get(r["g"], Stream("")).text) > 400)
+            await c.wait(lambda: len(c.streams.get(r["g"], Stream("")).text) > 1200)
             server.kill()
             await c.task
             return r
