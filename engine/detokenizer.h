@@ -52,8 +52,8 @@ struct detokenizer {
 /* ENGINE_ERR_ARGUMENT if there are more than ENGINE_MAX_STOP stop strings or one is empty, longer than ENGINE_MAX_STOP_LEN or not
  * UTF-8. The strings are copied. */
 int detokenizer_init(struct detokenizer *d, const struct tokenizer *tokenizer, const char *const *stops, int n_stops);
-/* The tokens begin a text: where the tokenizer put a space before it, the text that comes out lacks that space. Call it before the
- * first push; without it every space is kept, as for an answer that goes on within a text. */
+/* The tokens begin a text: where the tokenizer put a space before it, the text that comes out lacks that space. Call it before
+ * the first push; without it every space is kept, as for an answer that goes on within a text. */
 void detokenizer_begin_text(struct detokenizer *d);
 /* The token before it must have been taken to the end (detokenizer_take returned 0). Control tokens and ids outside the
  * vocabulary have no text. */

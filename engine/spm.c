@@ -185,8 +185,8 @@ static int symbol_bytes(const struct vocabulary *v, int32_t symbol, char out[4])
     return 1;
 }
 
-/* Replaces what is no token by byte tokens, from the end on so that each symbol finds room behind it: `room` is at least the number
- * of bytes. Returns where the result begins. */
+/* Replaces what is no token by byte tokens, from the end on so that each symbol finds room behind it: `room` is at least the
+ * number of bytes. Returns where the result begins. */
 static size_t fall_back(const struct spm *spm, const struct vocabulary *v, int32_t *ids, size_t n, size_t room) {
     size_t out = room;
     bool after_unknown = false;

@@ -4,8 +4,8 @@
  * (2) A symbol in the course of merging is a token's id, or vocabulary size + code point for a character that is no token, or
  *     vocabulary size + 0x110000 + byte for a byte that is no part of a character.
  * (3) What is left of the latter becomes byte tokens; where the vocabulary lacks them, a run of it is one unknown token.
- * (4) A text is cut into words wherever no token reaches across, so that words are merged one by one: the result is that of merging
- *     the whole text. */
+ * (4) A text is cut into words wherever no token reaches across, so that words are merged one by one: the result is that of
+ *     merging the whole text. */
 #ifndef FORESAY_SPM_H
 #define FORESAY_SPM_H
 

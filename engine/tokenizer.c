@@ -1,5 +1,5 @@
-/* tokenizer.c - puts the parts together: added tokens are found in the text, what lies between is cut into words (byte-level BPE: by
- * pretokenizer.c, SentencePiece: by spm.c) and each word merged over the tokens of vocabulary.c. See tokenizer.h.
+/* tokenizer.c - puts the parts together: added tokens are found in the text, what lies between is cut into words (byte-level
+ * BPE: by pretokenizer.c, SentencePiece: by spm.c) and each word merged over the tokens of vocabulary.c. See tokenizer.h.
  *
  * Added tokens of the kind "user defined" (<tool_call> of Qwen2, runs of spaces of some others) are found in any text, leftmost
  * and longest first, as in the `tokenizers` library. Tokens of the kind "control" are not, and neither are "user defined" ones
@@ -309,7 +309,7 @@ static int encode_text(struct encoder *e, const char *text, size_t len) {
     return rc == ENGINE_OK ? encode_plain(e, text + start, len - start) : rc;
 }
 
-/* SentencePiece reads "\u2581" as a space, and finds added tokens with spaces in them across it. A copy of the text with spaces. */
+/* SentencePiece reads "\u2581" as a space, also where it looks for added tokens. A copy of the text with spaces. */
 static char *with_spaces(const char *text, size_t *len) {
     char *copy = malloc(*len);
     size_t n = 0;

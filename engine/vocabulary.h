@@ -1,8 +1,8 @@
 /* vocabulary.h - the tokens of a model: names as in the file, the bytes they stand for, their kinds. Private to the tokenizer.
  *
- * Byte-level BPE writes each of the 256 bytes as one printable character (space is "\u0120"), so that names are text. SentencePiece
- * writes text as it is, but space as "\u2581", and has tokens "<0x00>" .. "<0xFF>" for single bytes. A piece is a name turned back
- * into bytes. Immutable after vocabulary_open. */
+ * Byte-level BPE writes each of the 256 bytes as one printable character (space is "\u0120"), so that names are text.
+ * SentencePiece writes text as it is, but space as "\u2581", and has tokens "<0x00>" .. "<0xFF>" for single bytes. A piece is a
+ * name turned back into bytes. Immutable after vocabulary_open. */
 #ifndef FORESAY_VOCABULARY_H
 #define FORESAY_VOCABULARY_H
 

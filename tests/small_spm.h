@@ -1,7 +1,7 @@
 /* small_spm.h - SentencePiece vocabularies for tests, as GGUF files without weights.
  *
- * Ids: SPM_UNKNOWN, SPM_BOS, SPM_EOS, SPM_TURN (a control token "<|turn|>"), then with has_bytes the 256 bytes from SPM_FIRST_BYTE on,
- * then the pieces, then the added tokens. */
+ * Ids: SPM_UNKNOWN, SPM_BOS, SPM_EOS, SPM_TURN (the control token "<|turn|>"), then with has_bytes the 256 bytes from
+ * SPM_FIRST_BYTE on, then the pieces, then the added tokens. */
 #ifndef FORESAY_SMALL_SPM_H
 #define FORESAY_SMALL_SPM_H
 

@@ -139,7 +139,8 @@ static void make_pieces(struct random_pieces *r, uint32_t *random) {
             strncat(r->text[i], letter, sizeof r->text[i] - strlen(r->text[i]) - 1);
         }
         r->pointers[i] = r->text[i];
-        r->scores[i] = ((float)(next_random(random) % 16) - 8) * (i % 2 ? -1.0f : 1.0f); /* many are equal, some zero or minus zero */
+        r->scores[i] =
+            ((float)(next_random(random) % 16) - 8) * (i % 2 ? -1.0f : 1.0f); /* many are equal, some zero or minus zero */
     }
 }
 
@@ -182,7 +183,7 @@ static void check_definition(const struct tokenizer *t, const struct random_piec
     token_list_free(&list);
 }
 
-/* Texts of any length merge by the definition, wherever they are cut into words; pieces with spaces inside, equal scores. Seed 3. */
+/* Texts of any length merge by the definition, wherever they are cut into words; pieces with spaces inside, equal scores. */
 static void texts_merge_by_definition(void **state) {
     (void)state;
     uint32_t random = 3;

@@ -51,7 +51,8 @@ def train(path, n, prefix, byte_fallback, added):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=out, vocab_size=n, model_type="bpe", byte_fallback=byte_fallback,
         character_coverage=0.99, add_dummy_prefix=prefix, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        user_defined_symbols=added, split_digits=True, allow_whitespace_only_pieces=True, minloglevel=2)
+        user_defined_symbols=added, split_digits=True, allow_whitespace_only_pieces=True, hard_vocab_limit=False,
+        minloglevel=2)
     model = model_pb2.ModelProto()
     model.ParseFromString(out.getvalue())
     writer = gguf.GGUFWriter(path, "llama")
