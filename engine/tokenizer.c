@@ -14,10 +14,12 @@
 #include "engine/gguf_internal.h"
 #include "engine/pretokenizer.h"
 #include "engine/spm.h"
+#include "engine/utf8.h"
 #include "engine/vocabulary.h"
 
 enum {
     MAX_EOG = 16,
+    MAX_CONTROL_LEN = 255, /* longer names are no control tokens in texts of templates */
     MIN_LIST_CAPACITY = 256,
 };
 
@@ -33,7 +35,9 @@ struct tokenizer {
     struct spm spm;                    /* KIND_SPM */
     int32_t *added;                    /* [n_added], user defined tokens by first byte, longer ones first */
     int32_t n_added;
-    int32_t added_start[257]; /* added[added_start[b] .. added_start[b + 1]) begin with byte b */
+    int32_t added_start[257];                        /* added[added_start[b] .. added_start[b + 1]) begin with byte b */
+    uint32_t control_lens[MAX_CONTROL_LEN / 32 + 1]; /* bit n: some control token's name is n bytes long */
+    bool control_first[256];                         /* and begins with this byte */
     int32_t bos, eos;
     int32_t eog[MAX_EOG];
     int n_eog;
@@ -101,9 +105,32 @@ static bool collect_added(struct tokenizer *t) {
 
 /* --- open: special tokens --- */
 
+/* Names of one character are left out: they are no names but text. */
+static void collect_control(struct tokenizer *t) {
+    const struct vocabulary *v = &t->vocabulary;
+    for (int32_t id = 0; id < v->n; id++) {
+        const char *name = v->names + v->tokens[id].name;
+        uint32_t len = v->tokens[id].name_len;
+        if (v->tokens[id].kind != TOKEN_CONTROL || len > MAX_CONTROL_LEN || len < 2 || utf8_scan(name, len) == (int)len) continue;
+        t->control_lens[len / 32] |= 1u << len % 32;
+        t->control_first[(uint8_t)*name] = true;
+    }
+}
+
 /* Names that end an answer in the families we know. */
 static const char *const eog_names[] = {
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|EOT|>", "<end_of_turn>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "<|EOT|>",
+    "<end_of_turn>",
+    "<|eot|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<\xEF\xBD\x9C"
+    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
 };
 
 /* The id at `key`, or -1 if the file has none. */
@@ -205,6 +232,7 @@ int tokenizer_open(struct tokenizer **out, const struct gguf *gguf, struct engin
         rc = gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the tokenizer");
     }
     if (rc == ENGINE_OK) rc = read_specials(t, gguf, error);
+    if (rc == ENGINE_OK) collect_control(t);
     if (rc != ENGINE_OK) {
         tokenizer_close(t);
         return rc;
@@ -375,6 +403,26 @@ const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_
     if (id < 0 || id >= v->n) return "";
     *len = v->tokens[id].piece_len;
     return v->pieces + v->tokens[id].piece;
+}
+
+const char *tokenizer_name(const struct tokenizer *tokenizer, int32_t id, size_t *len) {
+    const struct vocabulary *v = &tokenizer->vocabulary;
+    *len = 0;
+    if (id < 0 || id >= v->n) return "";
+    *len = v->tokens[id].name_len;
+    return v->names + v->tokens[id].name;
+}
+
+int32_t tokenizer_match_control(const struct tokenizer *tokenizer, const char *text, size_t len, size_t *name_len) {
+    if (!tokenizer->control_first[(uint8_t)*text]) return -1;
+    for (size_t n = len < MAX_CONTROL_LEN ? len : MAX_CONTROL_LEN; n >= 2; n--) {
+        if (!(tokenizer->control_lens[n / 32] >> n % 32 & 1)) continue;
+        int32_t id = vocabulary_find(&tokenizer->vocabulary, text, n);
+        if (!tokenizer_is_control(tokenizer, id)) continue;
+        *name_len = n;
+        return id;
+    }
+    return -1;
 }
 
 int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *name) {

@@ -53,6 +53,10 @@ bool tokenizer_prefixes_space(const struct tokenizer *tokenizer);
 /* The bytes of a token as they appear in text: any bytes, perhaps part of a character. Empty (len 0) for control and unused
  * tokens and for ids outside the vocabulary. Lives as long as the tokenizer. */
 const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_t *len);
+/* Its name in the vocabulary; empty for ids outside it. */
+const char *tokenizer_name(const struct tokenizer *tokenizer, int32_t id, size_t *len);
+/* The longest control token whose name begins text (len >= 1), -1 if there is none; *name_len is its length. */
+int32_t tokenizer_match_control(const struct tokenizer *tokenizer, const char *text, size_t len, size_t *name_len);
 /* The id of a token by its name in the vocabulary ("<|im_end|>"), -1 if there is none. */
 int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *name);
 bool tokenizer_is_control(const struct tokenizer *tokenizer, int32_t id);

@@ -44,14 +44,14 @@ def reference(path):
     return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
 
 
-def train(path, n, prefix, byte_fallback, added):
+def train(path, n, prefix, byte_fallback, added, control=(), template=None):
     """A BPE vocabulary of n tokens over the corpus, as a GGUF file without weights."""
     out = io.BytesIO()
     lines = [line for text in TEXTS[:30] for line in text.split("\n") if 0 < len(line) < 4000]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=out, vocab_size=n, model_type="bpe", byte_fallback=byte_fallback,
         character_coverage=0.99, add_dummy_prefix=prefix, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        user_defined_symbols=added, split_digits=True, allow_whitespace_only_pieces=True, hard_vocab_limit=False,
+        user_defined_symbols=added, control_symbols=list(control), split_digits=True, allow_whitespace_only_pieces=True, hard_vocab_limit=False,
         minloglevel=2)
     model = model_pb2.ModelProto()
     model.ParseFromString(out.getvalue())
@@ -64,6 +64,8 @@ def train(path, n, prefix, byte_fallback, added):
     writer.add_eos_token_id(model.trainer_spec.eos_id)
     writer.add_unk_token_id(model.trainer_spec.unk_id)
     writer.add_add_space_prefix(prefix)
+    if template:
+        writer.add_chat_template(template)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
