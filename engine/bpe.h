@@ -1,6 +1,7 @@
 /* bpe.h - byte pair merges: one piece of text to tokens. Private to the tokenizer.
  *
- * The pair with the lowest rank merges first, of equal ones the leftmost, until no pair is left that may merge. */
+ * The pair with the lowest rank merges first, of equal ones the leftmost, until no pair is left that may merge. Pairs may share a
+ * rank (spm.h makes them so). Symbols are token ids or any other numbers that are not negative. */
 #ifndef FORESAY_BPE_H
 #define FORESAY_BPE_H
 
@@ -23,6 +24,9 @@ struct bpe {
 /* Zero-initialise first; bpe_close also takes a half-built one. */
 int bpe_open(struct bpe *bpe, const struct vocabulary *v, const struct gguf *gguf, struct engine_error *error);
 void bpe_close(struct bpe *bpe);
+/* By hand: room for n merges, false without memory; then each of them. Of two for one pair the first counts. */
+bool bpe_reserve(struct bpe *bpe, size_t n);
+void bpe_add(struct bpe *bpe, const struct bpe_merge *merge);
 
 /* A run of symbols in the course of merging, as a linked list in arrays. One for each thread at a time; zero-initialise. */
 struct bpe_scratch {

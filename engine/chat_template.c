@@ -1,5 +1,6 @@
-/* chat_template.c - see chat_template.h. No Jinja is run: the template in the file is read for what tells one family from another
- * and for what differs between models of a family (a default system message, BOS, trimming), and the family's row does the rest.
+/* chat_template.c - see chat_template.h. For a family no Jinja is run: the template in the file is read for what tells one family
+ * from another and for what differs between models of a family (a default system message, BOS, trimming), and the family's row
+ * does the rest. Whether it does so rightly is tried at open.
  *
  * A message becomes  open, role [, header_end], header_text + content, close, after  where open, header_end and close are single
  * special tokens. Texts between two special tokens are tokenized as a whole ("user\n" and the content together), because the
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/chat_jinja.h"
 #include "engine/gguf_internal.h"
 #include "engine/utf8.h"
 
@@ -28,13 +30,14 @@ static const struct family families[] = {
 };
 
 struct chat_template {
-    const struct family *family; /* NULL: unknown */
+    const struct family *family; /* NULL: none of them */
+    struct chat_jinja *jinja;    /* NULL: the family does, or the model cannot chat */
     const struct tokenizer *tokenizer;
     int32_t open, header_end, close; /* ids; header_end is -1 where the family has none */
     bool adds_bos, trims;
     char *default_system; /* stands before a conversation that brings no system message; NULL = nothing */
     const char *preamble; /* begins every system message */
-    char trouble[200];    /* empty if the model can chat */
+    char trouble[400];    /* empty if the model can chat */
 };
 
 /* Llama 3.1 and later put dates before the system message. "Today" is the day that the template itself falls back on: the text of
@@ -109,25 +112,12 @@ static bool find_tokens(struct chat_template *t, const struct family *f) {
     return t->open >= 0 && t->close >= 0 && (!f->header_end || t->header_end >= 0);
 }
 
-static int choose(struct chat_template *t, const struct gguf *gguf, struct engine_error *error) {
-    struct gguf_string text;
-    if (gguf_get_string(gguf, "tokenizer.chat_template", &text) != GGUF_FOUND || text.len == 0) {
-        snprintf(t->trouble, sizeof t->trouble,
-                 "the model file holds no chat template: it is a base model, which completes text but cannot chat");
-        return ENGINE_OK;
-    }
+static bool family_is_exact(const struct chat_template *t);
+
+/* Sets the family up, if the template is of one. */
+static int choose_family(struct chat_template *t, struct gguf_string text, struct engine_error *error) {
     const struct family *f = find_family(text);
-    if (!f) {
-        snprintf(t->trouble, sizeof t->trouble,
-                 "the model's chat template is of a kind that is not supported; supported are %s and %s", families[0].name,
-                 families[1].name);
-        return ENGINE_OK;
-    }
-    if (!find_tokens(t, f)) {
-        snprintf(t->trouble, sizeof t->trouble,
-                 "the model's chat template is %s, but its vocabulary lacks that format's special tokens", f->name);
-        return ENGINE_OK;
-    }
+    if (!f || !find_tokens(t, f)) return ENGINE_OK;
     bool no_memory;
     t->default_system = find_default_system(text, f, &no_memory);
     if (no_memory) return gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the chat template");
@@ -136,6 +126,25 @@ static int choose(struct chat_template *t, const struct gguf *gguf, struct engin
     t->preamble = has(text, llama_dates_sign) ? llama_dates : "";
     t->family = f;
     return ENGINE_OK;
+}
+
+static int choose(struct chat_template *t, const struct gguf *gguf, struct engine_error *error) {
+    struct gguf_string text;
+    if (gguf_get_string(gguf, "tokenizer.chat_template", &text) != GGUF_FOUND || text.len == 0) {
+        snprintf(t->trouble, sizeof t->trouble,
+                 "the model file holds no chat template: it is a base model, which completes text but cannot chat");
+        return ENGINE_OK;
+    }
+    int rc = choose_family(t, text, error);
+    if (rc == ENGINE_OK) t->jinja = chat_jinja_open(gguf, t->tokenizer, text, t->trouble, sizeof t->trouble);
+    if (!t->jinja) return rc; /* the family does, as far as it goes */
+    if (t->family && family_is_exact(t)) {
+        chat_jinja_close(t->jinja);
+        t->jinja = NULL;
+    } else {
+        t->family = NULL;
+    }
+    return rc;
 }
 
 int chat_template_open(struct chat_template **out, const struct gguf *gguf, const struct tokenizer *tokenizer,
@@ -156,12 +165,15 @@ int chat_template_open(struct chat_template **out, const struct gguf *gguf, cons
 void chat_template_close(struct chat_template *template) {
     if (!template) return;
     free(template->default_system);
+    chat_jinja_close(template->jinja);
     free(template);
 }
 
-const char *chat_template_trouble(const struct chat_template *template) { return template->family ? NULL : template->trouble; }
+const char *chat_template_trouble(const struct chat_template *template) {
+    return template->family || template->jinja ? NULL : template->trouble;
+}
 const char *chat_template_name(const struct chat_template *template) {
-    return template->family ? template->family->name : "unknown";
+    return template->family ? template->family->name : template->jinja ? "the model's own template" : "unknown";
 }
 
 /* --- one message --- */
@@ -327,7 +339,8 @@ static int render_turns(struct renderer *r, const struct chat_prompt *prompt, in
 }
 
 static int check_prompt(const struct chat_template *template, const struct chat_prompt *prompt, struct engine_error *error) {
-    if (!template->family) return gguf_fail(error, ENGINE_ERR_ARGUMENT, "%s", template->trouble);
+    const char *trouble = chat_template_trouble(template);
+    if (trouble) return gguf_fail(error, ENGINE_ERR_ARGUMENT, "%s", trouble);
     if (prompt->n_messages < 1) return gguf_fail(error, ENGINE_ERR_ARGUMENT, "a conversation needs at least one message");
     if (prompt->continue_last && prompt->messages[prompt->n_messages - 1].role != ENGINE_ROLE_ASSISTANT) {
         return gguf_fail(error, ENGINE_ERR_ARGUMENT, "only a message of the assistant can be continued");
@@ -335,24 +348,66 @@ static int check_prompt(const struct chat_template *template, const struct chat_
     return ENGINE_OK;
 }
 
+static int render_family(const struct chat_template *template, const struct chat_prompt *prompt, int n_system,
+                         struct token_list *list, int *n_dropped) {
+    struct renderer r = {.template = template};
+    int rc = render_head(&r, prompt, n_system, list);
+    if (rc == ENGINE_OK) rc = render_turns(&r, prompt, n_system, list, n_dropped);
+    free(r.text);
+    return rc;
+}
+
 int chat_template_render(const struct chat_template *template, const struct chat_prompt *prompt, struct token_list *list,
                          int *n_dropped, struct engine_error *error) {
     int rc = check_prompt(template, prompt, error);
     if (rc != ENGINE_OK) return rc;
-    struct renderer r = {.template = template};
     size_t n_before = list->n;
     int n_system = 0, dropped = 0;
     while (n_system < prompt->n_messages && prompt->messages[n_system].role == ENGINE_ROLE_SYSTEM) n_system++;
-    rc = render_head(&r, prompt, n_system, list);
-    if (rc == ENGINE_OK) rc = render_turns(&r, prompt, n_system, list, &dropped);
-    free(r.text);
+    rc = template->family ? render_family(template, prompt, n_system, list, &dropped)
+                          : chat_jinja_render(template->jinja, prompt, n_system, list, &dropped, error);
     if (rc == ENGINE_OK) {
         if (n_dropped) *n_dropped = dropped;
         return rc;
     }
     list->n = n_before;
+    if (rc == ENGINE_ERR_ARGUMENT) return rc; /* the template's own words */
     if (rc == ENGINE_ERR_MEMORY) return gguf_fail(error, rc, "not enough memory for the prompt");
     assert(rc == ENGINE_ERR_TOO_LONG);
     return gguf_fail(error, rc, "%s does not fit the %zu tokens of the context; shorten it or start with a larger --ctx",
                      prompt->drop_oldest ? "the last message" : "the conversation", list->limit);
+}
+
+/* --- is the family's row right? --- */
+
+/* Whether the row gives the tokens of the template itself. Both may refuse. */
+static bool same_tokens(const struct chat_template *t, const struct chat_prompt *prompt, int n_system) {
+    struct token_list ours = {0}, theirs = {0};
+    struct engine_error error;
+    int n_dropped;
+    bool same = render_family(t, prompt, n_system, &ours, &n_dropped) == ENGINE_OK &&
+                chat_jinja_render(t->jinja, prompt, n_system, &theirs, &n_dropped, &error) == ENGINE_OK && ours.n == theirs.n &&
+                memcmp(ours.ids, theirs.ids, ours.n * sizeof *ours.ids) == 0;
+    token_list_free(&ours);
+    token_list_free(&theirs);
+    return same;
+}
+
+static bool family_is_exact(const struct chat_template *t) {
+    static const char question[] = " \n What?\n ", answer[] = "<think>\nHm.\n</think>\n\n That. \n", rule[] = " Be.\n";
+    static const struct engine_message messages[] = {
+        {ENGINE_ROLE_SYSTEM, rule, sizeof rule - 1},
+        {ENGINE_ROLE_USER, question, sizeof question - 1},
+        {ENGINE_ROLE_ASSISTANT, answer, sizeof answer - 1},
+        {ENGINE_ROLE_USER, question, sizeof question - 1},
+        {ENGINE_ROLE_ASSISTANT, answer + 7, sizeof answer - 8},
+    };
+    for (int first = 0; first < 2; first++) {
+        for (int n = 2 - first; n <= 5 - first; n++) {
+            struct chat_prompt prompt = {.messages = messages + first, .n_messages = n};
+            prompt.continue_last = messages[first + n - 1].role == ENGINE_ROLE_ASSISTANT;
+            if (!same_tokens(t, &prompt, 1 - first)) return false;
+        }
+    }
+    return true;
 }

@@ -126,10 +126,16 @@ static bool will_end(const struct detokenizer *d) {
     return copy.ended;
 }
 
+void detokenizer_begin_text(struct detokenizer *d) { d->skips_space = tokenizer_prefixes_space(d->tokenizer); }
+
 void detokenizer_push(struct detokenizer *d, int32_t token) {
     assert(d->piece_len == 0);
     if (d->stopped) return;
     d->piece = tokenizer_piece(d->tokenizer, token, &d->piece_len);
+    if (d->skips_space && d->piece_len > 0) {
+        d->skips_space = false;
+        if (*d->piece == ' ') d->piece++, d->piece_len--;
+    }
     if (d->n_stops > 0) d->stopped = will_end(d);
 }
 

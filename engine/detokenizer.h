@@ -36,7 +36,8 @@ struct detokenizer {
     bool stopped; /* known after each push: a stop string is complete. The text before it is still to be taken; further tokens
                      are ignored */
     /* private */
-    bool ended; /* the stop string has been reached in taking: no more text */
+    bool skips_space; /* the next byte is dropped if it is a space */
+    bool ended;       /* the stop string has been reached in taking: no more text */
     const struct tokenizer *tokenizer;
     const char *piece; /* bytes of the pushed token that are not read yet */
     size_t piece_len;
@@ -51,6 +52,9 @@ struct detokenizer {
 /* ENGINE_ERR_ARGUMENT if there are more than ENGINE_MAX_STOP stop strings or one is empty, longer than ENGINE_MAX_STOP_LEN or not
  * UTF-8. The strings are copied. */
 int detokenizer_init(struct detokenizer *d, const struct tokenizer *tokenizer, const char *const *stops, int n_stops);
+/* The tokens begin a text: where the tokenizer put a space before it, the text that comes out lacks that space. Call it before
+ * the first push; without it every space is kept, as for an answer that goes on within a text. */
+void detokenizer_begin_text(struct detokenizer *d);
 /* The token before it must have been taken to the end (detokenizer_take returned 0). Control tokens and ids outside the
  * vocabulary have no text. */
 void detokenizer_push(struct detokenizer *d, int32_t token);

@@ -34,6 +34,27 @@
     "\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}"
 #define DIGIT NUMBER "\\x{11de0}-\\x{11de9}\\x{16ff4}-\\x{16ff6}"
 
+/* Marks, and letters by case: those without one count as both. */
+#define MARK                                                                                                                     \
+    "\\p{M}\\x{897}\\x{cf3}\\x{ece}\\x{10d69}-\\x{10d6d}\\x{10efc}-\\x{10eff}\\x{11241}\\x{113b8}-\\x{113c0}\\x{113c2}\\x{"      \
+    "113c5}"                                                                                                                     \
+    "\\x{113c7}-\\x{113ca}\\x{113cc}-\\x{113d0}\\x{113d2}\\x{113e1}\\x{113e2}\\x{11f00}\\x{11f01}\\x{11f03}\\x{11f34}-\\x{"      \
+    "11f3a}"                                                                                                                     \
+    "\\x{11f3e}-\\x{11f42}\\x{11f5a}\\x{13440}\\x{13447}-\\x{13455}\\x{1611e}-\\x{1612f}\\x{1e08f}\\x{1e4ec}-\\x{1e4ef}"         \
+    "\\x{1e5ee}\\x{1e5ef}"
+#define WITHOUT_CASE                                                                                                             \
+    "\\p{Lm}\\p{Lo}\\x{105c0}-\\x{105f3}\\x{10d4a}-\\x{10d4f}\\x{10d6f}\\x{10ec2}-\\x{10ec4}\\x{1123f}\\x{11240}\\x{11380}-\\x{" \
+    "11389}"                                                                                                                     \
+    "\\x{1138b}\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}\\x{11f04}-\\x{"      \
+    "11f10}"                                                                                                                     \
+    "\\x{11f12}-\\x{11f33}\\x{1342f}\\x{13441}-\\x{13446}\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}\\x{16d40}-\\x{16d6c}\\x{"    \
+    "18cff}"                                                                                                                     \
+    "\\x{1b132}\\x{1b155}\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}\\x{2ebf0}-\\x{"     \
+    "2ee5d}"                                                                                                                     \
+    "\\x{31350}-\\x{323af}" MARK
+#define UPPER "\\p{Lu}\\p{Lt}\\x{1c89}\\x{a7cb}\\x{a7cc}\\x{a7da}\\x{a7dc}\\x{10d50}-\\x{10d65}" WITHOUT_CASE
+#define LOWER "\\p{Ll}\\x{1c8a}\\x{a7cd}\\x{a7db}\\x{10d70}-\\x{10d85}\\x{1df25}-\\x{1df2a}" WITHOUT_CASE
+
 #define CONTRACTION "'s|'t|'re|'ve|'m|'ll|'d"
 
 #define PATTERN_GPT2                                                                                                             \
@@ -44,10 +65,18 @@
     "[" DIGIT "]|" CONTRACTION "| ?[" LETTER "]++| ?[^" SPACE LETTER DIGIT "]++|[" SPACE "]+(?![^" SPACE DIGIT "])"              \
     "|[" SPACE "]++"
 
-/* Llama 3 takes numbers in threes, Qwen2 one by one. */
-#define PATTERN_TIKTOKEN(numbers)                                                                                                \
-    "(?i:" CONTRACTION ")|[^\\r\\n" LETTER NUMBER "]?[" LETTER "]++|[" NUMBER "]" numbers "| ?[^" SPACE LETTER NUMBER            \
-    "]++[\\r\\n]*+|[" SPACE "]*[\\r\\n]+|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]++"
+/* How the families after GPT-2 end: line ends together, white space but its last character, white space. */
+#define SPACES "[" SPACE "]*[\\r\\n]+|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]++"
+
+/* Llama 3 takes numbers in threes, Qwen2 one by one; Qwen 3.5 counts marks as letters. */
+#define PATTERN_TIKTOKEN(numbers, mark)                                                                                          \
+    "(?i:" CONTRACTION ")|[^\\r\\n" LETTER NUMBER "]?[" LETTER mark "]++|[" NUMBER "]" numbers "| ?[^" SPACE LETTER mark NUMBER  \
+    "]++[\\r\\n]*+|" SPACES
+
+/* GPT-4o and what follows it: words are cut where a capital follows a small letter. */
+#define PATTERN_CASES(numbers, end)                                                                                              \
+    "[^\\r\\n" LETTER NUMBER "]?[" UPPER "]*[" LOWER "]+" end "|[^\\r\\n" LETTER NUMBER "]?[" UPPER "]+[" LOWER "]*" end         \
+    "|[" NUMBER "]" numbers "| ?[^" SPACE LETTER NUMBER "]++[\\r\\n/]*+|" SPACES
 
 struct family {
     const char *name;
@@ -58,10 +87,15 @@ struct family {
 
 static const struct family families[] = {
     {"smollm", " smollm starcoder refact command-r codeshell exaone minerva-7b ", PATTERN_SMOLLM, false, false},
-    {"gpt-2", " gpt-2 gpt2 default phi-2 olmo jais jina-en jina-es jina-de mellum modern-bert roberta-bpe ", PATTERN_GPT2, false,
-     false},
-    {"llama-bpe", " llama-bpe llama3 llama-v3 falcon3 pixtral ", PATTERN_TIKTOKEN("{1,3}+"), true, true},
-    {"qwen2", " qwen2 deepseek-r1-qwen megrez hunyuan-qwen ", PATTERN_TIKTOKEN(""), false, false},
+    {"gpt-2", " gpt-2 gpt2 default phi-2 mpt olmo jais trillion jina-en jina-es jina-de mellum modern-bert roberta-bpe ",
+     PATTERN_GPT2, false, false},
+    {"llama-bpe", " llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral lfm2 midm-2.0 ", PATTERN_TIKTOKEN("{1,3}+", ""), true,
+     true},
+    {"dbrx", " dbrx smaug-bpe chatglm-bpe glm4 ", PATTERN_TIKTOKEN("{1,3}+", ""), false, false},
+    {"qwen2", " qwen2 stablelm2 hunyuan deepseek-r1-qwen megrez hunyuan-qwen ", PATTERN_TIKTOKEN("", ""), false, false},
+    {"qwen35", " qwen35 ", PATTERN_TIKTOKEN("", MARK), false, false},
+    {"gpt-4o", " gpt-4o llama4 ", PATTERN_CASES("{1,3}+", "(?i:" CONTRACTION ")?"), false, false},
+    {"tekken", " tekken ", PATTERN_CASES("", ""), true, false},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
@@ -85,7 +119,7 @@ static const struct family *find_family(const char *name, size_t len) {
 }
 
 static int unknown_name(const char *name, size_t len, struct engine_error *error) {
-    char known[96] = "", shown[48];
+    char known[256] = "", shown[48];
     size_t used = 0;
     for (int i = 0; i < N_FAMILIES; i++) {
         used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", families[i].name);

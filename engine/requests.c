@@ -170,6 +170,7 @@ int engine_submit(struct engine *e, const struct engine_request *request, uint64
         snprintf(error->text, sizeof error->text, "stop: at most %d strings of UTF-8, each 1 to %d bytes long", ENGINE_MAX_STOP,
                  ENGINE_MAX_STOP_LEN);
     } else {
+        if (request->n_messages > 0 && !request->continue_last) detokenizer_begin_text(&r->detokenizer);
         rc = enqueue(e, r, id, error);
     }
     if (rc != ENGINE_OK) request_free(r);

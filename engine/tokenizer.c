@@ -1,10 +1,10 @@
-/* tokenizer.c - puts the parts together: added tokens are found in the text, what lies between is cut by pretokenizer.c and each
- * piece merged by bpe.c over the tokens of vocabulary.c. See tokenizer.h.
+/* tokenizer.c - puts the parts together: added tokens are found in the text, what lies between is cut into words (byte-level
+ * BPE: by pretokenizer.c, SentencePiece: by spm.c) and each word merged over the tokens of vocabulary.c. See tokenizer.h.
  *
  * Added tokens of the kind "user defined" (<tool_call> of Qwen2, runs of spaces of some others) are found in any text, leftmost
  * and longest first, as in the `tokenizers` library. Tokens of the kind "control" are not, and neither are "user defined" ones
  * that look like control tokens (<|...|>): some files mark those wrongly, and a user's text must not be able to end a turn. */
-#define _GNU_SOURCE /* qsort_r */
+#define _GNU_SOURCE /* memmem, qsort_r */
 #include "engine/tokenizer.h"
 
 #include <stdlib.h>
@@ -13,24 +13,35 @@
 #include "engine/bpe.h"
 #include "engine/gguf_internal.h"
 #include "engine/pretokenizer.h"
+#include "engine/spm.h"
+#include "engine/utf8.h"
 #include "engine/vocabulary.h"
 
 enum {
     MAX_EOG = 16,
+    MAX_CONTROL_LEN = 255, /* longer names are no control tokens in texts of templates */
     MIN_LIST_CAPACITY = 256,
 };
 
+static const char space_character[] = "\xE2\x96\x81"; /* U+2581 */
+
+enum kind { KIND_BYTE_LEVEL, KIND_SPM };
+
 struct tokenizer {
+    enum kind kind;
     struct vocabulary vocabulary;
-    struct bpe bpe;
-    struct pretokenizer *pretokenizer;
-    int32_t *added; /* [n_added], user defined tokens by first byte, longer ones first */
+    struct bpe bpe;                    /* KIND_BYTE_LEVEL */
+    struct pretokenizer *pretokenizer; /* KIND_BYTE_LEVEL */
+    struct spm spm;                    /* KIND_SPM */
+    int32_t *added;                    /* [n_added], user defined tokens by first byte, longer ones first */
     int32_t n_added;
-    int32_t added_start[257]; /* added[added_start[b] .. added_start[b + 1]) begin with byte b */
+    int32_t added_start[257];                        /* added[added_start[b] .. added_start[b + 1]) begin with byte b */
+    uint32_t control_lens[MAX_CONTROL_LEN / 32 + 1]; /* bit n: some control token's name is n bytes long */
+    bool control_first[256];                         /* and begins with this byte */
     int32_t bos, eos;
     int32_t eog[MAX_EOG];
     int n_eog;
-    bool adds_bos;
+    bool adds_bos, prefixes_space;
 };
 
 /* --- lists --- */
@@ -94,9 +105,32 @@ static bool collect_added(struct tokenizer *t) {
 
 /* --- open: special tokens --- */
 
+/* Names of one character are left out: they are no names but text. */
+static void collect_control(struct tokenizer *t) {
+    const struct vocabulary *v = &t->vocabulary;
+    for (int32_t id = 0; id < v->n; id++) {
+        const char *name = v->names + v->tokens[id].name;
+        uint32_t len = v->tokens[id].name_len;
+        if (v->tokens[id].kind != TOKEN_CONTROL || len > MAX_CONTROL_LEN || len < 2 || utf8_scan(name, len) == (int)len) continue;
+        t->control_lens[len / 32] |= 1u << len % 32;
+        t->control_first[(uint8_t)*name] = true;
+    }
+}
+
 /* Names that end an answer in the families we know. */
 static const char *const eog_names[] = {
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|EOT|>", "<end_of_turn>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "<|EOT|>",
+    "<end_of_turn>",
+    "<|eot|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<\xEF\xBD\x9C"
+    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
 };
 
 /* The id at `key`, or -1 if the file has none. */
@@ -119,6 +153,21 @@ static void add_eog(struct tokenizer *t, int32_t id) {
     t->eog[t->n_eog++] = id;
 }
 
+static int read_flag(const struct gguf *gguf, const char *key, bool *out, struct engine_error *error) {
+    if (gguf_get_bool(gguf, key, out) != GGUF_MISMATCH) return ENGINE_OK;
+    return gguf_fail(error, ENGINE_ERR_MODEL, "%s: metadata key %s is not true or false", gguf_path(gguf), key);
+}
+
+static int read_flags(struct tokenizer *t, const struct gguf *gguf, struct engine_error *error) {
+    bool is_spm = t->kind == KIND_SPM;
+    t->adds_bos = is_spm || pretokenizer_adds_bos(t->pretokenizer);
+    t->prefixes_space = is_spm;
+    int rc = read_flag(gguf, "tokenizer.ggml.add_bos_token", &t->adds_bos, error);
+    if (rc == ENGINE_OK && is_spm) rc = read_flag(gguf, "tokenizer.ggml.add_space_prefix", &t->prefixes_space, error);
+    t->adds_bos = t->adds_bos && t->bos >= 0;
+    return rc;
+}
+
 static int read_specials(struct tokenizer *t, const struct gguf *gguf, struct engine_error *error) {
     static const char *const end_keys[] = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
     int rc = read_special(t, gguf, "tokenizer.ggml.bos_token_id", &t->bos, error);
@@ -135,44 +184,55 @@ static int read_specials(struct tokenizer *t, const struct gguf *gguf, struct en
         int32_t id = tokenizer_find(t, eog_names[i]);
         if (id >= 0 && tokenizer_is_control(t, id)) add_eog(t, id);
     }
-    t->adds_bos = pretokenizer_adds_bos(t->pretokenizer);
-    if (gguf_get_bool(gguf, "tokenizer.ggml.add_bos_token", &t->adds_bos) == GGUF_MISMATCH) {
-        return gguf_fail(error, ENGINE_ERR_MODEL, "%s: metadata key tokenizer.ggml.add_bos_token is not true or false",
-                         gguf_path(gguf));
-    }
-    t->adds_bos = t->adds_bos && t->bos >= 0;
-    return ENGINE_OK;
+    return read_flags(t, gguf, error);
 }
 
 /* --- open --- */
 
-static int check_model(const struct gguf *gguf, struct engine_error *error) {
+static int read_kind(struct tokenizer *t, const struct gguf *gguf, struct engine_error *error) {
     struct gguf_string model;
     char shown[48];
     if (gguf_get_string(gguf, "tokenizer.ggml.model", &model) != GGUF_FOUND) {
         return gguf_fail(error, ENGINE_ERR_MODEL, "%s holds no tokenizer (metadata key tokenizer.ggml.model is missing)",
                          gguf_path(gguf));
     }
-    if (model.len == 4 && memcmp(model.data, "gpt2", 4) == 0) return ENGINE_OK;
-    return gguf_fail(error, ENGINE_ERR_MODEL, "%s has a tokenizer of kind \"%s\"; supported is byte-level BPE (\"gpt2\")",
-                     gguf_path(gguf), gguf_printable(shown, sizeof shown, model.data, model.len));
+    if (model.len == 4 && memcmp(model.data, "gpt2", 4) == 0) {
+        t->kind = KIND_BYTE_LEVEL;
+    } else if (model.len == 5 && memcmp(model.data, "llama", 5) == 0) {
+        t->kind = KIND_SPM;
+    } else {
+        return gguf_fail(error, ENGINE_ERR_MODEL,
+                         "%s has a tokenizer of kind \"%s\"; supported are byte-level BPE (\"gpt2\") and SentencePiece BPE "
+                         "(\"llama\")",
+                         gguf_path(gguf), gguf_printable(shown, sizeof shown, model.data, model.len));
+    }
+    return ENGINE_OK;
+}
+
+static int open_byte_level(struct tokenizer *t, const struct gguf *gguf, struct engine_error *error) {
+    struct gguf_string pre = {"default", 7};
+    gguf_get_string(gguf, "tokenizer.ggml.pre", &pre);
+    int rc = pretokenizer_open(&t->pretokenizer, pre.data, pre.len, error);
+    if (rc == ENGINE_OK) rc = vocabulary_open(&t->vocabulary, gguf, VOCABULARY_BYTE_LEVEL, error);
+    return rc == ENGINE_OK ? bpe_open(&t->bpe, &t->vocabulary, gguf, error) : rc;
+}
+
+static int open_spm(struct tokenizer *t, const struct gguf *gguf, struct engine_error *error) {
+    int rc = vocabulary_open(&t->vocabulary, gguf, VOCABULARY_SENTENCEPIECE, error);
+    return rc == ENGINE_OK ? spm_open(&t->spm, &t->vocabulary, gguf, error) : rc;
 }
 
 int tokenizer_open(struct tokenizer **out, const struct gguf *gguf, struct engine_error *error) {
     *out = NULL;
-    int rc = check_model(gguf, error);
-    if (rc != ENGINE_OK) return rc;
     struct tokenizer *t = calloc(1, sizeof *t);
     if (!t) return gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the tokenizer");
-    struct gguf_string pre = {"default", 7};
-    gguf_get_string(gguf, "tokenizer.ggml.pre", &pre);
-    rc = pretokenizer_open(&t->pretokenizer, pre.data, pre.len, error);
-    if (rc == ENGINE_OK) rc = vocabulary_open(&t->vocabulary, gguf, error);
-    if (rc == ENGINE_OK) rc = bpe_open(&t->bpe, &t->vocabulary, gguf, error);
+    int rc = read_kind(t, gguf, error);
+    if (rc == ENGINE_OK) rc = t->kind == KIND_SPM ? open_spm(t, gguf, error) : open_byte_level(t, gguf, error);
     if (rc == ENGINE_OK && !collect_added(t)) {
         rc = gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the tokenizer");
     }
     if (rc == ENGINE_OK) rc = read_specials(t, gguf, error);
+    if (rc == ENGINE_OK) collect_control(t);
     if (rc != ENGINE_OK) {
         tokenizer_close(t);
         return rc;
@@ -185,6 +245,7 @@ void tokenizer_close(struct tokenizer *tokenizer) {
     if (!tokenizer) return;
     free(tokenizer->added);
     bpe_close(&tokenizer->bpe);
+    spm_close(&tokenizer->spm);
     vocabulary_close(&tokenizer->vocabulary);
     pretokenizer_close(tokenizer->pretokenizer);
     free(tokenizer);
@@ -216,8 +277,7 @@ static int encode_piece(struct encoder *e, const char *piece, size_t len) {
     return kept < 0 ? ENGINE_ERR_MEMORY : token_list_append(e->list, e->scratch.ids, (size_t)kept);
 }
 
-/* Text without added tokens. */
-static int encode_plain(struct encoder *e, const char *text, size_t len) {
+static int encode_pieces(struct encoder *e, const char *text, size_t len) {
     const char *piece;
     size_t piece_len;
     int more, rc = ENGINE_OK;
@@ -226,6 +286,25 @@ static int encode_plain(struct encoder *e, const char *text, size_t len) {
         rc = more < 0 ? ENGINE_ERR_MEMORY : encode_piece(e, piece, piece_len);
     }
     return rc;
+}
+
+static int encode_words(struct encoder *e, const char *text, size_t len) {
+    const struct tokenizer *t = e->tokenizer;
+    bool prefix = t->prefixes_space;
+    for (size_t at = 0, n; at < len; at += n) {
+        /* A space in front of a text that begins with one belongs to the same word. */
+        n = spm_word(&t->spm, text + at, len - at);
+        long kept = spm_merge(&t->spm, &t->vocabulary, &e->scratch, prefix, text + at, n);
+        int rc = kept < 0 ? ENGINE_ERR_MEMORY : token_list_append(e->list, e->scratch.ids, (size_t)kept);
+        if (rc != ENGINE_OK) return rc;
+        prefix = false;
+    }
+    return ENGINE_OK;
+}
+
+/* Text without added tokens. */
+static int encode_plain(struct encoder *e, const char *text, size_t len) {
+    return e->tokenizer->kind == KIND_SPM ? encode_words(e, text, len) : encode_pieces(e, text, len);
 }
 
 /* The longest added token at the start of text, -1 if there is none. */
@@ -258,16 +337,44 @@ static int encode_text(struct encoder *e, const char *text, size_t len) {
     return rc == ENGINE_OK ? encode_plain(e, text + start, len - start) : rc;
 }
 
+/* SentencePiece reads "\u2581" as a space, also where it looks for added tokens. A copy of the text with spaces. */
+static char *with_spaces(const char *text, size_t *len) {
+    char *copy = malloc(*len);
+    size_t n = 0;
+    for (size_t at = 0; copy && at < *len; n++) {
+        bool is_space = *len - at >= 3 && memcmp(text + at, space_character, 3) == 0;
+        copy[n] = is_space ? ' ' : text[at];
+        at += is_space ? 3 : 1;
+    }
+    *len = n;
+    return copy;
+}
+
+static int encode_any(struct encoder *e, const char *text, size_t len) {
+    if (e->tokenizer->kind != KIND_SPM || !memmem(text, len, space_character, 3)) return encode_text(e, text, len);
+    char *copy = with_spaces(text, &len);
+    int rc = copy ? encode_text(e, copy, len) : ENGINE_ERR_MEMORY;
+    free(copy);
+    return rc;
+}
+
+/* A text that no tokenization can make fit is refused before any work is done on it. */
+static bool cannot_fit(const struct tokenizer *t, size_t len, const struct token_list *list) {
+    size_t most = t->vocabulary.longest_piece + 1;
+    if (!list->limit || (t->kind == KIND_SPM && t->spm.unknown_is_used)) return false; /* an unknown token stands for any text */
+    if (t->kind == KIND_SPM) most *= sizeof space_character - 1;
+    return len / most > list->limit - list->n;
+}
+
 int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t len, struct token_list *list) {
     size_t n_before = list->n;
-    /* A text that no tokenization can make fit is refused before any work is done on it. */
-    if (list->limit && len / (tokenizer->vocabulary.longest_piece + 1) > list->limit - n_before) return ENGINE_ERR_TOO_LONG;
+    if (cannot_fit(tokenizer, len, list)) return ENGINE_ERR_TOO_LONG;
     struct encoder e = {.tokenizer = tokenizer, .list = list};
-    if (!pretokenizer_scan_init(&e.scan, tokenizer->pretokenizer)) return ENGINE_ERR_MEMORY;
-    int rc = encode_text(&e, text, len);
+    if (tokenizer->pretokenizer && !pretokenizer_scan_init(&e.scan, tokenizer->pretokenizer)) return ENGINE_ERR_MEMORY;
+    int rc = encode_any(&e, text, len);
     if (rc != ENGINE_OK) list->n = n_before;
     bpe_scratch_free(&e.scratch);
-    pretokenizer_scan_free(&e.scan);
+    if (tokenizer->pretokenizer) pretokenizer_scan_free(&e.scan);
     return rc;
 }
 
@@ -282,7 +389,13 @@ int tokenizer_encode_prompt(const struct tokenizer *tokenizer, const char *text,
 /* --- facts --- */
 
 int tokenizer_vocab_size(const struct tokenizer *tokenizer) { return tokenizer->vocabulary.n; }
-const char *tokenizer_pre_name(const struct tokenizer *tokenizer) { return pretokenizer_name(tokenizer->pretokenizer); }
+const char *tokenizer_kind(const struct tokenizer *tokenizer) {
+    return tokenizer->kind == KIND_SPM ? "SentencePiece BPE" : "byte-level BPE";
+}
+const char *tokenizer_pre_name(const struct tokenizer *tokenizer) {
+    return tokenizer->pretokenizer ? pretokenizer_name(tokenizer->pretokenizer) : NULL;
+}
+bool tokenizer_prefixes_space(const struct tokenizer *tokenizer) { return tokenizer->prefixes_space; }
 
 const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_t *len) {
     const struct vocabulary *v = &tokenizer->vocabulary;
@@ -290,6 +403,26 @@ const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_
     if (id < 0 || id >= v->n) return "";
     *len = v->tokens[id].piece_len;
     return v->pieces + v->tokens[id].piece;
+}
+
+const char *tokenizer_name(const struct tokenizer *tokenizer, int32_t id, size_t *len) {
+    const struct vocabulary *v = &tokenizer->vocabulary;
+    *len = 0;
+    if (id < 0 || id >= v->n) return "";
+    *len = v->tokens[id].name_len;
+    return v->names + v->tokens[id].name;
+}
+
+int32_t tokenizer_match_control(const struct tokenizer *tokenizer, const char *text, size_t len, size_t *name_len) {
+    if (!tokenizer->control_first[(uint8_t)*text]) return -1;
+    for (size_t n = len < MAX_CONTROL_LEN ? len : MAX_CONTROL_LEN; n >= 2; n--) {
+        if (!(tokenizer->control_lens[n / 32] >> n % 32 & 1)) continue;
+        int32_t id = vocabulary_find(&tokenizer->vocabulary, text, n);
+        if (!tokenizer_is_control(tokenizer, id)) continue;
+        *name_len = n;
+        return id;
+    }
+    return -1;
 }
 
 int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *name) {

@@ -133,8 +133,9 @@ static bool print_tokenizer(const struct gguf *gguf) {
         line("tokenizer", error.text);
         return false;
     }
-    snprintf(text, sizeof text, "byte-level BPE, pre-tokenizer %s, %d tokens, BOS %d%s, EOS %d", tokenizer_pre_name(tokenizer),
-             tokenizer_vocab_size(tokenizer), tokenizer_bos(tokenizer),
+    const char *pre = tokenizer_pre_name(tokenizer);
+    snprintf(text, sizeof text, "%s%s%s, %d tokens, BOS %d%s, EOS %d", tokenizer_kind(tokenizer), pre ? ", pre-tokenizer " : "",
+             pre ? pre : "", tokenizer_vocab_size(tokenizer), tokenizer_bos(tokenizer),
              tokenizer_adds_bos(tokenizer) ? " (before every text)" : "", tokenizer_eos(tokenizer));
     line("tokenizer", text);
     if (chat_template_open(&template, gguf, tokenizer, &error) == ENGINE_OK) {

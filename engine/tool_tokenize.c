@@ -108,7 +108,7 @@ static int decode(const struct tokenizer *tokenizer, const char *text) {
     char problem[128];
     const char *at = text;
     char *end;
-    bool first = true;
+    bool first = true, skips_space = tokenizer_prefixes_space(tokenizer);
     while (isspace((unsigned char)*at)) at++;
     if (*at++ != '[') return fail("--decode needs a JSON array of token ids, such as [1, 2, 3]");
     for (;; first = false) {
@@ -124,7 +124,9 @@ static int decode(const struct tokenizer *tokenizer, const char *text) {
         }
         size_t len;
         const char *piece = tokenizer_piece(tokenizer, (int32_t)id, &len);
-        fwrite(piece, 1, len, stdout);
+        size_t skipped = skips_space && len > 0 && *piece == ' ';
+        fwrite(piece + skipped, 1, len - skipped, stdout);
+        skips_space = skips_space && len == 0;
         for (at = end; isspace((unsigned char)*at); at++) {
         }
         if (*at == ']') break;

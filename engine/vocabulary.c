@@ -45,6 +45,31 @@ static uint32_t name_to_piece(const char *name, uint32_t len, const int16_t to_b
     return n;
 }
 
+/* --- SentencePiece names --- */
+
+static int hex_digit(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
+
+/* The byte of a name like "<0x0A>", -1 for all others. */
+static int byte_of_name(const char *name, uint32_t len) {
+    if (len != 6 || memcmp(name, "<0x", 3) != 0 || name[5] != '>') return -1;
+    int high = hex_digit(name[3]), low = hex_digit(name[4]);
+    return high < 0 || low < 0 ? -1 : high * 16 + low;
+}
+
+/* Copies a name with "\u2581" as space; returns the number of bytes. */
+static uint32_t name_to_text(const char *name, uint32_t len, char *out) {
+    uint32_t n = 0;
+    for (uint32_t at = 0; at < len; at++) {
+        if (len - at >= 3 && memcmp(name + at, "\xE2\x96\x81", 3) == 0) {
+            out[n++] = ' ';
+            at += 2;
+        } else {
+            out[n++] = name[at];
+        }
+    }
+    return n;
+}
+
 /* --- lookup by name --- */
 
 static uint32_t hash_name(const char *name, size_t len) {
@@ -125,20 +150,28 @@ static bool is_name(const struct vocabulary *v, int32_t id, const char *name) {
     return token->name_len == strlen(name) && memcmp(v->names + token->name, name, token->name_len) == 0;
 }
 
+/* <|...|>, also with the wide bars of DeepSeek. */
+static bool looks_like_control(const char *name, uint32_t len) {
+    static const char open[] = "<\xEF\xBD\x9C", close[] = "\xEF\xBD\x9C>";
+    if (len > 4 && memcmp(name, "<|", 2) == 0 && memcmp(name + len - 2, "|>", 2) == 0) return true;
+    return len > 8 && memcmp(name, open, 4) == 0 && memcmp(name + len - 4, close, 4) == 0;
+}
+
 /* Some files mark control tokens as added or even as normal ones. Text must never become one of those, so kinds are put right:
  * added tokens that look like <|...|>, and whatever starts or ends a turn or a text. */
 static void correct_kinds(struct vocabulary *v, const struct gguf *gguf) {
     static const char *const keys[] = {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
                                        "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
-    static const char *const names[] = {"<|im_start|>",      "<|im_end|>",      "<|endoftext|>",
-                                        "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>",
-                                        "<|end_header_id|>", "<|eot_id|>",      "<|eom_id|>"};
+    static const char *const names[] = {"<|im_start|>",      "<|im_end|>",    "<|endoftext|>",  "<|begin_of_text|>",
+                                        "<|end_of_text|>",   "<|eot_id|>",    "<|eom_id|>",     "<|start_header_id|>",
+                                        "<|end_header_id|>", "<|user|>",      "<|assistant|>",  "<|system|>",
+                                        "<|end|>",           "<end_of_turn>", "<start_of_turn>"};
     for (int32_t id = 0; id < v->n; id++) {
         struct vocabulary_token *token = &v->tokens[id];
         const char *name = v->names + token->name;
         uint32_t len = token->name_len;
-        if (len <= 4 || memcmp(name, "<|", 2) != 0 || memcmp(name + len - 2, "|>", 2) != 0) continue;
-        if (token->kind == TOKEN_USER_DEFINED) token->kind = TOKEN_CONTROL;
+        if (token->kind == TOKEN_USER_DEFINED && looks_like_control(name, len)) token->kind = TOKEN_CONTROL;
+        if (len < 5 || name[0] != '<' || name[len - 1] != '>') continue;
         for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
             if (is_name(v, id, names[i])) token->kind = TOKEN_CONTROL;
         }
@@ -179,7 +212,7 @@ static int read_names(struct vocabulary *v, const struct gguf *gguf, struct engi
     return ENGINE_OK;
 }
 
-static void build_pieces(struct vocabulary *v) {
+static void build_byte_level_pieces(struct vocabulary *v) {
     uint32_t to_character[256], used = 0;
     int16_t to_byte[BYTE_CHARS_END];
     fill_byte_tables(to_character, to_byte);
@@ -193,7 +226,6 @@ static void build_pieces(struct vocabulary *v) {
             token->piece_len = name_to_piece(v->names + token->name, token->name_len, to_byte, v->pieces + used);
         }
         used += token->piece_len;
-        if (token->piece_len > v->longest_piece) v->longest_piece = token->piece_len;
     }
     for (int byte = 0; byte < 256; byte++) {
         char name[4];
@@ -203,13 +235,39 @@ static void build_pieces(struct vocabulary *v) {
     }
 }
 
-int vocabulary_open(struct vocabulary *v, const struct gguf *gguf, struct engine_error *error) {
+static void build_sentencepiece_pieces(struct vocabulary *v) {
+    uint32_t used = 0;
+    for (int byte = 0; byte < 256; byte++) v->byte_ids[byte] = -1;
+    for (int32_t id = 0; id < v->n; id++) {
+        struct vocabulary_token *token = &v->tokens[id];
+        const char *name = v->names + token->name;
+        int byte = token->kind == TOKEN_BYTE ? byte_of_name(name, token->name_len) : -1;
+        token->piece = used;
+        if (byte >= 0) {
+            v->byte_ids[byte] = id;
+            v->pieces[used] = (char)byte;
+            token->piece_len = 1;
+        } else if (vocabulary_is_text(v, id)) {
+            token->piece_len = name_to_text(name, token->name_len, v->pieces + used);
+        }
+        used += token->piece_len;
+    }
+}
+
+int vocabulary_open(struct vocabulary *v, const struct gguf *gguf, enum vocabulary_style style, struct engine_error *error) {
     int rc = read_names(v, gguf, error);
     if (rc == ENGINE_OK) rc = read_kinds(v, gguf, error);
     if (rc != ENGINE_OK) return rc;
     correct_kinds(v, gguf);
     if (!build_slots(v)) return gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the vocabulary");
-    build_pieces(v);
+    if (style == VOCABULARY_SENTENCEPIECE) {
+        build_sentencepiece_pieces(v);
+    } else {
+        build_byte_level_pieces(v);
+    }
+    for (int32_t id = 0; id < v->n; id++) {
+        if (v->tokens[id].piece_len > v->longest_piece) v->longest_piece = v->tokens[id].piece_len;
+    }
     return ENGINE_OK;
 }
 

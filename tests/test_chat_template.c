@@ -271,8 +271,8 @@ static void unknown_templates_say_so(void **state) {
     } rows[] = {
         {NULL, "base model"},
         {"", "base model"},
-        {"[INST] {{ messages[0]['content'] }} [/INST]", "not supported; supported are ChatML and Llama 3"},
-        {"{{ '<|im_start|>user<|im_sep|>' }}<|im_end|>", "not supported"},
+        {"[INST] {{ messages[0]['content' }} [/INST]", "cannot be used: line 1"},
+        {"{{ '<|im_start|>user<|im_sep|>' }}<|im_end|>", "leaves out what the user says"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct chat chat = open_chat(rows[i].template);

@@ -146,6 +146,13 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN2 = LLAMA3.replace("{1,3}", "")
 
+QWEN35 = QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
+CASED = [r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"]
+CASED_END = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN = "|".join(CASED) + r"|\p{N}" + CASED_END
+GPT4O = "|".join(word + r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?" for word in CASED) + r"|\p{N}{1,3}" + CASED_END
+
 
 def write_gguf(path, vocabulary, pre, kinds):
     writer = gguf.GGUFWriter(str(path), "llama")
@@ -178,7 +185,11 @@ def split(pattern):
 @pytest.mark.parametrize("name,pre,ignore_merges", [
     ("gpt-2", split(GPT2), False),
     ("llama-bpe", split(LLAMA3), True),
+    ("dbrx", split(LLAMA3), False),
     ("qwen2", split(QWEN2), False),
+    ("qwen35", split(QWEN35), False),
+    ("gpt-4o", split(GPT4O), False),
+    ("tekken", split(TEKKEN), True),
     ("starcoder", SMOLLM_PRE, False),
 ])
 def test_other_families(tmp_path, vocabulary, name, pre, ignore_merges):
