@@ -9,5 +9,6 @@ const struct engine_tool engine_tools[] = {
     {"bench", "measure prefill and decode speed", tool_bench},
     {"tokenize", "turn text on stdin into token ids, or back", tool_tokenize},
     {"inspect", "show what a GGUF file holds", tool_inspect},
+    {"render", "show the prompt that a chat template makes of a conversation", tool_render},
     {NULL, NULL, NULL},
 };
