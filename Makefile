@@ -13,7 +13,7 @@ SANITIZE ?=
 OPT      ?= -O2
 WARN     := -Wall -Wextra -Wshadow -Wconversion -Werror
 CFLAGS   += -std=gnu11 -g $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -pthread -I. -MMD -MP $(SANITIZE)
-LDLIBS   += -lwebsockets -luv -ljansson -lsqlite3 -lsodium -lpcre2-8 -lm -pthread
+LDLIBS   += -lwebsockets -luv -ljansson -lsqlite3 -lsodium -lpcre2-8 -lutf8proc -lm -pthread
 
 ifeq ($(shell uname -m),x86_64)
 AVX2     := -mavx2 -mfma -mf16c

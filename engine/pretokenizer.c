@@ -82,20 +82,21 @@ struct family {
     const char *name;
     const char *aliases; /* values of tokenizer.ggml.pre that mean the same rule, each between spaces */
     const char *pattern;
-    bool ignores_merges, adds_bos;
+    bool ignores_merges, adds_bos, composes;
 };
 
 static const struct family families[] = {
-    {"smollm", " smollm starcoder refact command-r codeshell exaone minerva-7b ", PATTERN_SMOLLM, false, false},
+    {"smollm", " smollm starcoder refact command-r codeshell exaone minerva-7b ", PATTERN_SMOLLM, false, false, false},
     {"gpt-2", " gpt-2 gpt2 default phi-2 mpt olmo jais trillion jina-en jina-es jina-de mellum modern-bert roberta-bpe ",
-     PATTERN_GPT2, false, false},
+     PATTERN_GPT2, false, false, false},
     {"llama-bpe", " llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral lfm2 midm-2.0 ", PATTERN_TIKTOKEN("{1,3}+", ""), true,
-     true},
-    {"dbrx", " dbrx smaug-bpe chatglm-bpe glm4 ", PATTERN_TIKTOKEN("{1,3}+", ""), false, false},
-    {"qwen2", " qwen2 stablelm2 hunyuan deepseek-r1-qwen megrez hunyuan-qwen ", PATTERN_TIKTOKEN("", ""), false, false},
-    {"qwen35", " qwen35 ", PATTERN_TIKTOKEN("", MARK), false, false},
-    {"gpt-4o", " gpt-4o llama4 ", PATTERN_CASES("{1,3}+", "(?i:" CONTRACTION ")?"), false, false},
-    {"tekken", " tekken ", PATTERN_CASES("", ""), true, false},
+     true, false},
+    {"dbrx", " dbrx smaug-bpe chatglm-bpe glm4 ", PATTERN_TIKTOKEN("{1,3}+", ""), false, false, false},
+    {"qwen2", " qwen2 ", PATTERN_TIKTOKEN("", ""), false, false, true},
+    {"qwen35", " qwen35 ", PATTERN_TIKTOKEN("", MARK), false, false, true},
+    {"stablelm2", " stablelm2 hunyuan deepseek-r1-qwen megrez hunyuan-qwen ", PATTERN_TIKTOKEN("", ""), false, false, false},
+    {"gpt-4o", " gpt-4o llama4 ", PATTERN_CASES("{1,3}+", "(?i:" CONTRACTION ")?"), false, false, false},
+    {"tekken", " tekken ", PATTERN_CASES("", ""), true, false, false},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
@@ -165,6 +166,7 @@ void pretokenizer_close(struct pretokenizer *pretokenizer) {
 const char *pretokenizer_name(const struct pretokenizer *pretokenizer) { return pretokenizer->family->name; }
 bool pretokenizer_ignores_merges(const struct pretokenizer *pretokenizer) { return pretokenizer->family->ignores_merges; }
 bool pretokenizer_adds_bos(const struct pretokenizer *pretokenizer) { return pretokenizer->family->adds_bos; }
+bool pretokenizer_composes(const struct pretokenizer *pretokenizer) { return pretokenizer->family->composes; }
 
 /* --- scanning --- */
 

@@ -23,6 +23,8 @@ const char *pretokenizer_name(const struct pretokenizer *pretokenizer);
 bool pretokenizer_ignores_merges(const struct pretokenizer *pretokenizer);
 /* Models of this family expect BOS before a text unless their file says otherwise. */
 bool pretokenizer_adds_bos(const struct pretokenizer *pretokenizer);
+/* Text is brought into Unicode's composed form first (Qwen). */
+bool pretokenizer_composes(const struct pretokenizer *pretokenizer);
 
 struct pretokenizer_scan {
     const struct pretokenizer *pretokenizer;

@@ -12,6 +12,7 @@
 
 #include "engine/bpe.h"
 #include "engine/gguf_internal.h"
+#include "engine/normalize.h"
 #include "engine/pretokenizer.h"
 #include "engine/spm.h"
 #include "engine/utf8.h"
@@ -19,6 +20,7 @@
 
 enum {
     MAX_EOG = 16,
+    MOST_COMPOSED = 4,     /* composing a text makes it less than this many times shorter */
     MAX_CONTROL_LEN = 255, /* longer names are no control tokens in texts of templates */
     MIN_LIST_CAPACITY = 256,
 };
@@ -288,6 +290,16 @@ static int encode_pieces(struct encoder *e, const char *text, size_t len) {
     return rc;
 }
 
+/* The same after the text has been composed, for families that want that. */
+static int encode_composed(struct encoder *e, const char *text, size_t len) {
+    char *composed;
+    size_t composed_len;
+    if (!normalize_nfc(text, len, &composed, &composed_len)) return ENGINE_ERR_MEMORY;
+    int rc = composed ? encode_pieces(e, composed, composed_len) : encode_pieces(e, text, len);
+    free(composed);
+    return rc;
+}
+
 static int encode_words(struct encoder *e, const char *text, size_t len) {
     const struct tokenizer *t = e->tokenizer;
     bool prefix = t->prefixes_space;
@@ -304,7 +316,9 @@ static int encode_words(struct encoder *e, const char *text, size_t len) {
 
 /* Text without added tokens. */
 static int encode_plain(struct encoder *e, const char *text, size_t len) {
-    return e->tokenizer->kind == KIND_SPM ? encode_words(e, text, len) : encode_pieces(e, text, len);
+    const struct tokenizer *t = e->tokenizer;
+    if (t->kind == KIND_SPM) return encode_words(e, text, len);
+    return pretokenizer_composes(t->pretokenizer) ? encode_composed(e, text, len) : encode_pieces(e, text, len);
 }
 
 /* The longest added token at the start of text, -1 if there is none. */
@@ -363,6 +377,7 @@ static bool cannot_fit(const struct tokenizer *t, size_t len, const struct token
     size_t most = t->vocabulary.longest_piece + 1;
     if (!list->limit || (t->kind == KIND_SPM && t->spm.unknown_is_used)) return false; /* an unknown token stands for any text */
     if (t->kind == KIND_SPM) most *= sizeof space_character - 1;
+    if (t->pretokenizer && pretokenizer_composes(t->pretokenizer)) most *= MOST_COMPOSED;
     return len / most > list->limit - list->n;
 }
 

@@ -5,9 +5,9 @@
  *      tokens come from tokenizer_find and are appended as ids by whoever builds a prompt (chat_template.c).
  *  (2) The pieces of the ids that tokenizer_encode yields, put together, are the bytes that went in, whatever bytes those
  *      were; bytes that are not UTF-8 stand for themselves. Only bytes that the vocabulary lacks are left out (SmolLM2: 21 that
- *      hardly occur, such as U+0004 and 0xFF), as transformers does. Text is not normalised. SentencePiece: U+2581 comes back as
- *      a space, characters without a token and without byte tokens become one unknown token, and where
- *      tokenizer_prefixes_space says so each text gets a space in front.
+ *      hardly occur, such as U+0004 and 0xFF), as transformers does. Exceptions: for Qwen text is composed (NFC) first. In
+ *      SentencePiece U+2581 comes back as a space, characters without a token and without byte tokens become one unknown token,
+ *      and where tokenizer_prefixes_space says so each text gets a space in front.
  *  (3) A tokenizer does not change after tokenizer_open: any number of threads may use it at once. */
 #ifndef FORESAY_TOKENIZER_H
 #define FORESAY_TOKENIZER_H

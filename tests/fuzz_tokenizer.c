@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/detokenizer.h"
+#include "engine/normalize.h"
 #include "tests/small_spm.h"
 #include "tests/small_vocabulary.h"
 
@@ -112,6 +113,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (size_t i = 0; i < list.n; i++) {
             if (tokenizer_is_control(t, list.ids[i])) abort();
         }
+    } else if (tokenizer_pre_name(t) && strncmp(tokenizer_pre_name(t), "qwen", 4) == 0) {
+        char *composed;
+        size_t composed_len;
+        if (!normalize_nfc(text, len, &composed, &composed_len)) abort();
+        if (t != tokenizers[4]) check_bytes(t, &list, composed ? composed : text, composed ? composed_len : len);
+        free(composed);
     } else if (tokenizer_pre_name(t)) {
         check_bytes(t, &list, text, len);
     } else {

@@ -171,8 +171,8 @@ static void one_endless_word(void **state) {
 /* Pieces of the tokens, put together, are the bytes that went in, also when those are no text at all. Seed 9. */
 static void any_bytes_come_back(void **state) {
     (void)state;
-    static const char *const pres[] = {"smollm", "gpt-2", "llama-bpe", "qwen2", "qwen35", "gpt-4o", "tekken"};
-    for (size_t p = 0; p < 7; p++) {
+    static const char *const pres[] = {"smollm", "gpt-2", "llama-bpe", "stablelm2", "gpt-4o", "tekken"};
+    for (size_t p = 0; p < 6; p++) {
         struct small_vocabulary v = plain;
         v.pre = pres[p];
         struct tokenizer *t = small_open(&v);

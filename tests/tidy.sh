@@ -42,6 +42,7 @@ library 'sqlite3' 'gateway/store[a-z_]*\.[ch]|tests/(test_store[a-z_]*|store_fix
 library 'sodium' 'gateway/auth\.c'
 library 'jansson' 'gateway/(wire_in|openai_in|config)\.c|engine/tool_render\.c|tests/[a-z_]*\.c'
 library 'pcre2' 'engine/pretokenizer\.c'
+library 'utf8proc' 'engine/normalize\.c|tests/[a-z_]*\.c'
 library 'immintrin' 'kernels/cpu/[a-z0-9_]*\.[ch]'
 
 # Calls with a better sibling: bounded, re-entrant, or checked.

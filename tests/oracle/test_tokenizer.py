@@ -17,7 +17,7 @@ import pytest
 
 gguf = pytest.importorskip("gguf")
 tokenizers = pytest.importorskip("tokenizers")
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers  # noqa: E402
 
 BIN = os.environ.get("FORESAY_BIN", "build/foresay")
 MODEL = os.environ.get("FORESAY_MODEL", "")
@@ -169,11 +169,13 @@ def write_gguf(path, vocabulary, pre, kinds):
     return names
 
 
-def reference(vocabulary, pre, added=(), ignore_merges=False):
+def reference(vocabulary, pre, added=(), ignore_merges=False, composes=False):
     merges = [tuple(merge) for merge in vocabulary["merges"]]
     tokenizer = Tokenizer(models.BPE(vocabulary["vocab"], merges, ignore_merges=ignore_merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(pre)
     tokenizer.decoder = decoders.ByteLevel()
+    if composes:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
     return tokenizer
 
@@ -187,6 +189,7 @@ def split(pattern):
     ("llama-bpe", split(LLAMA3), True),
     ("dbrx", split(LLAMA3), False),
     ("qwen2", split(QWEN2), False),
+    ("stablelm2", split(QWEN2), False),
     ("qwen35", split(QWEN35), False),
     ("gpt-4o", split(GPT4O), False),
     ("tekken", split(TEKKEN), True),
@@ -196,7 +199,16 @@ def test_other_families(tmp_path, vocabulary, name, pre, ignore_merges):
     """The cutting rules of the other families cut as the regular expressions of their own tokenizers do."""
     path = tmp_path / "vocabulary.gguf"
     write_gguf(path, vocabulary, name, {})
-    compare(reference(vocabulary, pre, ignore_merges=ignore_merges), path, TEXTS)
+    composes = name.startswith("qwen")
+    compare(reference(vocabulary, pre, ignore_merges=ignore_merges, composes=composes), path, TEXTS + (COMPOSED if composes else []))
+
+
+def decomposed(texts):
+    """Texts taken apart in the two ways that Unicode knows, and marks in the wrong order."""
+    return [unicodedata.normalize(form, text) for form in ("NFD", "NFKD") for text in texts] + ["e\u0301\u0323a\u0323\u0301 q\u0307\u0323\u1100\u1161\u11a8"]
+
+
+COMPOSED = decomposed(SENTENCES.split("\n") + ["".join(map(chr, range(0xC0, 0x3000))), "".join(map(chr, range(0xAC00, 0xD7A4, 7)))])
 
 
 def test_added_tokens(tmp_path, vocabulary):
@@ -206,7 +218,7 @@ def test_added_tokens(tmp_path, vocabulary):
     kinds = {token: 4 for token in added}
     kinds["<|control|>"] = 3
     write_gguf(path, vocabulary, "qwen2", kinds)
-    tokenizer = reference(vocabulary, split(QWEN2), added=added)
+    tokenizer = reference(vocabulary, split(QWEN2), added=added, composes=True)
     texts = TEXTS[:30] + ["a<tool_call>{}</tool_call>b <tool <toolx <tool_cal <|control|>", "x" + " " * 25 + "y\n\n\n\n\n\nz", "中文中中文<tool_call><tool_call>"]
     compare(tokenizer, path, texts)
 
