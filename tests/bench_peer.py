@@ -78,7 +78,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--generate", type=int, default=128)
-    parser.add_argument("--depth", type=int, default=128, help="prompt tokens before the peer's decode is timed")
+    parser.add_argument("--depth", type=int, default=16, help="prompt tokens before the peer's decode is timed; 16 is what foresay bench does")
     parser.add_argument("--batch", default="1,16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-once", action="store_true", help=argparse.SUPPRESS)
