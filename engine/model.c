@@ -23,11 +23,12 @@ static void attention_block(struct model *m, struct kv_pool *kv, const struct mo
     struct matmul_job jobs[3] = {{.weight = l->q, .out = m->q, .out_stride = m->q_stride},
                                  {.weight = l->k, .out = m->k, .out_stride = m->kv_stride},
                                  {.weight = l->v, .out = m->v, .out_stride = m->kv_stride}};
-    float scale = 1.0f / sqrtf((float)s->head_dim);
+    const struct attention_spec spec = {.scale = 1.0f / sqrtf((float)s->head_dim)};
+    const struct rope_spec rope = {.cos_sin = m->cos_sin, .kind = s->family->rope, .rope_dim = s->rope_dim};
     ops->rmsnorm(self, m->x, m->x_stride, NULL, l->attn_norm, s->norm_eps, batch->n_rows, &m->norm_act);
     ops->matmul(self, jobs, 3, &m->norm_act, batch->n_rows);
-    ops->rope_kv(self, &qkv, m->cos_sin, s->family->rope, s->rope_dim, batch->seqs, batch->n_seqs, kv, layer);
-    ops->attention(self, &qkv, scale, batch->seqs, batch->n_seqs, kv, layer, m->attn, s->n_heads * s->head_dim);
+    ops->rope_kv(self, &qkv, &rope, batch->seqs, batch->n_seqs, kv, layer);
+    ops->attention(self, &qkv, &spec, batch->seqs, batch->n_seqs, kv, layer, m->attn, s->n_heads * s->head_dim);
 }
 
 /* x += o(attention); x += down(swiglu(norm(x))) */

@@ -126,6 +126,20 @@ struct qkv_view {
     int n_heads;
 };
 
+/* How queries and keys turn with their position. */
+struct rope_spec {
+    const float *cos_sin; /* [positions, rope_dim / 2, 2] */
+    enum rope_kind kind;
+    int rope_dim; /* the first rope_dim dimensions of a head are rotated */
+};
+
+/* What attention does besides the softmax of q . K. */
+struct attention_spec {
+    float scale;    /* of the scores */
+    float soft_cap; /* scores become soft_cap * tanh(score / soft_cap) (Gemma 2); 0 = they stay */
+    int window;     /* a row at position p sees p - window + 1 .. p (sliding windows); 0 = all of 0 .. p */
+};
+
 struct backend_ops {
     const char *name; /* "cpu" */
 
@@ -159,15 +173,14 @@ struct backend_ops {
     void (*matmul_swiglu)(void *self, const struct weight *gate, const struct weight *up, const struct activation *in, int n,
                           float *out, int out_stride);
 
-    /* Rotates q and k by their positions, writes k and v (as half floats) into the pool. cos_sin: [positions, rope_dim / 2, 2];
-     * the first rope_dim dimensions of a head are rotated. */
-    void (*rope_kv)(void *self, const struct qkv_view *qkv, const float *cos_sin, enum rope_kind kind, int rope_dim,
-                    const struct kernels_seq *seqs, int n_seqs, struct kv_pool *kv, int layer);
+    /* Rotates q and k by their positions, writes k and v (as half floats) into the pool. */
+    void (*rope_kv)(void *self, const struct qkv_view *qkv, const struct rope_spec *rope, const struct kernels_seq *seqs,
+                    int n_seqs, struct kv_pool *kv, int layer);
 
-    /* out row = softmax(q . K * scale) V over the row's own positions, grouped-query. Rows of the batch have been through
-     * rope_kv. out: [n_rows, out_stride], n_heads * head_dim floats. */
-    void (*attention)(void *self, const struct qkv_view *qkv, float scale, const struct kernels_seq *seqs, int n_seqs,
-                      const struct kv_pool *kv, int layer, float *out, int out_stride);
+    /* out row = softmax(q . K * scale) V over the positions that the row sees, grouped-query. Rows of the batch have been
+     * through rope_kv. out: [n_rows, out_stride], n_heads * head_dim floats. */
+    void (*attention)(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
+                      int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride);
 
     /* Block src[i] over block dst[i], in order. */
     void (*copy_blocks)(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);

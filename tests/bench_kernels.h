@@ -119,7 +119,8 @@ static struct qkv_view bench_view(const struct bench_model *m) {
 static void bench_rope(struct bench_model *m, int n) {
     const struct qkv_view qkv = bench_view(m);
     const struct kernels_seq seq = {.n_rows = n, .blocks = m->blocks};
-    m->b.ops->rope_kv(m->b.self, &qkv, m->y, ROPE_INTERLEAVED, BENCH_HEAD_DIM, &seq, 1, &m->kv, 0);
+    const struct rope_spec rope = {.cos_sin = m->y, .kind = ROPE_INTERLEAVED, .rope_dim = BENCH_HEAD_DIM};
+    m->b.ops->rope_kv(m->b.self, &qkv, &rope, &seq, 1, &m->kv, 0);
 }
 
 /* The last n rows before position end, in all layers. */
@@ -127,7 +128,8 @@ static void bench_attend(struct bench_model *m, int n, int end) {
     const struct qkv_view qkv = bench_view(m);
     const struct kernels_seq seq = {.n_rows = n, .first_pos = end - n, .blocks = m->blocks};
     for (int l = 0; l < BENCH_LAYERS; l++)
-        m->b.ops->attention(m->b.self, &qkv, 0.125f, &seq, 1, &m->kv, l, m->y, BENCH_HEADS * BENCH_HEAD_DIM);
+        m->b.ops->attention(m->b.self, &qkv, &(struct attention_spec){.scale = 0.125f}, &seq, 1, &m->kv, l, m->y,
+                            BENCH_HEADS * BENCH_HEAD_DIM);
 }
 static void bench_attend_256(struct bench_model *m, int n) { bench_attend(m, n, 256); }
 static void bench_attend_512(struct bench_model *m, int n) { bench_attend(m, n, 512); }

@@ -261,10 +261,11 @@ static struct qkv_view view_of(const struct kv_case *c, float *q) {
 static void run_kv(const struct backend *b, const struct kv_case *c, float *q, struct kv_pool *pool, float *out,
                    bool one_by_one) {
     const struct qkv_view qkv = view_of(c, q);
-    const float scale = 0.125f;
+    const struct attention_spec spec = {.scale = 0.125f};
+    const struct rope_spec rope = {.cos_sin = c->cos_sin, .kind = c->shape.kind, .rope_dim = c->shape.rope_dim};
     if (!one_by_one) {
-        b->ops->rope_kv(b->self, &qkv, c->cos_sin, c->shape.kind, c->shape.rope_dim, c->seqs, c->n_seqs, pool, KV_LAYER);
-        b->ops->attention(b->self, &qkv, scale, c->seqs, c->n_seqs, pool, KV_LAYER, out, q_width(c));
+        b->ops->rope_kv(b->self, &qkv, &rope, c->seqs, c->n_seqs, pool, KV_LAYER);
+        b->ops->attention(b->self, &qkv, &spec, c->seqs, c->n_seqs, pool, KV_LAYER, out, q_width(c));
         return;
     }
     for (int s = 0; s < c->n_seqs; s++)
@@ -273,8 +274,8 @@ static void run_kv(const struct backend *b, const struct kv_case *c, float *q, s
             one.first_row += i;
             one.first_pos += i;
             one.n_rows = 1;
-            b->ops->rope_kv(b->self, &qkv, c->cos_sin, c->shape.kind, c->shape.rope_dim, &one, 1, pool, KV_LAYER);
-            b->ops->attention(b->self, &qkv, scale, &one, 1, pool, KV_LAYER, out, q_width(c));
+            b->ops->rope_kv(b->self, &qkv, &rope, &one, 1, pool, KV_LAYER);
+            b->ops->attention(b->self, &qkv, &spec, &one, 1, pool, KV_LAYER, out, q_width(c));
         }
 }
 

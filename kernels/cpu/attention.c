@@ -17,7 +17,7 @@ enum {
 struct attention_call {
     const struct cpu *cpu;
     const struct qkv_view *qkv;
-    float scale;
+    const struct attention_spec *spec;
     const struct kernels_seq *seqs;
     int n_seqs;
     const struct kv_pool *kv;
@@ -39,7 +39,7 @@ static int64_t vector_cost(const struct kernels_seq *seq) { return (int64_t)seq-
 static void run_head(const struct attention_call *call, const struct kernels_seq *seq, int kv_head, int first, int end) {
     const struct qkv_view *qkv = call->qkv;
     const int group = qkv->n_heads / call->kv->n_kv_heads, head_dim = call->kv->head_dim;
-    struct attention_tile tile = {.head_dim = head_dim, .scale = call->scale, .blocks = seq->blocks};
+    struct attention_tile tile = {.head_dim = head_dim, .scale = call->spec->scale, .blocks = seq->blocks};
     tile.block_bytes = call->kv->block_bytes;
     tile.k = call->kv->data + kv_key_offset(call->kv, call->layer, kv_head);
     tile.v = tile.k + kv_value_offset(call->kv);
@@ -82,10 +82,10 @@ static void run_slice(const void *arg, int slice) {
     }
 }
 
-void cpu_attention(void *self, const struct qkv_view *qkv, float scale, const struct kernels_seq *seqs, int n_seqs,
-                   const struct kv_pool *kv, int layer, float *out, int out_stride) {
+void cpu_attention(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
+                   int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride) {
     struct attention_call call = {
-        .cpu = self, .qkv = qkv, .scale = scale, .seqs = seqs, .n_seqs = n_seqs, .kv = kv, .layer = layer};
+        .cpu = self, .qkv = qkv, .spec = spec, .seqs = seqs, .n_seqs = n_seqs, .kv = kv, .layer = layer};
     call.out = out;
     call.out_stride = out_stride;
     bool decode = true;

@@ -122,14 +122,14 @@ void weight_row_to_float(const struct weight *weight, int row, float *out);
 void cpu_matmul(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n);
 void cpu_matmul_swiglu(void *self, const struct weight *gate, const struct weight *up, const struct activation *in, int n,
                        float *out, int out_stride);
-void cpu_attention(void *self, const struct qkv_view *qkv, float scale, const struct kernels_seq *seqs, int n_seqs,
-                   const struct kv_pool *kv, int layer, float *out, int out_stride);
+void cpu_attention(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
+                   int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride);
 void cpu_embed(void *self, const struct weight *weight, const int32_t *tokens, int n, float *x, int x_stride);
 void cpu_rmsnorm(void *self, const float *x, int x_stride, const int32_t *rows, const float *gamma, float eps, int n,
                  struct activation *out);
 void cpu_quantize(void *self, const float *x, int x_stride, int n, struct activation *out);
-void cpu_rope_kv(void *self, const struct qkv_view *qkv, const float *cos_sin, enum rope_kind kind, int rope_dim,
-                 const struct kernels_seq *seqs, int n_seqs, struct kv_pool *kv, int layer);
+void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec *rope, const struct kernels_seq *seqs, int n_seqs,
+                 struct kv_pool *kv, int layer);
 void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
 
 /* Bytes from the start of a block to the K page of a head; its V page of the same head is kv_value_offset further. */

@@ -138,13 +138,13 @@ static void rope_row_at(const void *arg, int index) {
     rope_one(call, seq->first_row + index, pos, seq->blocks[pos / KV_BLOCK]);
 }
 
-void cpu_rope_kv(void *self, const struct qkv_view *qkv, const float *cos_sin, enum rope_kind kind, int rope_dim,
-                 const struct kernels_seq *seqs, int n_seqs, struct kv_pool *kv, int layer) {
+void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec *rope, const struct kernels_seq *seqs, int n_seqs,
+                 struct kv_pool *kv, int layer) {
     const struct cpu *cpu = self;
     const struct rope_call call = {.kernels = cpu->kernels,
                                    .qkv = qkv,
-                                   .rope = {.kind = kind, .rope_dim = rope_dim, .head_dim = kv->head_dim},
-                                   .cos_sin = cos_sin,
+                                   .rope = {.kind = rope->kind, .rope_dim = rope->rope_dim, .head_dim = kv->head_dim},
+                                   .cos_sin = rope->cos_sin,
                                    .seqs = seqs,
                                    .n_seqs = n_seqs,
                                    .kv = kv,
