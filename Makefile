@@ -1,7 +1,7 @@
 # Foresay. `make help` lists the targets.
 #
 # One archive a folder (kernels, engine, gateway), one binary, tests beside it under build/. Sources are found by name:
-#   kernels/cpu/*_avx2.c and *_avx512.c get their instruction sets; tests/test_*.c are unit tests, check_*.c longer programs,
+#   kernels/cpu/*_avx2.c, *_avxvnni.c and *_avx512.c get their instruction sets; tests/test_*.c are unit tests, check_*.c longer programs,
 #   fuzz_*.c fuzz targets. The sanitizer builds are this same file with another BUILD folder and SANITIZE flags.
 
 BUILD    ?= build
@@ -17,6 +17,7 @@ LDLIBS   += -lwebsockets -luv -ljansson -lsqlite3 -lsodium -lpcre2-8 -lutf8proc 
 
 ifeq ($(shell uname -m),x86_64)
 AVX2     := -mavx2 -mfma -mf16c
+AVXVNNI  := $(AVX2) -mavxvnni
 AVX512   := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
 endif
 
@@ -71,6 +72,7 @@ $(BUILD)/%.a:
 	$(Q)ar rcs $@ $^
 
 $(BUILD)/obj/kernels/%_avx2.o: CFLAGS += $(AVX2)
+$(BUILD)/obj/kernels/%_avxvnni.o: CFLAGS += $(AVXVNNI)
 $(BUILD)/obj/kernels/%_avx512.o: CFLAGS += $(AVX512)
 $(BUILD)/obj/kernels/%.o: OPT = -O3
 $(BUILD)/obj/%.o: %.c

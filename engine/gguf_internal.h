@@ -35,6 +35,9 @@ int gguf_compare_strings(struct gguf_string a, struct gguf_string b);
 /* Elements in a block of a ggml type and bytes of the block; false for numbers that ggml does not have. */
 bool gguf_type_block(uint32_t type, uint32_t *n_elements, uint32_t *n_bytes);
 
+/* "Q4_0, Q4_1 ... or F32": what gguf_type_to_dtype accepts. Returns out. */
+const char *gguf_computable_types(char *out, size_t out_size);
+
 /* Text from a file that may hold anything, made fit for a terminal and cut to out_size. Returns out. */
 const char *gguf_printable(char *out, size_t out_size, const void *data, size_t len);
 

@@ -43,17 +43,32 @@ const char *gguf_type_name(uint32_t type) {
     return row ? row->name : "unknown";
 }
 
+/* The types that kernels.h computes with, in the order in which a sentence names them. */
+static const struct {
+    uint8_t type, dtype;
+} computable[] = {{2, DTYPE_Q4_0},    {3, DTYPE_Q4_1},  {6, DTYPE_Q5_0},  {7, DTYPE_Q5_1},  {8, DTYPE_Q8_0},
+                  {10, DTYPE_Q2_K},   {11, DTYPE_Q3_K}, {12, DTYPE_Q4_K}, {13, DTYPE_Q5_K}, {14, DTYPE_Q6_K},
+                  {20, DTYPE_IQ4_NL}, {1, DTYPE_F16},   {30, DTYPE_BF16}, {0, DTYPE_F32}};
+enum { N_COMPUTABLE = sizeof computable / sizeof *computable };
+_Static_assert(N_COMPUTABLE == DTYPE_COUNT, "each dtype has a number in files");
+
 bool gguf_type_to_dtype(uint32_t type, enum dtype *out) {
-    static const struct {
-        uint32_t type;
-        enum dtype dtype;
-    } pairs[] = {{0, DTYPE_F32}, {1, DTYPE_F16}, {30, DTYPE_BF16}, {2, DTYPE_Q4_0}, {3, DTYPE_Q4_1}, {8, DTYPE_Q8_0}};
-    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
-        if (pairs[i].type != type) continue;
-        *out = pairs[i].dtype;
+    for (size_t i = 0; i < N_COMPUTABLE; i++) {
+        if (computable[i].type != type) continue;
+        *out = (enum dtype)computable[i].dtype;
         return true;
     }
     return false;
+}
+
+const char *gguf_computable_types(char *out, size_t out_size) {
+    size_t n = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < N_COMPUTABLE && n < out_size; i++) {
+        const char *between = i == 0 ? "" : i + 1 < N_COMPUTABLE ? ", " : " or ";
+        n += (size_t)snprintf(out + n, out_size - n, "%s%s", between, types[computable[i].type].name);
+    }
+    return out;
 }
 
 size_t gguf_kind_bytes(enum gguf_kind kind) {

@@ -258,10 +258,10 @@ int gguf_require_tensor(const struct gguf *gguf, const char *name, int64_t n_row
                          (long long)n_rows, (long long)n_cols);
     }
     if (!gguf_type_to_dtype(tensor->type, type)) {
+        char known[128];
         return gguf_fail(error, ENGINE_ERR_MODEL,
-                         "%s: tensor %s has type %s, which this program cannot compute with; use a file quantised as Q4_0, Q4_1 "
-                         "or Q8_0, or F16, BF16, F32",
-                         gguf->path, name, gguf_type_name(tensor->type));
+                         "%s: tensor %s has type %s, which this program cannot compute with; use a file whose tensors are %s",
+                         gguf->path, name, gguf_type_name(tensor->type), gguf_computable_types(known, sizeof known));
     }
     *out = tensor;
     return ENGINE_OK;

@@ -186,7 +186,7 @@ int tool_generate(int argc, char **argv) {
          false},
         {"seed", OPTION_U64, &p->seed, "S", "the same seed gives the same text", 0, 0, false},
         {"threads", OPTION_INT, &s.threads, "N", "compute threads, 0 = all that are granted", 0, 1024, false},
-        {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2 or avx512; does not change the text", 0, 0, false},
+        {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2, avxvnni or avx512; does not change the text", 0, 0, false},
         {"ctx", OPTION_INT, &s.ctx, "N", "context in tokens, 0 = the model's, at most 8192", 0, 1 << 24, false},
         {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step; does not change the text", 1, 1 << 16, false},
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},

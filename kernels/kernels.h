@@ -11,8 +11,14 @@
  *  (3) Operations print nothing and cannot fail. Whatever can fail (open, load, alloc) returns a status.
  *  (4) One thread (the engine's) calls the operations of a backend; workers are the backend's own affair.
  *
- * Numeric order (DESIGN section 1, promise 1): blocks of 32 inputs ascending; inside a block an exact int32 sum; then
- * acc = fmaf((float)isum, d_weight * d_activation, acc) (Q4_1 first adds m: acc = fmaf(m, d_activation * q_sum, acc)).
+ * Numeric order (DESIGN section 1, promise 1): blocks of 32 inputs ascending; inside a block the exact integer isum = sum of whole
+ * number * q; then acc = fmaf((float)isum, d_weight * d_activation, acc). What differs by type (w, m: whole numbers, scales and
+ * minima of plain_block.h; 0 and 1: columns 0..15 and 16..31; s0, s1: their sums of q; ds = d_activation * (s0 + s1), rounded):
+ *   Q4_1, Q5_1   before it acc = fmaf(m, ds, acc)
+ *   Q4_K, Q5_K   before it acc = fmaf(-(m * min), ds, acc); d_weight is d * scale
+ *   Q6_K, Q3_K   isum = scale0 * (sum of w * q)0 + scale1 * (sum of w * q)1
+ *   Q2_K         the same isum; before it acc = fmaf((float)(min0 * s0 + min1 * s1), -(m * d_activation), acc)
+ * d * scale and m * min are exact in a float, and all isum and sums of minima are below 2^24, hence exact as floats too.
  * Float weights (F32, F16, BF16): one fmaf chain over ascending inputs. Attention runs over 64 absolute positions at a time.
  */
 #ifndef FORESAY_KERNELS_H
@@ -36,7 +42,23 @@ enum kernels_status {
 };
 
 /* Element types of weights. The names are GGUF's. */
-enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_COUNT };
+enum dtype {
+    DTYPE_F32,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_Q4_0,
+    DTYPE_Q4_1,
+    DTYPE_Q8_0,
+    DTYPE_Q5_0,
+    DTYPE_Q5_1,
+    DTYPE_Q4_K,
+    DTYPE_Q5_K,
+    DTYPE_Q6_K,
+    DTYPE_Q3_K,
+    DTYPE_Q2_K,
+    DTYPE_IQ4_NL,
+    DTYPE_COUNT
+};
 
 /* Blocks as they lie in a GGUF file: 32 weights each, little endian, d and m are IEEE half floats.
  * Q4_0: w = d * (q - 8); Q4_1: w = d * q + m; Q8_0: w = d * q. Byte j of qs holds weight j (low) and j + 16 (high nibble). */
@@ -58,6 +80,8 @@ _Static_assert(sizeof(struct block_q8_0) == 34, "GGUF layout");
 
 /* "Q4_1" and so on; static storage. */
 const char *dtype_name(enum dtype type);
+/* Weights that share a block in the file's layout: 1, 32 or 256; rows are multiples of it. */
+int dtype_block_cols(enum dtype type);
 /* Bytes of a row of n_cols weights in the file's layout; 0 if n_cols does not suit the type. */
 size_t dtype_row_bytes(enum dtype type, int64_t n_cols);
 /* True for the types whose matmul reads quantised activations. */
@@ -77,14 +101,16 @@ struct weight;
 /* Activations of n rows, kept in the forms the next matmul reads. Made by activation_alloc, written by rmsnorm and quantize.
  * Quantised form: per row and block of 32, x ~= d * q; d = amax / 127, q = nearest even of x * (127 / amax), so that q is in
  * [-127, 127]; sum is the exact sum of the 32 q. amax < 1e-30 gives d = 0 and q = 0; a NaN or infinity in a block gives d = NaN
- * and q = 0, so that it surfaces in the logits, where the engine looks for it. ds = d * sum serves the minimum of Q4_1. */
+ * and q = 0, so that it surfaces in the logits, where the engine looks for it. ds = d * sum serves minima for 32 columns, sum16 (the
+ * exact sums of 16 q) serves types with scales for 16. */
 struct activation {
     int max_rows, n_cols;
-    float *f;     /* [max_rows, n_cols], or NULL when no reader wants floats */
-    int8_t *q;    /* [max_rows, n_cols], or NULL when no reader wants int8 */
-    float *d;     /* [max_rows, n_cols / 32] */
-    float *ds;    /* [max_rows, n_cols / 32] */
-    int32_t *sum; /* [max_rows, n_cols / 32] */
+    float *f;       /* [max_rows, n_cols], or NULL when no reader wants floats */
+    int8_t *q;      /* [max_rows, n_cols], or NULL when no reader wants int8 */
+    float *d;       /* [max_rows, n_cols / 32] */
+    float *ds;      /* [max_rows, n_cols / 32] */
+    int32_t *sum;   /* [max_rows, n_cols / 32] */
+    int32_t *sum16; /* [max_rows, n_cols / 16] */
 };
 
 /* Where the keys and values lie. One block of 16 tokens of one sequence is block_bytes consecutive bytes, all layers together, so
@@ -192,7 +218,7 @@ struct backend {
 };
 
 struct backend_config {
-    const char *isa; /* "auto" or NULL, "scalar", "avx2", "avx512" */
+    const char *isa; /* "auto" or NULL, "scalar", "avx2", "avxvnni", "avx512" */
     int n_threads;   /* compute threads, the caller's included; 0 = as many as the cgroup and affinity grant */
 };
 

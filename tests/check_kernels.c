@@ -1,7 +1,7 @@
 /* check_kernels.c - every instruction set and thread count against the plain C reference, bit by bit; with --bench also the
  * speed.
  *
- * usage: check_kernels [--isa scalar|avx2|avx512] [--seed N] [--bench [--threads N]]
+ * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512] [--seed N] [--bench [--threads N]]
  *
  *  (1) What is expected always comes from the scalar backend with one thread and one row a call. So each comparison checks
  *      instruction set, thread count, batch size and place in the batch at once. Bits must be equal, except that any NaN
@@ -29,11 +29,11 @@ static struct subject subjects[MAX_SUBJECTS];
 static int n_subjects;
 
 static void open_subjects(const char *only_isa) {
-    static const char *const isas[] = {"scalar", "avx2", "avx512"};
+    static const char *const isas[] = {"scalar", "avx2", "avxvnni", "avx512"};
     char reason[160];
     int rc = backend_open_cpu(&reference, &(struct backend_config){.isa = "scalar", .n_threads = 1}, reason, sizeof reason);
     assert(rc == KERNELS_OK);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         if (only_isa && strcmp(only_isa, isas[i]) != 0) continue;
         for (int threads = 1; threads <= 3; threads++) {
             struct subject *s = &subjects[n_subjects];
@@ -72,6 +72,8 @@ static void check_open(void) {
     struct weight *weight = NULL;
     expect(reference.ops->weight_load(reference.self, bytes, DTYPE_Q4_1, 1, 48, &weight) == KERNELS_ERR_DTYPE,
            "48 columns of Q4_1");
+    expect(reference.ops->weight_load(reference.self, bytes, DTYPE_Q6_K, 1, 128, &weight) == KERNELS_ERR_DTYPE,
+           "128 columns of Q6_K");
     expect(reference.ops->weight_load(reference.self, bytes, DTYPE_COUNT, 1, 32, &weight) == KERNELS_ERR_DTYPE, "unknown type");
     expect(reference.ops->weight_load(reference.self, bytes, DTYPE_F32, 0, 8, &weight) == KERNELS_ERR_DTYPE, "no rows");
     reference.ops->weight_free(reference.self, NULL);
@@ -106,25 +108,28 @@ static void check_alloc(void) {
 /* embed gives the floats of the file's rows, although it reads the repacked ones. */
 static void check_embed(void) {
     begin_op("embed");
-    enum { ROWS = 37, COLS = 96 };
-    for (int type = 0; type < DTYPE_COUNT; type++) {
-        uint8_t *src = random_weights((enum dtype)type, ROWS, COLS);
-        float expected[ROWS * COLS], got[ROWS * COLS];
+    enum { ROWS = 37, MOST_COLS = 512 };
+    float *expected = take(sizeof(float) * ROWS * MOST_COLS), *got = take(sizeof(float) * ROWS * MOST_COLS);
+    for (int t = 0; t < DTYPE_COUNT; t++) {
+        const enum dtype type = (enum dtype)t;
+        const int n_cols = dtype_block_cols(type) > 96 ? MOST_COLS : 96;
+        uint8_t *src = random_weights(type, ROWS, n_cols);
         int32_t tokens[ROWS];
         for (int i = 0; i < ROWS; i++) {
             tokens[i] = random_below(ROWS);
-            dtype_row_to_float((enum dtype)type, src + (size_t)tokens[i] * dtype_row_bytes((enum dtype)type, COLS),
-                               expected + i * COLS, COLS);
+            dtype_row_to_float(type, src + (size_t)tokens[i] * dtype_row_bytes(type, n_cols), expected + i * n_cols, n_cols);
         }
         for (int s = 0; s < n_subjects; s++) {
             const struct backend *b = &subjects[s].backend;
-            struct weight *weight = load(b, src, (enum dtype)type, ROWS, COLS);
-            b->ops->embed(b->self, weight, tokens, ROWS, got, COLS);
-            expect_floats(expected, got, ROWS * COLS, subjects[s].name, dtype_name((enum dtype)type));
+            struct weight *weight = load(b, src, type, ROWS, n_cols);
+            b->ops->embed(b->self, weight, tokens, ROWS, got, n_cols);
+            expect_floats(expected, got, ROWS * n_cols, subjects[s].name, dtype_name(type));
             b->ops->weight_free(b->self, weight);
         }
         free(src - 1);
     }
+    free(expected);
+    free(got);
     end_op();
 }
 
@@ -139,8 +144,9 @@ static void expect_activation(const struct activation *expected, int row, const 
            row);
     expect_floats(expected->d + row * blocks, got->d + got_row * blocks, blocks, subject, "d");
     expect_floats(expected->ds + row * blocks, got->ds + got_row * blocks, blocks, subject, "ds");
-    expect(memcmp(expected->sum + row * blocks, got->sum + got_row * blocks, (size_t)blocks * 4) == 0, "%s: sums of row %d",
-           subject, row);
+    expect(memcmp(expected->sum + row * blocks, got->sum + got_row * blocks, (size_t)blocks * 4) == 0 &&
+               memcmp(expected->sum16 + row * 2 * blocks, got->sum16 + got_row * 2 * blocks, (size_t)blocks * 8) == 0,
+           "%s: sums of row %d", subject, row);
 }
 
 /* quantize, or rmsnorm when gamma is given, of rows picked by `rows`; row by row on the reference, at once on the subjects. */
@@ -154,6 +160,7 @@ static void check_activation(int n_cols, int n, const float *gamma) {
         struct activation one = expected;
         one.f += i * n_cols;
         if (one.q) one.q += i * n_cols, one.d += i * (n_cols / 32), one.ds += i * (n_cols / 32), one.sum += i * (n_cols / 32);
+        if (one.q) one.sum16 += i * (n_cols / 16);
         one_row[0] = rows[i];
         if (gamma)
             reference.ops->rmsnorm(reference.self, x, n_cols, one_row, gamma, 1e-5f, 1, &one);
@@ -290,18 +297,23 @@ static void check_matmul_case(const struct matmul_case *c) {
 
 static void check_matmul_type(enum dtype type) {
     static const int counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 16, 23, 37}, rows[] = {1, 15, 16, 17, 100}, cols[] = {32, 64, 96, 352};
+    const int wide = suit_cols(type, dtype_is_quantized(type) ? 288 : 33), tall = suit_cols(type, 96);
     char name[32];
     snprintf(name, sizeof name, "matmul %s", dtype_name(type));
     begin_op(name);
     for (int i = 0; i < 11; i++) {
-        struct matmul_case c = {
-            .n_jobs = 1, .types = {type}, .n_rows = {rows[i % 5]}, .n_cols = cols[i % 4], .n = counts[i], .add = i & 1};
+        struct matmul_case c = {.n_jobs = 1,
+                                .types = {type},
+                                .n_rows = {rows[i % 5]},
+                                .n_cols = suit_cols(type, cols[i % 4]),
+                                .n = counts[i],
+                                .add = i & 1};
         check_matmul_case(&c);
         c.n_rows[0] = rows[(i + 2) % 5];
-        c.n_cols = dtype_is_quantized(type) ? 288 : 33 + i;
+        c.n_cols = dtype_is_quantized(type) ? wide : wide + i;
         check_matmul_case(&c);
     }
-    check_matmul_case(&(struct matmul_case){.n_jobs = 1, .types = {type}, .n_rows = {80}, .n_cols = 96, .n = 512});
+    check_matmul_case(&(struct matmul_case){.n_jobs = 1, .types = {type}, .n_rows = {80}, .n_cols = tall, .n = 512});
     end_op();
 }
 
@@ -309,13 +321,20 @@ static void check_matmul_type(enum dtype type) {
 static void check_matmul_jobs(void) {
     begin_op("matmul, three jobs");
     static const int counts[] = {1, 5, 16, 37};
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
+        check_matmul_case(&(struct matmul_case){.n_jobs = 3,
+                                                .types = {DTYPE_Q4_K, DTYPE_Q6_K, DTYPE_Q5_0},
+                                                .n_rows = {112, 33 + i, 65},
+                                                .n_cols = 256,
+                                                .n = counts[i],
+                                                .add = i & 1});
         check_matmul_case(&(struct matmul_case){.n_jobs = 3,
                                                 .types = {DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_F16},
                                                 .n_rows = {112, 40 + i, 65},
                                                 .n_cols = 192,
                                                 .n = counts[i],
                                                 .add = i & 1});
+    }
     end_op();
 }
 
@@ -324,7 +343,8 @@ static void check_swiglu(void) {
     static const int counts[] = {1, 2, 7, 16, 40};
     for (int type = 0; type < DTYPE_COUNT; type++)
         for (int i = 0; i < 5; i++) {
-            struct matmul_case c = {.n_jobs = 2, .n_rows = {100, 100}, .n_cols = 96, .n = counts[i], .swiglu = true};
+            struct matmul_case c = {
+                .n_jobs = 2, .n_rows = {100, 100}, .n_cols = suit_cols((enum dtype)type, 96), .n = counts[i], .swiglu = true};
             c.types[0] = c.types[1] = (enum dtype)type;
             check_matmul_case(&c);
         }
@@ -487,7 +507,7 @@ int main(int argc, char **argv) {
         else if (strcmp(argv[i], "--seed") == 0 && value)
             seed = strtoull(argv[++i], NULL, 10);
         else {
-            fprintf(stderr, "usage: check_kernels [--isa scalar|avx2|avx512] [--seed N] [--bench [--threads N]]\n");
+            fprintf(stderr, "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512] [--seed N] [--bench [--threads N]]\n");
             return 2;
         }
     }

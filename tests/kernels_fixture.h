@@ -99,6 +99,17 @@ static uint16_t random_scale(void) {
     }
 }
 
+/* Whether half floats m (or dmin) follow d. */
+static bool has_m(enum dtype type) {
+    return type == DTYPE_Q4_1 || type == DTYPE_Q5_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K || type == DTYPE_Q2_K;
+}
+
+/* n_cols rounded up to what rows of the type can have. */
+static int suit_cols(enum dtype type, int n_cols) {
+    const int block = dtype_block_cols(type);
+    return (n_cols + block - 1) / block * block;
+}
+
 /* Random rows in the file's layout, at an odd address as in a file. */
 static uint8_t *random_weights(enum dtype type, int n_rows, int n_cols) {
     const size_t row_bytes = dtype_row_bytes(type, n_cols), total = row_bytes * (size_t)n_rows;
@@ -117,12 +128,19 @@ static uint8_t *random_weights(enum dtype type, int n_rows, int n_cols) {
         }
         return bytes;
     }
-    const size_t block = dtype_row_bytes(type, QUANT_BLOCK);
-    for (size_t i = 0; i < total; i += block) {
+    const int cols = dtype_block_cols(type);
+    const size_t block = dtype_row_bytes(type, cols), d_at = type == DTYPE_Q2_K                         ? 80
+                                                             : type == DTYPE_Q3_K || type == DTYPE_Q6_K ? block - 2
+                                                                                                        : 0;
+    for (size_t i = 0; i < total; i += block) { /* d, and m beside it where there is one */
         const uint16_t d = random_scale(), m = random_scale();
-        memcpy(bytes + i, &d, 2);
-        if (type == DTYPE_Q4_1) memcpy(bytes + i + 2, &m, 2);
+        memcpy(bytes + i + d_at, &d, 2);
+        if (has_m(type)) memcpy(bytes + i + d_at + 2, &m, 2);
         if (type == DTYPE_Q8_0 && random_below(4) == 0) memset(bytes + i + 2, 0x80, 8); /* -128, which no quantiser writes */
+        if (type == DTYPE_Q6_K && random_below(4) == 0) { /* the largest sum of integers: codes 0, scales -128 */
+            memset(bytes + i, 0, 192);
+            memset(bytes + i + 192, 0x80, 16);
+        }
     }
     return bytes;
 }
@@ -146,6 +164,7 @@ static void fill_rows(float *x, int n, int n_cols, bool extremes) {
         if (kind == 5) row[random_below(n_cols)] = NAN;
         if (kind == 6) row[random_below(n_cols)] = -INFINITY;
         if (kind == 7) row[random_below(n_cols)] = 1000.0f;
+        for (int k = 0; kind == 8 && k < n_cols; k++) row[k] = i % 2 ? 2.0f : -2.0f; /* all codes 127: the largest sums */
     }
 }
 

@@ -40,6 +40,12 @@ static bool has_avx2(void) {
     return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_AVX2) && system_saves(xmm_ymm);
 }
 
+static bool has_avxvnni(void) {
+    const uint32_t avx_vnni = 1u << 4;
+    uint32_t eax, ebx, ecx, edx;
+    return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & avx_vnni);
+}
+
 static bool has_avx512(void) {
     const uint32_t wanted = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL, xmm_ymm_zmm_masks = 0xe6;
     uint32_t eax, ebx, ecx, edx;
@@ -52,6 +58,7 @@ static const struct isa ladder[] = {
     {&cpu_kernels_scalar, always, ""},
 #if defined(__x86_64__)
     {&cpu_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},
+    {&cpu_kernels_avxvnni, has_avxvnni, "AVX2, FMA, F16C and AVX-VNNI"},
     {&cpu_kernels_avx512, has_avx512, "AVX-512 F, BW, DQ, VL and VNNI"},
 #endif
 };
@@ -73,7 +80,7 @@ static const struct cpu_kernels *choose_kernels(const char *name, char *reason, 
     }
     if (!chosen)
         snprintf(reason, reason_size, "There is no instruction set \"%.40s\" for this processor; auto, scalar%s.", name,
-                 N_ISAS > 1 ? ", avx2 and avx512 exist" : " exist");
+                 N_ISAS > 1 ? ", avx2, avxvnni and avx512 exist" : " exist");
     return chosen;
 }
 
@@ -179,18 +186,20 @@ int activation_alloc(const struct backend *backend, int max_rows, int n_cols, bo
     if (want_int8 && n_cols % QUANT_BLOCK != 0) return KERNELS_ERR_DTYPE;
     const int n_blocks = n_cols / QUANT_BLOCK;
     struct activation a = {.max_rows = max_rows, .n_cols = n_cols};
-    void *f = NULL, *q = NULL, *d = NULL, *ds = NULL, *sum = NULL;
+    void *f = NULL, *q = NULL, *d = NULL, *ds = NULL, *sum = NULL, *sum16 = NULL;
     bool ok = true;
     if (want_float) ok = alloc_form(backend, max_rows, n_cols, sizeof(float), &f);
     if (want_int8)
         ok = ok && alloc_form(backend, max_rows, n_cols, 1, &q) && alloc_form(backend, max_rows, n_blocks, sizeof(float), &d) &&
              alloc_form(backend, max_rows, n_blocks, sizeof(float), &ds) &&
-             alloc_form(backend, max_rows, n_blocks, sizeof(int32_t), &sum);
+             alloc_form(backend, max_rows, n_blocks, sizeof(int32_t), &sum) &&
+             alloc_form(backend, max_rows, 2 * n_blocks, sizeof(int32_t), &sum16);
     a.f = f;
     a.q = q;
     a.d = d;
     a.ds = ds;
     a.sum = sum;
+    a.sum16 = sum16;
     if (ok)
         *out = a;
     else
@@ -206,6 +215,7 @@ void activation_free(const struct backend *backend, struct activation *a) {
     backend->ops->free(backend->self, a->d, blocks * sizeof(float));
     backend->ops->free(backend->self, a->ds, blocks * sizeof(float));
     backend->ops->free(backend->self, a->sum, blocks * sizeof(int32_t));
+    backend->ops->free(backend->self, a->sum16, 2 * blocks * sizeof(int32_t));
     *a = (struct activation){0};
 }
 

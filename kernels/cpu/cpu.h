@@ -4,15 +4,10 @@
  * instruction set; `struct cpu_kernels` holds what runs inside a thread, once per instruction set:
  *   reference.c        plain C, the definition
  *   kernels_avx2.c     simd.h, row_template.h, matmul_template.h and attention_template.h compiled for AVX2
+ *   kernels_avxvnni.c  the same for AVX2 with AVX-VNNI
  *   kernels_avx512.c   the same for AVX-512
  *
- * Layout of weights ("x16"). 16 output rows are interleaved into a group, so that a vector lane is an output row and no sum runs
- * across lanes. Rows beyond the last are zero. A group holds, for ascending blocks of 32 columns:
- *   Q4_1  line (16 d, 16 m), 4 code lines                      codes: line v, row r, byte j = weights 4v + j (low nibble)
- *   Q4_0  line (16 d, 16 d of the next block), 2 x 4 code lines       and 16 + 4v + j (high nibble) of row r
- *   Q8_0  line (16 d, 16 d of the next block), 2 x 8 code lines       codes: line v, row r, byte j = weight 4v + j, plus 128
- * A line is 64 bytes and aligned, and a group is read from its first to its last byte. With an odd number of blocks, the last
- * pair is cut after its first half. F32, F16, BF16: for each column the 16 weights. AVX2 reads the lines as two halves of 8 rows.
+ * weight_layout.h draws how repacked weights lie; weight_blocks.h turns a block of them into vectors.
  */
 #ifndef FORESAY_KERNELS_CPU_H
 #define FORESAY_KERNELS_CPU_H
@@ -54,7 +49,7 @@ struct activation_row {
     float *f;
     int8_t *q;
     float *d, *ds;
-    int32_t *sum;
+    int32_t *sum, *sum16;
 };
 
 /* Query vectors that share a sequence and a KV head. Positions ascend. */
@@ -92,6 +87,7 @@ struct cpu_kernels {
 extern const struct cpu_kernels cpu_kernels_scalar;
 #if defined(__x86_64__)
 extern const struct cpu_kernels cpu_kernels_avx2;
+extern const struct cpu_kernels cpu_kernels_avxvnni;
 extern const struct cpu_kernels cpu_kernels_avx512;
 #endif
 
@@ -111,9 +107,6 @@ void weight_chunk_release(struct cpu *cpu, struct weight *weight);
 /* --- repack.c --- */
 /* Bytes of a group, or 0 when the type cannot hold rows of n_cols. */
 size_t group_bytes(enum dtype type, int n_cols);
-/* The line of 16 d (and 16 m) of a block, and its codes. */
-const uint8_t *group_scales(enum dtype type, const uint8_t *group, int block);
-const uint8_t *group_codes(enum dtype type, const uint8_t *group, int block);
 void weight_repack(struct weight *weight, const void *src);
 /* One row back to floats. */
 void weight_row_to_float(const struct weight *weight, int row, float *out);

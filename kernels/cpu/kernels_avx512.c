@@ -7,7 +7,7 @@
 
 const struct cpu_kernels cpu_kernels_avx512 = {
     .name = "avx512",
-    .matmul = {matmul_f32, matmul_f16, matmul_bf16, matmul_q4_0, matmul_q4_1, matmul_q8_0},
+    .matmul = MATMUL_TABLE,
     .attention = attention,
     .rmsnorm_row = rmsnorm_row,
     .quantize_row = quantize_row,

@@ -1,4 +1,4 @@
-/* matmul_template.h - matrix products of groups of 16 output rows, compiled for AVX2 and AVX-512.
+/* matmul_template.h - matrix products of groups of 16 output rows, compiled for AVX2, AVX-VNNI and AVX-512.
  *
  * One function body per family of types; the type and the number of activation rows M are constants where it is inlined, so
  * that the M accumulators and the 8 decoded code vectors of a block live in registers.
@@ -10,57 +10,18 @@
 #define FORESAY_KERNELS_MATMUL_TEMPLATE_H
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/weight_blocks.h"
 
-enum {
-    PREFETCH_BYTES = 4096,
-    PARTS = ROW_GROUP / VECTOR_LANES, /* vectors that make up a group */
-};
+enum { PREFETCH_BYTES = 4096 };
 
 INLINE void store_out(float *out, vfloat result, bool add) { vf_store(out, add ? vf_add(vf_load(out), result) : result); }
 
-/* --- Q4_0, Q4_1, Q8_0 --- */
-
-/* Where block b of a group lies; the same as group_scales and group_codes of repack.c, with the type known to the compiler. */
-struct block_place {
-    const uint8_t *scales, *codes;
-};
-
-INLINE struct block_place place_of(const enum dtype type, const uint8_t *group, int b) {
-    const size_t code_bytes = type == DTYPE_Q8_0 ? 8 * LINE : 4 * LINE, block = (size_t)b;
-    if (type == DTYPE_Q4_1) {
-        const uint8_t *at = group + block * (LINE + code_bytes);
-        return (struct block_place){at, at + LINE};
-    }
-    const uint8_t *pair = group + block / 2 * (LINE + 2 * code_bytes);
-    return (struct block_place){pair + block % 2 * (LINE / 2), pair + LINE + block % 2 * code_bytes};
-}
-
-/* The codes of 32 columns: vector i holds columns 4i .. 4i + 3 of each row of the part. */
-INLINE void load_codes(const enum dtype type, const uint8_t *codes, vint w[8]) {
-    if (type == DTYPE_Q8_0) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) w[i] = vi_load_bytes(codes + i * LINE);
-        return;
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        const vint both = vi_load(codes + i * LINE);
-        w[i] = vi_low_nibbles(both);
-        w[i + 4] = vi_high_nibbles(both);
-    }
-}
+/* --- quantised types --- */
 
 /* A block's code lines and one more, so that the lines of scales between them are covered too. */
 INLINE void prefetch_block(const enum dtype type, const uint8_t *ahead) {
-    const int lines = type == DTYPE_Q8_0 ? 9 : 5;
 #pragma GCC unroll 9
-    for (int line = 0; line < lines; line++) __builtin_prefetch(ahead + line * LINE);
-}
-
-INLINE vint block_dot(const enum dtype type, const vint w[8], const int8_t *q, const int32_t *q_sum) {
-    if (type == DTYPE_Q8_0) return dot_bytes(w, q, *q_sum);
-    return dot_nibbles(w, q, vi_set(type == DTYPE_Q4_0 ? -8 * *q_sum : 0));
+    for (int line = 0; line < type_stored_bits(type) + 1; line++) __builtin_prefetch(ahead + line * LINE);
 }
 
 /* Parts first_part .. first_part + parts - 1 of one group for rows first_row .. first_row + m - 1 of the activations. */
@@ -72,22 +33,19 @@ INLINE void quantized_tile(const enum dtype type, const int m, const int parts, 
 #pragma GCC unroll 16
     for (int i = 0; i < m * parts; i++) acc[i] = vf_zero();
     for (int b = 0; b < n_blocks; b++) {
-        const struct block_place place = place_of(type, group, b);
+        const struct block_place place = block_place(type, group, b);
         prefetch_block(type, place.codes + PREFETCH_BYTES);
 #pragma GCC unroll 2
         for (int p = 0; p < parts; p++) {
-            const uint8_t *scales = place.scales + (first_part + p) * VECTOR_LANES * 2;
             vint w[8];
-            load_codes(type, place.codes + (first_part + p) * VECTOR_LANES * 4, w);
-            const vfloat d = vf_from_halves(scales);
-            const vfloat min = type == DTYPE_Q4_1 ? vf_from_halves(scales + LINE / 2) : vf_zero();
+            unpack_codes(type, place.codes, first_part + p, w);
+            ready_codes(type, w);
+            const struct block_factors factors = load_factors(type, &place, first_part + p);
             size_t at = first + (size_t)b;
 #pragma GCC unroll 16
             for (int t = 0; t < m; t++, at += (size_t)n_blocks) {
                 vfloat *sum = &acc[t * parts + p];
-                const vint dots = block_dot(type, w, in->q + at * QUANT_BLOCK, in->sum + at);
-                if (type == DTYPE_Q4_1) *sum = vf_fma(min, vf_set(in->ds[at]), *sum);
-                *sum = vf_fma(vf_from_int(dots), vf_mul(d, vf_set(in->d[at])), *sum);
+                *sum = add_block(type, &factors, block_dots(type, w, in, at), in, at, *sum);
             }
         }
     }
@@ -156,6 +114,14 @@ INLINE void quantized_matmul(const enum dtype type, const struct matmul_slice *s
 static void matmul_q4_0(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q4_0, slice); }
 static void matmul_q4_1(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q4_1, slice); }
 static void matmul_q8_0(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q8_0, slice); }
+static void matmul_q5_0(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q5_0, slice); }
+static void matmul_q5_1(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q5_1, slice); }
+static void matmul_q4_k(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q4_K, slice); }
+static void matmul_q5_k(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q5_K, slice); }
+static void matmul_q6_k(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q6_K, slice); }
+static void matmul_q3_k(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q3_K, slice); }
+static void matmul_q2_k(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q2_K, slice); }
+static void matmul_iq4_nl(const struct matmul_slice *slice) { quantized_matmul(DTYPE_IQ4_NL, slice); }
 
 /* --- F32, F16, BF16 --- */
 
@@ -232,5 +198,14 @@ INLINE void float_matmul(const enum dtype type, const struct matmul_slice *s) {
 static void matmul_f32(const struct matmul_slice *slice) { float_matmul(DTYPE_F32, slice); }
 static void matmul_f16(const struct matmul_slice *slice) { float_matmul(DTYPE_F16, slice); }
 static void matmul_bf16(const struct matmul_slice *slice) { float_matmul(DTYPE_BF16, slice); }
+
+/* The initialiser of struct cpu_kernels.matmul. */
+#define MATMUL_TABLE                                                                                                             \
+    {                                                                                                                            \
+        [DTYPE_F32] = matmul_f32, [DTYPE_F16] = matmul_f16, [DTYPE_BF16] = matmul_bf16, [DTYPE_Q4_0] = matmul_q4_0,              \
+        [DTYPE_Q4_1] = matmul_q4_1, [DTYPE_Q8_0] = matmul_q8_0, [DTYPE_Q5_0] = matmul_q5_0, [DTYPE_Q5_1] = matmul_q5_1,          \
+        [DTYPE_Q4_K] = matmul_q4_k, [DTYPE_Q5_K] = matmul_q5_k, [DTYPE_Q6_K] = matmul_q6_k, [DTYPE_Q3_K] = matmul_q3_k,          \
+        [DTYPE_Q2_K] = matmul_q2_k, [DTYPE_IQ4_NL] = matmul_iq4_nl,                                                              \
+    }
 
 #endif

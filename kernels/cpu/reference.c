@@ -8,54 +8,71 @@
  *      sum at the end.
  *  (3) Positions beyond a row's own are not read as values, and as keys they have no influence. */
 #include "kernels/cpu/row_template.h"
+#include "kernels/cpu/weight_layout.h"
 
 /* --- matmul --- */
 
-/* Exact dot products of one block of 16 rows with one activation block. */
-static void block_dots(enum dtype type, const uint8_t *codes, const int8_t *q, int32_t q_sum, int32_t dots[ROW_GROUP]) {
-    const int zero_point = type == DTYPE_Q8_0 ? 128 : type == DTYPE_Q4_0 ? 8 : 0;
-    for (int row = 0; row < ROW_GROUP; row++) {
-        int32_t dot = -zero_point * q_sum;
-        for (int line = 0; line < (type == DTYPE_Q8_0 ? 8 : 4); line++)
-            for (int j = 0; j < 4; j++) {
-                const uint8_t code = codes[line * LINE + row * 4 + j];
-                if (type == DTYPE_Q8_0)
-                    dot += code * q[line * 4 + j];
-                else
-                    dot += (code & 15) * q[line * 4 + j] + (code >> 4) * q[16 + line * 4 + j];
-            }
-        dots[row] = dot;
+/* One block of one output row, ready to be multiplied. */
+struct ready_block {
+    float d, min; /* with the scales in them where those serve all 32 columns */
+    int scale[2], scale_min[2];
+    int whole[QUANT_BLOCK];
+};
+
+static void ready_lane(enum dtype type, const uint8_t *group, int b, int lane, struct ready_block *out) {
+    struct plain_block block;
+    lane_get(type, group, b, lane, &block);
+    const bool halved = type_scales_halves(type);
+    out->d = half_to_float(block.d);
+    out->min = half_to_float(block.m);
+    if (!halved) out->d *= (float)block.scale[0]; /* by 1 where the type has no scales */
+    if (!halved) out->min *= (float)(type_is_k(type) ? -block.min[0] : 1);
+    for (int h = 0; h < 2; h++) {
+        out->scale[h] = halved ? block.scale[h] : 1;
+        out->scale_min[h] = block.min[h];
     }
+    for (int i = 0; i < QUANT_BLOCK; i++) out->whole[i] = code_to_whole(type, block.codes[i]);
 }
 
-static float half_at(const uint8_t *memory, int index) {
-    uint16_t half;
-    memcpy(&half, memory + index * 2, sizeof half);
-    return half_to_float(half);
+/* acc and one block of one activation row: the definition of kernels.h. */
+static float add_block(enum dtype type, const struct ready_block *w, const struct activation *in, size_t at, float acc) {
+    const int8_t *q = in->q + at * QUANT_BLOCK;
+    int32_t dots[2] = {0, 0}, sum = 0;
+    for (int i = 0; i < QUANT_BLOCK; i++) dots[i / 16] += w->whole[i] * q[i];
+    for (int h = 0; h < 2; h++) sum += w->scale[h] * dots[h];
+    if (type == DTYPE_Q2_K) {
+        const int32_t minima = w->scale_min[0] * in->sum16[2 * at] + w->scale_min[1] * in->sum16[2 * at + 1];
+        acc = fmaf((float)minima, -(w->min * in->d[at]), acc);
+    } else if (type_has_minimum(type)) {
+        acc = fmaf(w->min, in->ds[at], acc);
+    }
+    return fmaf((float)sum, w->d * in->d[at], acc);
 }
 
-static void quantized_outputs(enum dtype type, const uint8_t *group, const struct activation *in, int row, float acc[ROW_GROUP]) {
+/* 16 outputs for the n activation rows from `first` on. A block is unpacked once for all of them. */
+static void quantized_outputs(enum dtype type, const uint8_t *group, const struct activation *in, int first, int n,
+                              float acc[][ROW_GROUP]) {
     const int n_blocks = in->n_cols / QUANT_BLOCK;
-    const size_t first = (size_t)row * (size_t)n_blocks;
-    for (int b = 0; b < n_blocks; b++) {
-        const uint8_t *scales = group_scales(type, group, b);
-        const size_t at = first + (size_t)b;
-        int32_t dots[ROW_GROUP];
-        block_dots(type, group_codes(type, group, b), in->q + at * QUANT_BLOCK, in->sum[at], dots);
-        for (int r = 0; r < ROW_GROUP; r++) {
-            if (type == DTYPE_Q4_1) acc[r] = fmaf(half_at(scales, ROW_GROUP + r), in->ds[at], acc[r]);
-            acc[r] = fmaf((float)dots[r], half_at(scales, r) * in->d[at], acc[r]);
+    for (int b = 0; b < n_blocks; b++)
+        for (int lane = 0; lane < ROW_GROUP; lane++) {
+            struct ready_block block;
+            ready_lane(type, group, b, lane, &block);
+            for (int i = 0; i < n; i++) {
+                const size_t at = (size_t)(first + i) * (size_t)n_blocks + (size_t)b;
+                acc[i][lane] = add_block(type, &block, in, at, acc[i][lane]);
+            }
         }
-    }
 }
 
-static void float_outputs(enum dtype type, const uint8_t *group, const struct activation *in, int row, float acc[ROW_GROUP]) {
-    const float *x = in->f + (size_t)row * (size_t)in->n_cols;
+static void float_outputs(enum dtype type, const uint8_t *group, const struct activation *in, int first, int n,
+                          float acc[][ROW_GROUP]) {
+    const float *x = in->f + (size_t)first * (size_t)in->n_cols;
     const size_t column_bytes = ROW_GROUP * dtype_row_bytes(type, 1);
     for (int k = 0; k < in->n_cols; k++) {
         float w[ROW_GROUP];
         dtype_row_to_float(type, group + (size_t)k * column_bytes, w, ROW_GROUP);
-        for (int r = 0; r < ROW_GROUP; r++) acc[r] = fmaf(w[r], x[k], acc[r]);
+        for (int i = 0; i < n; i++)
+            for (int r = 0; r < ROW_GROUP; r++) acc[i][r] = fmaf(w[r], x[(size_t)i * (size_t)in->n_cols + (size_t)k], acc[i][r]);
     }
 }
 
@@ -63,12 +80,12 @@ static void matmul(const struct matmul_slice *slice) {
     const struct weight *weight = slice->weight;
     for (int g = 0; g < slice->n_groups; g++) {
         const uint8_t *group = weight->data + (size_t)(slice->first_group + g) * weight->group_bytes;
+        float acc[TOKEN_TILE][ROW_GROUP] = {{0}};
+        (dtype_is_quantized(weight->type) ? quantized_outputs : float_outputs)(weight->type, group, slice->in, slice->first_row,
+                                                                               slice->n_rows, acc);
         for (int i = 0; i < slice->n_rows; i++) {
-            float acc[ROW_GROUP] = {0};
-            (dtype_is_quantized(weight->type) ? quantized_outputs : float_outputs)(weight->type, group, slice->in,
-                                                                                   slice->first_row + i, acc);
             float *out = slice->out + (size_t)i * (size_t)slice->out_stride + (size_t)g * ROW_GROUP;
-            for (int r = 0; r < ROW_GROUP; r++) out[r] = slice->add ? out[r] + acc[r] : acc[r];
+            for (int r = 0; r < ROW_GROUP; r++) out[r] = slice->add ? out[r] + acc[i][r] : acc[i][r];
         }
     }
 }
@@ -112,7 +129,7 @@ static void attention(const struct attention_tile *tile) {
 
 const struct cpu_kernels cpu_kernels_scalar = {
     .name = "scalar",
-    .matmul = {matmul, matmul, matmul, matmul, matmul, matmul},
+    .matmul = {[0 ... DTYPE_COUNT - 1] = matmul},
     .attention = attention,
     .rmsnorm_row = rmsnorm_row,
     .quantize_row = quantize_row,

@@ -78,7 +78,7 @@ INLINE float sum_of_squares(const float *x, int n) {
 }
 
 /* One block of 32 to int8, as kernels.h says at struct activation. */
-INLINE void quantize_block(const float *x, int8_t *q, float *d, float *ds, int32_t *sum) {
+INLINE void quantize_block(const float *x, int8_t *q, float *d, float *ds, int32_t *sum, int32_t *sum16) {
     uint32_t amax_bits = 0;
     for (int i = 0; i < QUANT_BLOCK; i++) {
         const uint32_t magnitude = bits_of(x[i]) & 0x7fffffffu;
@@ -88,16 +88,20 @@ INLINE void quantize_block(const float *x, int8_t *q, float *d, float *ds, int32
     if (amax_bits >= 0x7f800000u || amax < 1e-30f) { /* an infinity or a NaN; or nothing worth a scale */
         memset(q, 0, QUANT_BLOCK);
         *d = *ds = amax_bits >= 0x7f800000u ? NAN : 0.0f;
-        *sum = 0;
+        *sum = sum16[0] = sum16[1] = 0;
         return;
     }
     const float inverse = 127.0f / amax;
-    int32_t total = 0;
-    for (int i = 0; i < QUANT_BLOCK; i++) {
-        const int32_t nearest = (int32_t)(bits_of(x[i] * inverse + ROUNDER) - ROUNDER_BITS);
-        q[i] = (int8_t)nearest;
-        total += nearest;
+    for (int h = 0; h < 2; h++) {
+        int32_t half = 0;
+        for (int i = h * QUANT_BLOCK / 2; i < (h + 1) * QUANT_BLOCK / 2; i++) {
+            const int32_t nearest = (int32_t)(bits_of(x[i] * inverse + ROUNDER) - ROUNDER_BITS);
+            q[i] = (int8_t)nearest;
+            half += nearest;
+        }
+        sum16[h] = half;
     }
+    const int32_t total = sum16[0] + sum16[1];
     *d = amax / 127.0f;
     *ds = *d * (float)total;
     *sum = total;
@@ -107,7 +111,7 @@ static void quantize_row(const float *x, int n_cols, const struct activation_row
     if (out->f) memcpy(out->f, x, (size_t)n_cols * sizeof *x);
     if (!out->q) return;
     for (int b = 0; b < n_cols / QUANT_BLOCK; b++)
-        quantize_block(x + b * QUANT_BLOCK, out->q + b * QUANT_BLOCK, out->d + b, out->ds + b, out->sum + b);
+        quantize_block(x + b * QUANT_BLOCK, out->q + b * QUANT_BLOCK, out->d + b, out->ds + b, out->sum + b, out->sum16 + 2 * b);
 }
 
 static void rmsnorm_row(const float *x, const float *gamma, float eps, int n_cols, const struct activation_row *out) {
@@ -119,7 +123,7 @@ static void rmsnorm_row(const float *x, const float *gamma, float eps, int n_col
         float y[QUANT_BLOCK];
         const float *x_block = x + b * QUANT_BLOCK, *gamma_block = gamma + b * QUANT_BLOCK;
         for (int i = 0; i < QUANT_BLOCK; i++) y[i] = x_block[i] * scale * gamma_block[i];
-        quantize_block(y, out->q + b * QUANT_BLOCK, out->d + b, out->ds + b, out->sum + b);
+        quantize_block(y, out->q + b * QUANT_BLOCK, out->d + b, out->ds + b, out->sum + b, out->sum16 + 2 * b);
     }
 }
 

@@ -73,6 +73,7 @@ static struct activation_row activation_row_at(const struct activation *a, int r
     at.d = a->d + block;
     at.ds = a->ds + block;
     at.sum = a->sum + block;
+    at.sum16 = a->sum16 + 2 * block;
     return at;
 }
 

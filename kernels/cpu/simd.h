@@ -1,6 +1,6 @@
-/* simd.h - the few vector operations that the matmul and attention templates need, for AVX2 (8 lanes) and AVX-512 (16 lanes).
- * The compiler's flags for the including file choose. A lane is an output row, a position or a head dimension; nothing here
- * runs across lanes. */
+/* simd.h - the few vector operations that the matmul and attention templates need, for AVX2 and AVX-VNNI (8 lanes) and AVX-512 (16
+ * lanes). The compiler's flags for the including file choose. A lane is an output row, a position or a head dimension; nothing
+ * here runs across lanes. */
 #ifndef FORESAY_KERNELS_SIMD_H
 #define FORESAY_KERNELS_SIMD_H
 
@@ -38,22 +38,22 @@ INLINE vfloat vf_from_brains(const void *p) {
 }
 INLINE vint vi_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE vint vi_set(int32_t x) { return _mm512_set1_epi32(x); }
-INLINE vint vi_low_nibbles(vint x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
-INLINE vint vi_high_nibbles(vint x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
-
-/* start + the dot products of 32 unsigned codes a lane (8 vectors of 4) with 32 int8. Two chains hide the latency. */
-INLINE vint dot_unsigned(const vint w[8], const int8_t *q, vint start) {
-    vint even = start, odd = _mm512_setzero_si512();
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-        even = _mm512_dpbusd_epi32(even, w[i], _mm512_set1_epi32(load_quad(q + 4 * i)));
-        odd = _mm512_dpbusd_epi32(odd, w[i + 1], _mm512_set1_epi32(load_quad(q + 4 * i + 4)));
-    }
-    return _mm512_add_epi32(even, odd);
+INLINE vint vi_zero(void) { return _mm512_setzero_si512(); }
+INLINE vint vi_and(vint x, uint8_t mask) { return _mm512_and_si512(x, _mm512_set1_epi8((char)mask)); }
+INLINE vint vi_or_masked(vint base, vint x, uint8_t mask) { /* base | (x & mask) */
+    return _mm512_ternarylogic_epi32(base, x, _mm512_set1_epi8((char)mask), 0xf8);
 }
-INLINE vint dot_nibbles(const vint w[8], const int8_t *q, vint start) { return dot_unsigned(w, q, start); }
-INLINE vint dot_bytes(const vint w[8], const int8_t *q, int32_t q_sum) { return dot_unsigned(w, q, vi_set(-128 * q_sum)); }
-INLINE vint vi_load_bytes(const uint8_t *p) { return vi_load(p); }
+/* Bits move between the two bytes of a half word: mask afterwards. */
+INLINE vint vi_shift_right(vint x, int n) { return n ? _mm512_srli_epi16(x, n) : x; }
+INLINE vint vi_shift_left(vint x, int n) { return n ? _mm512_slli_epi16(x, n) : x; }
+INLINE vint vi_lookup(const uint8_t table[16], vint index) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), index);
+}
+INLINE vint vi_from_bytes(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)); }
+INLINE vint vi_from_signed_bytes(const uint8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)); }
+INLINE vint vi_add(vint a, vint b) { return _mm512_add_epi32(a, b); }
+INLINE vint vi_high_nibble(vint x) { return _mm512_srli_epi32(x, 4); } /* of lanes below 256 */
+INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) { return _mm512_fnmadd_ps(a, b, c); }
 
 #else
 
@@ -75,30 +75,69 @@ INLINE vfloat vf_from_brains(const void *p) {
 }
 INLINE vint vi_load(const uint8_t *p) { return _mm256_loadu_si256((const void *)p); }
 INLINE vint vi_set(int32_t x) { return _mm256_set1_epi32(x); }
-INLINE vint vi_low_nibbles(vint x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
-INLINE vint vi_high_nibbles(vint x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
+INLINE vint vi_zero(void) { return _mm256_setzero_si256(); }
+INLINE vint vi_and(vint x, uint8_t mask) { return _mm256_and_si256(x, _mm256_set1_epi8((char)mask)); }
+INLINE vint vi_or_masked(vint base, vint x, uint8_t mask) { return _mm256_or_si256(base, vi_and(x, mask)); }
+INLINE vint vi_shift_right(vint x, int n) { return n ? _mm256_srli_epi16(x, n) : x; }
+INLINE vint vi_shift_left(vint x, int n) { return n ? _mm256_slli_epi16(x, n) : x; }
+INLINE vint vi_lookup(const uint8_t table[16], vint index) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table)), index);
+}
+INLINE vint vi_from_bytes(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)); }
+INLINE vint vi_from_signed_bytes(const uint8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)); }
+INLINE vint vi_add(vint a, vint b) { return _mm256_add_epi32(a, b); }
+INLINE vint vi_high_nibble(vint x) { return _mm256_srli_epi32(x, 4); }
+INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) { return _mm256_fnmadd_ps(a, b, c); }
 
-/* Sums of two products fit 16 bits (15 * 127 * 2 = 3,810), and so do eight of those (30,480): one widening per block is enough.
- */
-INLINE vint dot_nibbles(const vint w[8], const int8_t *q, vint start) {
-    vint pairs = _mm256_maddubs_epi16(w[0], _mm256_set1_epi32(load_quad(q)));
-#pragma GCC unroll 8
-    for (int i = 1; i < 8; i++)
-        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w[i], _mm256_set1_epi32(load_quad(q + 4 * i))));
-    return _mm256_add_epi32(start, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#endif
+
+/* --- dot products: n vectors of unsigned codes, four a lane, with 4n int8 that are the same for all lanes --- */
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+
+enum { SIGNED_BYTES = 0 }; /* 1: codes of 8 bits go into dot_codes with flipped signs: less 128 */
+INLINE vint vi_flip_signs(vint x) { return x; }
+
+INLINE vint dot_quad(vint sum, vint w, const int8_t *q) {
+#if defined(__AVX512VNNI__)
+    return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(load_quad(q)));
+#else
+    return _mm256_dpbusd_avx_epi32(sum, w, _mm256_set1_epi32(load_quad(q)));
+#endif
 }
 
-/* Unsigned codes up to 255 would saturate 16 bits (255 * 127 * 2), so here weights are signed: |w| times q with the sign of w.
- * The sum of two is at most 128 * 127 * 2 = 32,512. */
-INLINE vint vi_load_bytes(const uint8_t *p) { return _mm256_xor_si256(vi_load(p), _mm256_set1_epi8(-128)); }
-INLINE vint dot_bytes(const vint w[8], const int8_t *q, int32_t q_sum) {
-    (void)q_sum;
-    vint sum = _mm256_setzero_si256();
+/* start + the dot product. Two chains hide the latency of eight; four are half of a block, and the other half is beside them. */
+INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *q, vint start) {
+    (void)bits;
+    vint even = start, odd = vi_zero();
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-        const vint signed_q = _mm256_sign_epi8(_mm256_set1_epi32(load_quad(q + 4 * i)), w[i]);
-        const vint pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w[i]), signed_q);
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    for (int i = 0; i < n; i++) {
+        vint *sum = n > 4 && i % 2 ? &odd : &even;
+        *sum = dot_quad(*sum, w[i], q + 4 * i);
+    }
+    return n > 4 ? vi_add(even, odd) : even;
+}
+
+#else
+
+enum { SIGNED_BYTES = 1 };
+INLINE vint vi_flip_signs(vint x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+
+/* vpmaddubsw adds two products and saturates at 16 bits. |q| <= 127, so codes of 4 bits give at most 15 * 127 * 2 = 3,810, and
+ * eight of these sums still fit (30,480); of 5 bits four (31 * 254 * 4 = 31,496); of 6 bits two (63 * 254 * 2 = 32,004). So many
+ * are added before they are widened. Two products of 8 bits (255 * 254) would not fit: those codes come less 128, and it is |w|
+ * times q with the sign of w, at most 128 * 127 * 2 = 32,512, widened each. */
+INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *q, vint start) {
+    const int chain = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    const vint ones = _mm256_set1_epi16(1);
+    vint sum = start, pairs = vi_zero();
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        const vint quads = _mm256_set1_epi32(load_quad(q + 4 * i));
+        const vint products = bits == 8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[i]), _mm256_sign_epi8(quads, w[i]))
+                                        : _mm256_maddubs_epi16(w[i], quads);
+        pairs = i % chain == 0 ? products : _mm256_add_epi16(pairs, products);
+        if (i % chain == chain - 1 || i == n - 1) sum = vi_add(sum, _mm256_madd_epi16(pairs, ones));
     }
     return sum;
 }

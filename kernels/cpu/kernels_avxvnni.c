@@ -1,0 +1,19 @@
+/* kernels_avxvnni.c - the inner functions for AVX2 with the 256-bit dot products of AVX-VNNI (processors with
+ * VNNI but without AVX-512): the templates, compiled with these instructions, as a
+ * table. */
+#if defined(__x86_64__)
+#include "kernels/cpu/attention_template.h"
+#include "kernels/cpu/matmul_template.h"
+#include "kernels/cpu/row_template.h"
+
+const struct cpu_kernels cpu_kernels_avxvnni = {
+    .name = "avxvnni",
+    .matmul = MATMUL_TABLE,
+    .attention = attention,
+    .rmsnorm_row = rmsnorm_row,
+    .quantize_row = quantize_row,
+    .swiglu = swiglu,
+    .rope_query = rope_query,
+    .rope_key_value = rope_key_value,
+};
+#endif
