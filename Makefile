@@ -168,7 +168,7 @@ e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real socke
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_MODEL=$(abspath $(MODEL)) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/e2e
 
-oracle: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.done ## tokens, text and perplexity against transformers
+oracle: $(BUILD)/foresay $(BUILD)/tests/check_dequantize $(MODEL) $(GEMMA) $(VENV)/.done ## tokens, text and perplexity against transformers
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/oracle
 

@@ -50,7 +50,7 @@ static const struct {
                   {10, DTYPE_Q2_K},   {11, DTYPE_Q3_K}, {12, DTYPE_Q4_K}, {13, DTYPE_Q5_K}, {14, DTYPE_Q6_K},
                   {20, DTYPE_IQ4_NL}, {1, DTYPE_F16},   {30, DTYPE_BF16}, {0, DTYPE_F32}};
 enum { N_COMPUTABLE = sizeof computable / sizeof *computable };
-_Static_assert(N_COMPUTABLE == DTYPE_COUNT, "each dtype has a number in files");
+_Static_assert(N_COMPUTABLE == (int)DTYPE_COUNT, "each dtype has a number in files");
 
 bool gguf_type_to_dtype(uint32_t type, enum dtype *out) {
     for (size_t i = 0; i < N_COMPUTABLE; i++) {

@@ -138,8 +138,8 @@ static void read_q6_k(const uint8_t *src, int sub, struct plain_block *out) {
     out->d = half_at(src + 208);
 }
 
-/* 32 bytes of third bits (set: 4 more), 64 of two low bits, 12 of 6-bit scales (low nibbles of 0..7 and 8..15, then the high pairs of
- * k, k + 4, k + 8, k + 12), d. */
+/* 32 bytes of third bits (set: 4 more), 64 of two low bits, 12 of 6-bit scales (low nibbles of 0..7 and 8..15, then the high
+ * pairs of k, k + 4, k + 8, k + 12), d. */
 static void read_q3_k(const uint8_t *src, int sub, struct plain_block *out) {
     const uint8_t *packed = src + 96;
     read_field(src + 32 + sub / 4 * QUANT_BLOCK, sub % 4 * 2, 2, 0, out->codes);

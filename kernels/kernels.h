@@ -11,9 +11,9 @@
  *  (3) Operations print nothing and cannot fail. Whatever can fail (open, load, alloc) returns a status.
  *  (4) One thread (the engine's) calls the operations of a backend; workers are the backend's own affair.
  *
- * Numeric order (DESIGN section 1, promise 1): blocks of 32 inputs ascending; inside a block the exact integer isum = sum of whole
- * number * q; then acc = fmaf((float)isum, d_weight * d_activation, acc). What differs by type (w, m: whole numbers, scales and
- * minima of plain_block.h; 0 and 1: columns 0..15 and 16..31; s0, s1: their sums of q; ds = d_activation * (s0 + s1), rounded):
+ * Numeric order (DESIGN section 1, promise 1): blocks of 32 inputs ascending; inside a block the exact integer isum = sum of
+ * w * q; then acc = fmaf((float)isum, d_weight * d_activation, acc). What differs by type (w, d, scale, m, min as in
+ * plain_block.h; 0 and 1: columns 0..15 and 16..31; s0, s1: their sums of q; ds = d_activation * (s0 + s1), rounded):
  *   Q4_1, Q5_1   before it acc = fmaf(m, ds, acc)
  *   Q4_K, Q5_K   before it acc = fmaf(-(m * min), ds, acc); d_weight is d * scale
  *   Q6_K, Q3_K   isum = scale0 * (sum of w * q)0 + scale1 * (sum of w * q)1
@@ -101,8 +101,8 @@ struct weight;
 /* Activations of n rows, kept in the forms the next matmul reads. Made by activation_alloc, written by rmsnorm and quantize.
  * Quantised form: per row and block of 32, x ~= d * q; d = amax / 127, q = nearest even of x * (127 / amax), so that q is in
  * [-127, 127]; sum is the exact sum of the 32 q. amax < 1e-30 gives d = 0 and q = 0; a NaN or infinity in a block gives d = NaN
- * and q = 0, so that it surfaces in the logits, where the engine looks for it. ds = d * sum serves minima for 32 columns, sum16 (the
- * exact sums of 16 q) serves types with scales for 16. */
+ * and q = 0, so that it surfaces in the logits, where the engine looks for it. ds = d * sum serves minima for 32 columns; sum16,
+ * the exact sums of 16 q, types with scales for 16. */
 struct activation {
     int max_rows, n_cols;
     float *f;       /* [max_rows, n_cols], or NULL when no reader wants floats */

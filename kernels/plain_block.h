@@ -1,9 +1,10 @@
 /* plain_block.h - 32 weights of a quantised type in one form for all types: what a file's block says once its bits are sorted.
  *
- *     weight = d * scale[h] * whole(code)   [ + m  |  - m * min[h] ]        h = 0 for columns 0..15, 1 for columns 16..31
+ *     weight = d * scale[h] * w   [ + m  |  - m * min[h] ]        h = 0 for columns 0..15, 1 for columns 16..31
  *
- * whole(code) is the code less the type's zero point, or an entry of IQ4_NL's table. A type is told by the few properties below;
- * they are inline, so that a type known to the compiler costs nothing. Block 8s + j of a K type is sub-block j of super-block s.
+ * The whole number w is the code less the type's zero point, or an entry of IQ4_NL's table. A type is told by the few properties
+ * below; they are inline, so that a type known to the compiler costs nothing. Block 8s + j of a K type is sub-block j of
+ * super-block s.
  *
  *  type         stored bits  zero  scale, min                           file's block
  *  Q4_0          4            8     1                                    d, 16 bytes

@@ -1,7 +1,7 @@
-/* check_kernels.c - every instruction set and thread count against the plain C reference, bit by bit; with --bench also the
- * speed.
+/* check_kernels.c - every instruction set and thread count against the plain C reference, bit by bit; with --bench the speed,
+ * of a model's operations and then of every type (the latter alone with --bench-types).
  *
- * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512] [--seed N] [--bench [--threads N]]
+ * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512] [--seed N] [--bench|--bench-types [--threads N]]
  *
  *  (1) What is expected always comes from the scalar backend with one thread and one row a call. So each comparison checks
  *      instruction set, thread count, batch size and place in the batch at once. Bits must be equal, except that any NaN
@@ -10,6 +10,7 @@
  *  (3) Random input is made from --seed, which is printed. Sizes are small, so that the whole also runs under the sanitizers.
  * Exit status 1 if anything differs. */
 #include "tests/bench_kernels.h"
+#include "tests/bench_types.h"
 #include "tests/kernels_fixture.h"
 #include "tests/kernels_reference.h"
 
@@ -493,13 +494,15 @@ static void check_all(void) {
 
 int main(int argc, char **argv) {
     const char *isa = NULL;
-    bool bench = false;
+    bool bench = false, types = false;
     int threads = 0;
     uint64_t seed = 1;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--bench") == 0)
             bench = true;
+        else if (strcmp(argv[i], "--bench-types") == 0)
+            types = true;
         else if (strcmp(argv[i], "--isa") == 0 && value)
             isa = argv[++i];
         else if (strcmp(argv[i], "--threads") == 0 && value)
@@ -507,11 +510,13 @@ int main(int argc, char **argv) {
         else if (strcmp(argv[i], "--seed") == 0 && value)
             seed = strtoull(argv[++i], NULL, 10);
         else {
-            fprintf(stderr, "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512] [--seed N] [--bench [--threads N]]\n");
+            fprintf(stderr,
+                    "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512] [--seed N] [--bench|--bench-types [--threads N]]\n");
             return 2;
         }
     }
-    if (bench) return bench_kernels(isa, threads);
+    if (bench && bench_kernels(isa, threads)) return 1;
+    if (bench || types) return bench_types(isa, threads);
     random_state = seed * 0x9e3779b97f4a7c15ull + 1;
     printf("check_kernels: seed %llu\n", (unsigned long long)seed);
     open_subjects(isa);

@@ -11,7 +11,7 @@
 #include "engine/gguf.h"
 #include "tests/gguf_writer.h"
 
-enum { N_KEYS = 13, TYPE_F32 = 0, TYPE_Q4_1 = 3, TYPE_Q4_K = 12 };
+enum { N_KEYS = 13, TYPE_F32 = 0, TYPE_Q4_1 = 3, TYPE_Q8_K = 15 };
 
 /* A file with a key of every kind and two tensors. */
 static void write_good(struct gguf_writer *w, uint32_t version) {
@@ -160,13 +160,14 @@ static void types_without_a_kernel_are_named(void **state) {
     const struct gguf_tensor *tensor;
     enum dtype type;
     writer_begin(&w, 3, 1, 0);
-    writer_tensor(&w, "blk.0.attn_q.weight", TYPE_Q4_K, 1, (uint64_t[]){512}, 0);
+    writer_tensor(&w, "blk.0.attn_q.weight", TYPE_Q8_K, 1, (uint64_t[]){512}, 0);
     writer_align(&w, 32);
-    writer_zeros(&w, 2 * 144);
+    writer_zeros(&w, 2 * 292);
     assert_int_equal(writer_open(&w, &g, &error), ENGINE_OK);
-    assert_string_equal(gguf_type_name(gguf_tensor_at(g, 0)->type), "Q4_K");
+    assert_string_equal(gguf_type_name(gguf_tensor_at(g, 0)->type), "Q8_K");
     assert_int_equal(gguf_require_tensor(g, "blk.0.attn_q.weight", 1, 512, &tensor, &type, &error), ENGINE_ERR_MODEL);
-    assert_non_null(strstr(error.text, "Q4_K"));
+    assert_non_null(strstr(error.text, "has type Q8_K,"));
+    assert_non_null(strstr(error.text, "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, F16, BF16 or F32"));
     assert_non_null(strstr(error.text, "blk.0.attn_q.weight"));
     gguf_close(g);
     writer_free(&w);

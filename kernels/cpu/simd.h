@@ -1,6 +1,6 @@
-/* simd.h - the few vector operations that the matmul and attention templates need, for AVX2 and AVX-VNNI (8 lanes) and AVX-512 (16
- * lanes). The compiler's flags for the including file choose. A lane is an output row, a position or a head dimension; nothing
- * here runs across lanes. */
+/* simd.h - the few vector operations that the matmul and attention templates need, for AVX2 and AVX-VNNI (8 lanes) and AVX-512
+ * (16 lanes). The compiler's flags for the including file choose. A lane is an output row, a position or a head dimension;
+ * nothing here runs across lanes. */
 #ifndef FORESAY_KERNELS_SIMD_H
 #define FORESAY_KERNELS_SIMD_H
 

@@ -2,7 +2,7 @@
  * weights is made, whatever its shape. Compiled for AVX2, AVX-VNNI and AVX-512 by the including file's flags.
  *
  *     place   = block_place(type, group, b)                         (weight_layout.h)
- *     unpack_codes(type, place.codes, part, w)                      8 vectors of unsigned bytes: vector i has columns 4i .. 4i + 3
+ *     unpack_codes(type, place.codes, part, w)                      8 vectors of unsigned bytes, i has columns 4i .. 4i + 3
  *     factors = load_factors(type, &place, part)                    float scale, minimum, integer scales: once per block
  *     dots    = block_dots(type, w, in, at)                         exact sums of whole number * q, for one activation block
  *     acc     = add_block(type, &factors, dots, in, at, acc)        the roundings of kernels.h, for one activation block
@@ -10,8 +10,9 @@
  *  (1) A lane is an output row; a group has PARTS vectors of them (two of 8 or one of 16), and `part` picks one.
  *  (2) `type` is a constant where these are inlined. `at` is row * (n_cols / 32) + b of the activations. Nothing depends on how
  *      many activation rows there are.
- *  (3) Another way to the dots (an int8 matrix unit) takes unpack_codes' vectors, sums code * q for columns 0..31, or for 0..15 and
- *      16..31 apart where type_scales_halves, starts at zero_start's values or adds them afterwards, and goes on with add_block. */
+ *  (3) Another way to the dots (an int8 matrix unit) takes unpack_codes' vectors, sums code * q for columns 0..31, or for 0..15
+ *      and 16..31 apart where type_scales_halves, starts at zero_start's values or adds them afterwards, and goes on with
+ *      add_block. */
 #ifndef FORESAY_KERNELS_WEIGHT_BLOCKS_H
 #define FORESAY_KERNELS_WEIGHT_BLOCKS_H
 
@@ -140,8 +141,9 @@ INLINE struct block_factors load_factors(const enum dtype type, const struct blo
     return f;
 }
 
-/* The exact integer sum of a block, as a float. With scales for 16 columns its parts and itself stay below 2^24 (Q6_K: 16 * 32 * 127 *
- * 128 * 2 = 16,646,144; Q3_K and Q2_K are smaller), so that products and sum in floats are exact, and cheaper than vpmulld. */
+/* The exact integer sum of a block, as a float. With scales for 16 columns its parts and itself stay below 2^24 (Q6_K:
+ * 16 * 32 * 127 * 128 * 2 = 16,646,144; Q3_K 16 * 4 * 127 * 32 * 2; Q2_K 16 * 3 * 127 * 15 * 2), so that products and sum in
+ * floats are exact, and cheaper than vpmulld. */
 INLINE vfloat integer_sum(const enum dtype type, const struct block_factors *f, struct block_dots dots) {
     if (!type_scales_halves(type)) return vf_from_int(dots.first);
     return vf_fma(vf_from_int(dots.second), f->scale[1], vf_mul(vf_from_int(dots.first), f->scale[0]));
