@@ -74,6 +74,7 @@ $(BUILD)/%.a:
 $(BUILD)/obj/kernels/%_avx2.o: CFLAGS += $(AVX2)
 $(BUILD)/obj/kernels/%_avxvnni.o: CFLAGS += $(AVXVNNI)
 $(BUILD)/obj/kernels/%_avx512.o: CFLAGS += $(AVX512)
+$(BUILD)/obj/kernels/%_amx.o: CFLAGS += $(AVX512) -mamx-tile -mamx-int8
 $(BUILD)/obj/kernels/%.o: OPT = -O3
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)

@@ -43,7 +43,7 @@ struct engine_error {
 
 struct engine_config {
     const char *model_path;  /* read during engine_open only */
-    const char *isa;         /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512" */
+    const char *isa;         /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512", "amx" */
     int n_threads;           /* compute threads; 0 = as many as this process may use */
     int ctx_len;             /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
     int max_seqs;            /* sequences that run at once */

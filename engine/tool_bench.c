@@ -186,7 +186,7 @@ int tool_bench(int argc, char **argv) {
         {"batch", OPTION_STRING, &s.batches, "LIST", "sequences at once", 0, 0, false},
         {"runs", OPTION_INT, &s.n_runs, "N", "runs behind each median", 1, MAX_RUNS, false},
         {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step", 1, 1 << 16, false},
-        {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2, avxvnni or avx512", 0, 0, false},
+        {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"json", OPTION_FLAG, &s.json, NULL, "one JSON object instead of a table", 0, 0, false},
     };
     struct option_set set = {.command = "bench",

@@ -145,7 +145,7 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
          false},
         {"step-tokens", OPTION_INT, &config->step_tokens, "N", "tokens computed in one step, prompts included", 1, 1 << 20,
          false},
-        {"isa", OPTION_STRING, &config->isa, "NAME", "instruction set: auto, scalar, avx2, avxvnni or avx512", 0, 0, false},
+        {"isa", OPTION_STRING, &config->isa, "NAME", "instruction set: auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"log-level", OPTION_STRING, &log_level, "NAME", "error, warn, info or debug", 0, 0, false},
         {"config", OPTION_STRING, &config->config, "FILE", "these settings as JSON: {\"model\": \"a.gguf\", \"max-seqs\": 8}", 0,
          0, false},

@@ -218,7 +218,7 @@ struct backend {
 };
 
 struct backend_config {
-    const char *isa; /* "auto" or NULL, "scalar", "avx2", "avxvnni", "avx512" */
+    const char *isa; /* "auto" or NULL, "scalar", "avx2", "avxvnni", "avx512", "amx" */
     int n_threads;   /* compute threads, the caller's included; 0 = as many as the cgroup and affinity grant */
 };
 

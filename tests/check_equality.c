@@ -309,6 +309,7 @@ int main(int argc, char **argv) {
     run_cached();
     run_preempted(false);
     run_preempted(true);
+    run_isa("amx", 1, 0);
     run_isa("avx512", 1, 0);
     run_isa("avx2", 1, 0);
     if (tiny_path[0])

@@ -1,7 +1,7 @@
 /* check_kernels.c - every instruction set and thread count against the plain C reference, bit by bit; with --bench the speed,
  * of a model's operations and then of every type (the latter alone with --bench-types).
  *
- * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512] [--seed N] [--bench|--bench-types [--threads N]]
+ * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N] [--bench|--bench-types [--threads N]]
  *
  *  (1) What is expected always comes from the scalar backend with one thread and one row a call. So each comparison checks
  *      instruction set, thread count, batch size and place in the batch at once. Bits must be equal, except that any NaN
@@ -30,11 +30,11 @@ static struct subject subjects[MAX_SUBJECTS];
 static int n_subjects;
 
 static void open_subjects(const char *only_isa) {
-    static const char *const isas[] = {"scalar", "avx2", "avxvnni", "avx512"};
+    static const char *const isas[] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
     char reason[160];
     int rc = backend_open_cpu(&reference, &(struct backend_config){.isa = "scalar", .n_threads = 1}, reason, sizeof reason);
     assert(rc == KERNELS_OK);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         if (only_isa && strcmp(only_isa, isas[i]) != 0) continue;
         for (int threads = 1; threads <= 3; threads++) {
             struct subject *s = &subjects[n_subjects];
@@ -510,8 +510,9 @@ int main(int argc, char **argv) {
         else if (strcmp(argv[i], "--seed") == 0 && value)
             seed = strtoull(argv[++i], NULL, 10);
         else {
-            fprintf(stderr,
-                    "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512] [--seed N] [--bench|--bench-types [--threads N]]\n");
+            fprintf(
+                stderr,
+                "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N] [--bench|--bench-types [--threads N]]\n");
             return 2;
         }
     }

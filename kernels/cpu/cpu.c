@@ -10,6 +10,8 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 enum { MAX_THREADS = 256 };
@@ -52,6 +54,16 @@ static bool has_avx512(void) {
     if (!has_avx2() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
     return (ebx & wanted) == wanted && (ecx & bit_AVX512VNNI) && system_saves(xmm_ymm_zmm_masks);
 }
+
+/* Linux hands out the tile registers of a process on request, once for all its threads. */
+static bool has_amx(void) {
+    enum { REQUEST_STATE = 0x1023 /* ARCH_REQ_XCOMP_PERM */, TILE_DATA = 18 };
+    const uint32_t tiles = 1u << 24, int8 = 1u << 25, wanted = tiles | int8, tile_config_and_data = 3u << 17;
+    uint32_t eax, ebx, ecx, edx;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+    if ((edx & wanted) != wanted || !system_saves(tile_config_and_data)) return false;
+    return syscall(SYS_arch_prctl, REQUEST_STATE, TILE_DATA) == 0;
+}
 #endif
 
 static const struct isa ladder[] = {
@@ -60,6 +72,7 @@ static const struct isa ladder[] = {
     {&cpu_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},
     {&cpu_kernels_avxvnni, has_avxvnni, "AVX2, FMA, F16C and AVX-VNNI"},
     {&cpu_kernels_avx512, has_avx512, "AVX-512 F, BW, DQ, VL and VNNI"},
+    {&cpu_kernels_amx, has_amx, "AVX-512 F, BW, DQ, VL and VNNI, AMX with int8, and a kernel that grants it"},
 #endif
 };
 enum { N_ISAS = sizeof ladder / sizeof *ladder };
@@ -80,7 +93,7 @@ static const struct cpu_kernels *choose_kernels(const char *name, char *reason, 
     }
     if (!chosen)
         snprintf(reason, reason_size, "There is no instruction set \"%.40s\" for this processor; auto, scalar%s.", name,
-                 N_ISAS > 1 ? ", avx2, avxvnni and avx512 exist" : " exist");
+                 N_ISAS > 1 ? ", avx2, avxvnni, avx512 and amx exist" : " exist");
     return chosen;
 }
 

@@ -6,6 +6,7 @@
  *   kernels_avx2.c     simd.h, row_template.h, matmul_template.h and attention_template.h compiled for AVX2
  *   kernels_avxvnni.c  the same for AVX2 with AVX-VNNI
  *   kernels_avx512.c   the same for AVX-512
+ *   kernels_amx.c      that, and matrix products of many rows on tiles
  *
  * weight_layout.h draws how repacked weights lie; weight_blocks.h turns a block of them into vectors.
  */
@@ -16,9 +17,10 @@
 #include "kernels/kernels.h"
 
 enum {
-    LINE = 64,          /* bytes of a cache line and of a 512-bit vector */
-    TOKEN_TILE = 16,    /* most activation rows of one inner matmul call: 16 accumulators and 8 code vectors fill 32 registers */
-    ATTENTION_TILE = 6, /* most query vectors of one inner attention call: 6 x 4 accumulators */
+    LINE = 64,       /* bytes of a cache line and of a 512-bit vector */
+    TOKEN_TILE = 16, /* most activation rows of one inner matmul call: 16 accumulators and 8 code vectors fill 32 registers */
+    MAX_SLICE_ROWS = 64,
+    ATTENTION_TILE = 6,   /* most query vectors of one inner attention call: 6 x 4 accumulators */
     ATTENTION_CHUNK = 64, /* positions between two rescalings of the running softmax; part of the definition */
     MAX_HEAD_DIM = 512,
 };
@@ -33,7 +35,7 @@ struct weight {
     struct weight_chunk *chunk;
 };
 
-/* 16 * n_groups output rows for n_rows activation rows (at most TOKEN_TILE). */
+/* 16 * n_groups output rows for n_rows activation rows (at most cpu_kernels.slice_rows). */
 struct matmul_slice {
     const struct weight *weight;
     const struct activation *in;
@@ -73,6 +75,7 @@ struct rope_row {
 
 struct cpu_kernels {
     const char *name;
+    int slice_rows; /* most activation rows of a slice, a multiple of TOKEN_TILE, at most MAX_SLICE_ROWS */
     void (*matmul[DTYPE_COUNT])(const struct matmul_slice *slice);
     void (*attention)(const struct attention_tile *tile);
     void (*rmsnorm_row)(const float *x, const float *gamma, float eps, int n_cols, const struct activation_row *out);
@@ -89,6 +92,7 @@ extern const struct cpu_kernels cpu_kernels_scalar;
 extern const struct cpu_kernels cpu_kernels_avx2;
 extern const struct cpu_kernels cpu_kernels_avxvnni;
 extern const struct cpu_kernels cpu_kernels_avx512;
+extern const struct cpu_kernels cpu_kernels_amx;
 #endif
 
 struct cpu {

@@ -11,8 +11,9 @@ enum {
     PANEL_BYTES = 128 * 1024,    /* of weights; leaves room for the activations in an L2 of 512 KiB and more */
     STREAM_BYTES = 40 * 1024,    /* a microsecond or two of one thread: long against a claim, short against a product */
     CHUNKS_PER_THREAD = 16,      /* at most for streams, at least for panels: evens out threads of unequal speed */
+    TALL_CHUNKS_PER_THREAD = 4,  /* with tall slices, which prepare their activations once for all groups of a chunk */
     SERIAL_PRODUCTS = 24 * 1024, /* products below which a fork costs more than it saves */
-    SWIGLU_GROUPS = 4,
+    SWIGLU_GROUPS = 8,
 };
 
 struct matmul_call {
@@ -39,9 +40,10 @@ static void run_jobs(const struct matmul_call *call, int first, int end) {
         struct matmul_slice slice = {.weight = job->weight, .in = call->in, .first_group = from, .n_groups = to - from};
         slice.out_stride = job->out_stride;
         slice.add = job->add;
-        for (int row = 0; row < call->n; row += TOKEN_TILE) {
+        const int slice_rows = call->cpu->kernels->slice_rows;
+        for (int row = 0; row < call->n; row += slice_rows) {
             slice.first_row = row;
-            slice.n_rows = at_most(call->n - row, TOKEN_TILE);
+            slice.n_rows = at_most(call->n - row, slice_rows);
             slice.out = job->out + (size_t)row * (size_t)job->out_stride + (size_t)from * ROW_GROUP;
             call->cpu->kernels->matmul[job->weight->type](&slice);
         }
@@ -51,7 +53,7 @@ static void run_jobs(const struct matmul_call *call, int first, int end) {
 /* Gate and up of a few groups into a tile on the stack, combined on the way out. */
 static void run_swiglu_tile(const struct matmul_call *call, struct matmul_slice slice) {
     enum { STRIDE = SWIGLU_GROUPS * ROW_GROUP };
-    float gate[TOKEN_TILE * STRIDE], up[TOKEN_TILE * STRIDE];
+    float gate[MAX_SLICE_ROWS * STRIDE], up[MAX_SLICE_ROWS * STRIDE];
     const struct matmul_job *gate_job = &call->jobs[0], *up_job = &call->jobs[1];
     const struct cpu_kernels *kernels = call->cpu->kernels;
     slice.out_stride = STRIDE;
@@ -69,8 +71,9 @@ static void run_swiglu_tile(const struct matmul_call *call, struct matmul_slice 
 
 static void run_swiglu(const struct matmul_call *call, int first, int end) {
     struct matmul_slice slice = {.in = call->in};
-    for (slice.first_row = 0; slice.first_row < call->n; slice.first_row += TOKEN_TILE) {
-        slice.n_rows = at_most(call->n - slice.first_row, TOKEN_TILE);
+    const int slice_rows = call->cpu->kernels->slice_rows;
+    for (slice.first_row = 0; slice.first_row < call->n; slice.first_row += slice_rows) {
+        slice.n_rows = at_most(call->n - slice.first_row, slice_rows);
         for (slice.first_group = first; slice.first_group < end; slice.first_group += SWIGLU_GROUPS) {
             slice.n_groups = at_most(end - slice.first_group, SWIGLU_GROUPS);
             run_swiglu_tile(call, slice);
@@ -91,7 +94,8 @@ static int chunk_groups(const struct matmul_call *call, int n_threads) {
     const int group_bytes = (int)call->jobs[0].weight->group_bytes * (call->run == run_swiglu ? 2 : 1);
     if ((int64_t)call->n_groups * ROW_GROUP * call->in->n_cols * call->n <= SERIAL_PRODUCTS) return call->n_groups;
     if (call->n > TOKEN_TILE) {
-        const int even = call->n_groups / (n_threads * CHUNKS_PER_THREAD);
+        const int chunks = call->cpu->kernels->slice_rows > TOKEN_TILE ? TALL_CHUNKS_PER_THREAD : CHUNKS_PER_THREAD;
+        const int even = call->n_groups / (n_threads * chunks);
         return at_least(at_most(even, PANEL_BYTES / group_bytes), 1);
     }
     const int64_t rounds = (int64_t)call->n_groups * group_bytes / STREAM_BYTES / n_threads;

@@ -129,6 +129,7 @@ static void attention(const struct attention_tile *tile) {
 
 const struct cpu_kernels cpu_kernels_scalar = {
     .name = "scalar",
+    .slice_rows = TOKEN_TILE,
     .matmul = {[0 ... DTYPE_COUNT - 1] = matmul},
     .attention = attention,
     .rmsnorm_row = rmsnorm_row,
