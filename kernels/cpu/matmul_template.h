@@ -45,7 +45,7 @@ INLINE void tile_block(const enum dtype type, const int m, const int parts, cons
 #pragma GCC unroll 16
         for (int t = 0; t < m; t++, at += tile->n_blocks) {
             vfloat *sum = &acc[t * parts + p];
-            *sum = add_block(type, &factors, block_dots(type, m, w, tile->in, at), tile->in, at, *sum);
+            *sum = add_block(type, &factors, block_dots(type, w, tile->in, at), tile->in, at, *sum);
         }
     }
 }

@@ -106,16 +106,16 @@ INLINE vint dot_quad(vint sum, vint w, const int8_t *q) {
 #endif
 }
 
-/* start + the dot product, in one or two chains. */
-INLINE vint dot_codes(const int bits, const int n, const int chains, const vint *w, const int8_t *q, vint start) {
+/* start + the dot product. Two chains hide the latency of eight; four are half of a block, and the other half is beside them. */
+INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *q, vint start) {
     (void)bits;
     vint even = start, odd = vi_zero();
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
-        vint *sum = i % chains ? &odd : &even;
+        vint *sum = n > 4 && i % 2 ? &odd : &even;
         *sum = dot_quad(*sum, w[i], q + 4 * i);
     }
-    return chains == 2 ? vi_add(even, odd) : even;
+    return n > 4 ? vi_add(even, odd) : even;
 }
 
 #else
@@ -127,8 +127,7 @@ INLINE vint vi_flip_signs(vint x) { return _mm256_xor_si256(x, _mm256_set1_epi8(
  * eight of these sums still fit (30,480); of 5 bits four (31 * 254 * 4 = 31,496); of 6 bits two (63 * 254 * 2 = 32,004). So many
  * are added before they are widened. Two products of 8 bits (255 * 254) would not fit: those codes come less 128, and it is |w|
  * times q with the sign of w, at most 128 * 127 * 2 = 32,512, widened each. */
-INLINE vint dot_codes(const int bits, const int n, const int chains, const vint *w, const int8_t *q, vint start) {
-    (void)chains;
+INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *q, vint start) {
     const int chain = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
     const vint ones = _mm256_set1_epi16(1);
     vint sum = start, pairs = vi_zero();

@@ -5,7 +5,7 @@
  *     unpack_codes(type, place.codes, part, w)                      8 vectors of unsigned bytes, i has columns 4i .. 4i + 3
  *     halves  = load_halves(type, &place, part)                     once per block, or per super-block
  *     factors = load_factors(type, &place, part, &halves)           float scale, minimum, integer scales: once per block
- *     dots    = block_dots(type, m, w, in, at)                      exact sums of whole number * q, for one activation block
+ *     dots    = block_dots(type, w, in, at)                         exact sums of whole number * q, for one activation block
  *     acc     = add_block(type, &factors, dots, in, at, acc)        the roundings of kernels.h, for one activation block
  *
  *  (1) A lane is an output row; a group has PARTS vectors of them (two of 8 or one of 16), and `part` picks one.
@@ -125,16 +125,14 @@ INLINE void ready_codes(const enum dtype type, vint w[8]) {
     for (int i = 0; i < 8; i++) w[i] = vi_flip_signs(w[i]);
 }
 
-/* For one of m activation rows: with one row, two chains of sums hide the latency; with more, the rows do. */
-INLINE struct block_dots block_dots(const enum dtype type, const int m, const vint w[8], const struct activation *in, size_t at) {
+INLINE struct block_dots block_dots(const enum dtype type, const vint w[8], const struct activation *in, size_t at) {
     const int bits = type_code_bits(type);
     const int8_t *q = in->q + at * QUANT_BLOCK;
     if (type_scales_halves(type))
-        return (struct block_dots){dot_codes(bits, 4, 1, w, q, zero_start(type, in->sum16[2 * at])),
-                                   dot_codes(bits, 4, 1, w + 4, q + 16, zero_start(type, in->sum16[2 * at + 1]))};
+        return (struct block_dots){dot_codes(bits, 4, w, q, zero_start(type, in->sum16[2 * at])),
+                                   dot_codes(bits, 4, w + 4, q + 16, zero_start(type, in->sum16[2 * at + 1]))};
     const bool corrected = SIGNED_BYTES && bits == 8;
-    return (struct block_dots){dot_codes(bits, 8, m == 1 ? 2 : 1, w, q, corrected ? vi_zero() : zero_start(type, in->sum[at])),
-                               vi_zero()};
+    return (struct block_dots){dot_codes(bits, 8, w, q, corrected ? vi_zero() : zero_start(type, in->sum[at])), vi_zero()};
 }
 
 /* --- scales and the roundings --- */
