@@ -162,7 +162,8 @@ unit: $(unit_tests) ## C unit tests
 check-kernels: $(BUILD)/tests/check_kernels ## every instruction set against the reference, bit by bit
 	$<
 
-check-equality: $(BUILD)/tests/check_equality $(MODEL) ## same seed, same text: batch, threads, chunks, cache, preemption, ISA
+check-equality: $(BUILD)/tests/check_equality $(MODEL) ## same seed, same text: batch, threads, chunks, cache, preemption, ISA, every type
+	$<
 	$< $(MODEL)
 
 e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real sockets, real clients

@@ -1,7 +1,7 @@
 /* check_equality.c - the first promise of DESIGN, on a real model: text is a function of model, prompt, sampling parameters and
  * seed, and of nothing else.
  *
- *     check_equality [MODEL.gguf]      without a model a tiny random one is written (for the sanitizer builds)
+ *     check_equality [MODEL.gguf]      without a model a tiny random one with weights of every type is written
  *
  * A set of prompts, temperatures (0, 0.8, 1.2) and seeds runs alone, one after the other; that is the reference. Then the same
  * requests run in other ways: in batches that they join at random moments while others are cancelled, with two threads, with
@@ -276,6 +276,10 @@ static bool find_model(int argc, char **argv, char *tiny_path, size_t size) {
         return true;
     }
     struct tiny_model tiny = tiny_model_default();
+    tiny.every_type = true;
+    tiny.n_embd = tiny.n_ffn = 256;
+    tiny.n_layers = 4; /* 4 * 7 matrices: each type twice */
+    tiny.embedding_type = DTYPE_Q6_K;
     snprintf(tiny_path, size, "/tmp/foresay_check_equality_%d.gguf", getpid());
     model_path = tiny_path;
     return tiny_model_write(tiny_path, &tiny);
@@ -311,6 +315,7 @@ int main(int argc, char **argv) {
     run_preempted(true);
     run_isa("amx", 1, 0);
     run_isa("avx512", 1, 0);
+    run_isa("avxvnni", 1, 0);
     run_isa("avx2", 1, 0);
     if (tiny_path[0])
         run_isa("scalar", 1, 0);

@@ -15,7 +15,7 @@
 #include "engine/model.h"
 #include "tests/tiny_model.h"
 
-enum { N_TOKENS = 53, MAX_DIM = 128 };
+enum { N_TOKENS = 53, MAX_DIM = 256 };
 
 static char path[64];
 
@@ -234,15 +234,23 @@ static void float_models_match_the_definition(void **state) {
 /* Protects: every weight type. Int8 activations cost about a hundredth. */
 static void quantized_models_are_close(void **state) {
     (void)state;
-    const enum dtype types[] = {DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1};
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+    for (int i = 0; i < DTYPE_COUNT; i++) {
+        const enum dtype type = (enum dtype)i;
         struct tiny_model t = tiny_model_default();
-        t.matrix_type = t.embedding_type = types[i];
-        t.seed = 20 + i;
+        t.matrix_type = t.embedding_type = type;
+        if (dtype_block_cols(type) > t.n_embd) t.n_embd = t.n_ffn = dtype_block_cols(type);
+        t.seed = 20 + (uint64_t)i;
         double error = compare(&t, 16);
-        printf("%s: relative error %.1e\n", dtype_name(types[i]), error);
-        assert_true(error < (dtype_is_quantized(types[i]) ? 0.05 : 1e-3));
+        printf("%s: relative error %.1e\n", dtype_name(type), error);
+        assert_true(error < (dtype_is_quantized(type) ? 0.05 : 1e-3));
     }
+    struct tiny_model t = tiny_model_default();
+    t.every_type = true;
+    t.n_embd = t.n_ffn = 256;
+    t.n_layers = 4;
+    double error = compare(&t, 16);
+    printf("all types in turn: relative error %.1e\n", error);
+    assert_true(error < 0.1); /* twice the layers */
 }
 
 /* Protects: chunks of any size give the same bits, and so do logits asked for alone. */

@@ -22,6 +22,7 @@ struct tiny_model {
     uint64_t seed;
     int n_layers, n_embd, n_heads, n_kv_heads, n_ffn, ctx;
     enum dtype matrix_type, embedding_type;
+    bool every_type;          /* matrices take all types in turn instead; widths must be multiples of 256, as for K types */
     bool untied;              /* a head of its own */
     bool break_head;          /* a NaN in the last row of the head: every logits row has one */
     bool rope_factors;        /* with a rope_freqs.weight tensor */
@@ -191,7 +192,37 @@ static inline size_t tiny_block(struct tiny_writer *w, enum dtype type, float si
     return type == DTYPE_Q8_0 ? sizeof b8 : type == DTYPE_Q4_0 ? sizeof b4 : sizeof b41;
 }
 
+/* Types that are filled with random bits: any are valid, and d makes their standard deviation sigma. */
+struct tiny_random_type {
+    enum dtype type;
+    uint32_t ggml_type;
+    int d_at;       /* where d lies in the block, from its end if negative */
+    float d_sigmas; /* sigma / d */
+    float m;        /* the second half float is m * d */
+};
+
+static inline const struct tiny_random_type *tiny_find_random(enum dtype type) {
+    static const struct tiny_random_type list[] = {
+        {DTYPE_Q5_0, 6, 0, 9.2f, 0},   {DTYPE_Q5_1, 7, 0, 9.2f, -15.5f}, {DTYPE_Q2_K, 10, -4, 13.9f, 1.5f},
+        {DTYPE_Q3_K, 11, -2, 43, 0},   {DTYPE_Q4_K, 12, 0, 255, 7.5f},   {DTYPE_Q5_K, 13, 0, 521, 15.5f},
+        {DTYPE_Q6_K, 14, -2, 1365, 0}, {DTYPE_IQ4_NL, 20, 0, 70, 0},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+        if (list[i].type == type) return &list[i];
+    return NULL;
+}
+
+static inline size_t tiny_random_block(struct tiny_writer *w, const struct tiny_random_type *t, float sigma, uint8_t *out) {
+    const size_t bytes = dtype_row_bytes(t->type, dtype_block_cols(t->type));
+    for (size_t i = 0; i < bytes; i++) out[i] = (uint8_t)(tiny_uniform(w) * 256);
+    const uint16_t halves[2] = {float_to_half(sigma / t->d_sigmas), float_to_half(t->m * sigma / t->d_sigmas)};
+    uint8_t *at = out + t->d_at + (t->d_at < 0 ? (long)bytes : 0);
+    memcpy(at, halves, t->m != 0 ? 4 : 2);
+    return bytes;
+}
+
 static inline uint32_t tiny_ggml_type(enum dtype type) {
+    if (tiny_find_random(type)) return tiny_find_random(type)->ggml_type;
     switch (type) {
     case DTYPE_F16:
         return 1;
@@ -229,9 +260,11 @@ static inline void tiny_tensor(struct tiny_writer *w, bool describe, const char 
             tiny_put(w, &value, sizeof value);
         }
     } else {
-        for (int64_t i = 0; i < (int64_t)n_rows * n_cols / QUANT_BLOCK; i++) {
-            uint8_t block[4 * QUANT_BLOCK];
-            tiny_put(w, block, tiny_block(w, type, sigma, block));
+        const struct tiny_random_type *random = tiny_find_random(type);
+        const int cols = random ? dtype_block_cols(type) : QUANT_BLOCK;
+        for (int64_t i = 0; i < (int64_t)n_rows * n_cols / cols; i++) {
+            uint8_t block[8 * QUANT_BLOCK];
+            tiny_put(w, block, random ? tiny_random_block(w, random, sigma, block) : tiny_block(w, type, sigma, block));
         }
     }
     const uint8_t zeros[32] = {0};
@@ -242,6 +275,7 @@ static inline void tiny_tensors(struct tiny_writer *w, bool describe, const stru
     int d = t->n_embd, head_dim = d / t->n_heads, kv = t->n_kv_heads * head_dim;
     float in = 1 / sqrtf((float)d), ffn = 1 / sqrtf((float)t->n_ffn);
     char name[64];
+    int n_matrices = 0;
     tiny_tensor(w, describe, "token_embd.weight", TINY_VOCAB, d, t->embedding_type, 0.35f);
     for (int i = 0; i < t->n_layers; i++) {
         const struct {
@@ -254,6 +288,7 @@ static inline void tiny_tensors(struct tiny_writer *w, bool describe, const stru
         for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++) {
             snprintf(name, sizeof name, "blk.%d.%s.weight", i, parts[k].name);
             enum dtype type = parts[k].n_rows == 1 ? DTYPE_F32 : t->matrix_type;
+            if (t->every_type && type != DTYPE_F32) type = (enum dtype)(n_matrices++ % DTYPE_COUNT);
             tiny_tensor(w, describe, name, parts[k].n_rows, parts[k].n_cols, type, parts[k].sigma);
         }
     }

@@ -24,31 +24,62 @@ INLINE void prefetch_block(const enum dtype type, const uint8_t *ahead) {
     for (int line = 0; line < type_stored_bits(type) + 1; line++) __builtin_prefetch(ahead + line * LINE);
 }
 
-/* Parts first_part .. first_part + parts - 1 of one group for rows first_row .. first_row + m - 1 of the activations. */
+/* What does not change along a group: parts first_part .. first_part + parts - 1 for rows first_row .. of the activations. */
+struct tile {
+    const struct activation *in;
+    size_t first, n_blocks; /* of the first row's blocks; blocks of a row */
+    int first_part;
+};
+
+/* Block b at `place` for m activation rows. */
+INLINE void tile_block(const enum dtype type, const int m, const int parts, const struct tile *tile, struct block_place place,
+                       const struct block_factors halves[], size_t b, vfloat acc[]) {
+    prefetch_block(type, place.codes + PREFETCH_BYTES);
+#pragma GCC unroll 2
+    for (int p = 0; p < parts; p++) {
+        vint w[8];
+        unpack_codes(type, place.codes, tile->first_part + p, w);
+        ready_codes(type, w);
+        const struct block_factors factors = load_factors(type, &place, tile->first_part + p, &halves[p]);
+        size_t at = tile->first + b;
+#pragma GCC unroll 16
+        for (int t = 0; t < m; t++, at += tile->n_blocks) {
+            vfloat *sum = &acc[t * parts + p];
+            *sum = add_block(type, &factors, block_dots(type, w, tile->in, at), tile->in, at, *sum);
+        }
+    }
+}
+
+INLINE void tile_halves(const enum dtype type, const int parts, const struct tile *tile, const struct block_place *place,
+                        struct block_factors halves[]) {
+#pragma GCC unroll 2
+    for (int p = 0; p < parts; p++) halves[p] = load_halves(type, place, tile->first_part + p);
+}
+
+/* All blocks of a row; the half floats of a super-block are loaded once. */
+INLINE void tile_blocks(const enum dtype type, const int m, const int parts, const struct tile *tile, const uint8_t *group,
+                        vfloat acc[]) {
+    struct block_factors halves[PARTS];
+    for (size_t b = 0; b < tile->n_blocks;) {
+        const struct block_place first = block_place(type, group, (int)b);
+        tile_halves(type, parts, tile, &first, halves);
+        if (!type_is_k(type)) {
+            tile_block(type, m, parts, tile, first, halves, b++, acc);
+            continue;
+        }
+        for (int i = 0; i < SUPER_BLOCKS; i++, b++)
+            tile_block(type, m, parts, tile, block_place(type, first.halves, i), halves, b, acc);
+    }
+}
+
 INLINE void quantized_tile(const enum dtype type, const int m, const int parts, const uint8_t *group, int first_part,
                            const struct activation *in, int first_row, float *out, size_t out_stride, bool add) {
-    const int n_blocks = in->n_cols / QUANT_BLOCK;
-    const size_t first = (size_t)first_row * (size_t)n_blocks;
+    const size_t n_blocks = (size_t)in->n_cols / QUANT_BLOCK;
+    const struct tile tile = {in, (size_t)first_row * n_blocks, n_blocks, first_part};
     vfloat acc[TOKEN_TILE];
 #pragma GCC unroll 16
     for (int i = 0; i < m * parts; i++) acc[i] = vf_zero();
-    for (int b = 0; b < n_blocks; b++) {
-        const struct block_place place = block_place(type, group, b);
-        prefetch_block(type, place.codes + PREFETCH_BYTES);
-#pragma GCC unroll 2
-        for (int p = 0; p < parts; p++) {
-            vint w[8];
-            unpack_codes(type, place.codes, first_part + p, w);
-            ready_codes(type, w);
-            const struct block_factors factors = load_factors(type, &place, first_part + p);
-            size_t at = first + (size_t)b;
-#pragma GCC unroll 16
-            for (int t = 0; t < m; t++, at += (size_t)n_blocks) {
-                vfloat *sum = &acc[t * parts + p];
-                *sum = add_block(type, &factors, block_dots(type, w, in, at), in, at, *sum);
-            }
-        }
-    }
+    tile_blocks(type, m, parts, &tile, group, acc);
     out += first_part * VECTOR_LANES;
 #pragma GCC unroll 16
     for (int t = 0; t < m; t++)

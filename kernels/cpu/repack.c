@@ -20,51 +20,72 @@ size_t group_bytes(enum dtype type, int n_cols) {
     return (cols * ROW_GROUP * dtype_row_bytes(type, 1) + LINE - 1) / LINE * LINE;
 }
 
-/* --- codes: eight quads of bytes into the words of one lane, a word a line, and back --- */
+/* --- codes: eight quads of bytes, one for each vector, into the words of one lane, one for each line, and back --- */
 
-static int spread_codes(int bits, const uint32_t quads[QUADS], uint32_t lines[QUADS]) {
-    int n = 0, done = 0; /* lines, and bits of the codes that lie in them */
-    if (bits == 8) {
-        memcpy(lines, quads, QUADS * sizeof *lines);
-        return QUADS;
+/* The same bits of all four bytes. */
+static uint32_t field(uint32_t quad, uint32_t mask) { return quad & mask * 0x01010101u; }
+
+static void spread_codes(int bits, const uint32_t c[QUADS], uint32_t lines[QUADS]) {
+    switch (bits) {
+    case 2:
+        for (int t = 0; t < 2; t++) lines[t] = c[4 * t] | c[4 * t + 1] << 2 | c[4 * t + 2] << 4 | c[4 * t + 3] << 6;
+        break;
+    case 3:
+        for (int k = 0; k < 3; k++) lines[k] = c[2 * k] | c[2 * k + 1] << 3;
+        lines[0] |= field(c[6], 6) << 5;
+        lines[1] |= field(c[6], 1) << 7 | field(c[7], 1) << 6;
+        lines[2] |= field(c[7], 6) << 5;
+        break;
+    case 4:
+        for (int v = 0; v < 4; v++) lines[v] = c[v] | c[v + 4] << 4;
+        break;
+    case 5:
+        memcpy(lines, c, 5 * sizeof *lines);
+        lines[0] |= field(c[5], 0x1c) << 3;
+        lines[1] |= field(c[5], 3) << 6 | field(c[7], 2) << 4;
+        lines[2] |= field(c[6], 0x1c) << 3;
+        lines[3] |= field(c[6], 3) << 6 | field(c[7], 1) << 5;
+        lines[4] |= field(c[7], 0x1c) << 3;
+        break;
+    case 6:
+        for (int i = 0; i < 6; i++)
+            lines[i] = c[i / 3 * 4 + i % 3] | field(c[i / 3 * 4 + 3], 0x30u >> i % 3 * 2) << (2 + i % 3 * 2);
+        break;
+    default:
+        memcpy(lines, c, QUADS * sizeof *lines);
+        break;
     }
-    if (bits >= 4) {
-        for (int v = 0; v < 4; v++) lines[n++] = (quads[v] & 0x0f0f0f0fu) | (quads[v + 4] & 0x0f0f0f0fu) << 4;
-        done = 4;
-    }
-    if (bits - done >= 2) {
-        for (int t = 0; t < 2; t++, n++) {
-            lines[n] = 0;
-            for (int f = 0; f < 4; f++) lines[n] |= (quads[4 * t + f] >> done & 0x03030303u) << 2 * f;
-        }
-        done += 2;
-    }
-    if (bits > done) {
-        lines[n] = 0;
-        for (int v = 0; v < QUADS; v++) lines[n] |= (quads[v] >> done & 0x01010101u) << v;
-        n++;
-    }
-    return n;
 }
 
-static void gather_codes(int bits, const uint32_t lines[QUADS], uint32_t quads[QUADS]) {
-    int n = 0, done = 0;
-    memset(quads, 0, QUADS * sizeof *quads);
-    if (bits == 8) {
-        memcpy(quads, lines, QUADS * sizeof *quads);
-        return;
+static void gather_codes(int bits, const uint32_t l[QUADS], uint32_t c[QUADS]) {
+    switch (bits) {
+    case 2:
+        for (int v = 0; v < QUADS; v++) c[v] = field(l[v / 4] >> v % 4 * 2, 3);
+        break;
+    case 3:
+        for (int v = 0; v < 6; v++) c[v] = field(l[v / 2] >> v % 2 * 3, 7);
+        c[6] = field(l[0] >> 5, 6) | field(l[1] >> 7, 1);
+        c[7] = field(l[2] >> 5, 6) | field(l[1] >> 6, 1);
+        break;
+    case 4:
+        for (int v = 0; v < QUADS; v++) c[v] = field(l[v % 4] >> v / 4 * 4, 15);
+        break;
+    case 5:
+        for (int v = 0; v < 5; v++) c[v] = field(l[v], 31);
+        c[5] = field(l[0] >> 3, 0x1c) | field(l[1] >> 6, 3);
+        c[6] = field(l[2] >> 3, 0x1c) | field(l[3] >> 6, 3);
+        c[7] = field(l[4] >> 3, 0x1c) | field(l[1] >> 4, 2) | field(l[3] >> 5, 1);
+        break;
+    case 6:
+        for (int g = 0; g < 2; g++, l += 3, c += 4) {
+            for (int k = 0; k < 3; k++) c[k] = field(l[k], 63);
+            c[3] = field(l[0] >> 2, 0x30) | field(l[1] >> 4, 0x0c) | field(l[2] >> 6, 3);
+        }
+        break;
+    default:
+        memcpy(c, l, QUADS * sizeof *c);
+        break;
     }
-    if (bits >= 4) {
-        for (int v = 0; v < QUADS; v++) quads[v] = lines[v % 4] >> v / 4 * 4 & 0x0f0f0f0fu;
-        n = done = 4;
-    }
-    if (bits - done >= 2) {
-        for (int v = 0; v < QUADS; v++) quads[v] |= (lines[n + v / 4] >> v % 4 * 2 & 0x03030303u) << done;
-        n += 2;
-        done += 2;
-    }
-    if (bits > done)
-        for (int v = 0; v < QUADS; v++) quads[v] |= (lines[n] >> v & 0x01010101u) << done;
 }
 
 /* --- blocks --- */
@@ -82,8 +103,8 @@ void lane_put(enum dtype type, uint8_t *group, int block, int lane, const struct
     }
     uint32_t quads[QUADS], lines[QUADS];
     memcpy(quads, in->codes, sizeof quads);
-    const int n_lines = spread_codes(type_stored_bits(type), quads, lines);
-    for (int i = 0; i < n_lines; i++) memcpy(codes + i * LINE, &lines[i], sizeof lines[i]);
+    spread_codes(type_stored_bits(type), quads, lines);
+    for (int i = 0; i < type_stored_bits(type); i++) memcpy(codes + i * LINE, &lines[i], sizeof lines[i]);
 }
 
 void lane_get(enum dtype type, const uint8_t *group, int block, int lane, struct plain_block *out) {

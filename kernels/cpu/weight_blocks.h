@@ -3,7 +3,8 @@
  *
  *     place   = block_place(type, group, b)                         (weight_layout.h)
  *     unpack_codes(type, place.codes, part, w)                      8 vectors of unsigned bytes, i has columns 4i .. 4i + 3
- *     factors = load_factors(type, &place, part)                    float scale, minimum, integer scales: once per block
+ *     halves  = load_halves(type, &place, part)                     once per block, or per super-block
+ *     factors = load_factors(type, &place, part, &halves)           float scale, minimum, integer scales: once per block
  *     dots    = block_dots(type, w, in, at)                         exact sums of whole number * q, for one activation block
  *     acc     = add_block(type, &factors, dots, in, at, acc)        the roundings of kernels.h, for one activation block
  *
@@ -25,58 +26,85 @@ enum { PARTS = ROW_GROUP / VECTOR_LANES };
 
 INLINE vint code_line(const uint8_t *codes, int line, int part) { return vi_load(codes + line * LINE + part * VECTOR_LANES * 4); }
 
-INLINE void unpack_nibbles(const uint8_t *codes, int part, vint w[8]) {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        const vint both = code_line(codes, i, part);
-        w[i] = vi_and(both, 15);
-        w[i + 4] = vi_and(vi_shift_right(both, 4), 15);
-    }
-}
-
-/* Field `from` of `bits` bits moves to bits `to`.. and is added; as an inline function of constants it is a shift and a mask. */
-INLINE vint add_field(vint base, vint line, const int from, const int to, const uint8_t mask) {
-    return vi_or_masked(base, from > to ? vi_shift_right(line, from - to) : vi_shift_left(line, to - from), mask);
-}
-
-/* The two lines of pairs of bits, to bits `to` and to + 1. */
-INLINE void unpack_pairs(const uint8_t *codes, const int line, const int part, const int to, vint w[8]) {
-#pragma GCC unroll 2
-    for (int t = 0; t < 2; t++) {
-        const vint four = code_line(codes, line + t, part);
-#pragma GCC unroll 4
-        for (int f = 0; f < 4; f++) {
-            vint *out = &w[4 * t + f];
-            *out = to == 0 ? vi_and(vi_shift_right(four, 2 * f), 3) : add_field(*out, four, 2 * f, to, (uint8_t)(3 << to));
-        }
-    }
-}
-
-/* The line of single bits, to bit `to`. */
-INLINE void unpack_singles(const uint8_t *codes, const int line, const int part, const int to, vint w[8]) {
-    const vint eight = code_line(codes, line, part);
+INLINE void unpack_2_bits(const uint8_t *codes, const int part, vint w[8]) {
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) w[i] = add_field(w[i], eight, i, to, (uint8_t)(1 << to));
+    for (int v = 0; v < 8; v++) w[v] = vi_and(vi_shift_right(code_line(codes, v / 4, part), v % 4 * 2), 3);
+}
+
+INLINE void unpack_3_bits(const uint8_t *codes, const int part, vint w[8]) {
+    vint l[3];
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; k++) {
+        l[k] = code_line(codes, k, part);
+        w[2 * k] = vi_and(l[k], 7);
+        w[2 * k + 1] = vi_and(vi_shift_right(l[k], 3), 7);
+    }
+    w[6] = vi_or_masked(vi_and(vi_shift_right(l[1], 7), 1), vi_shift_right(l[0], 5), 6);
+    w[7] = vi_or_masked(vi_and(vi_shift_right(l[1], 6), 1), vi_shift_right(l[2], 5), 6);
+}
+
+INLINE void unpack_4_bits(const uint8_t *codes, const int part, vint w[8]) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) {
+        const vint both = code_line(codes, v, part);
+        w[v] = vi_and(both, 15);
+        w[v + 4] = vi_and(vi_shift_right(both, 4), 15);
+    }
+}
+
+INLINE void unpack_5_bits(const uint8_t *codes, const int part, vint w[8]) {
+    vint l[5];
+#pragma GCC unroll 5
+    for (int k = 0; k < 5; k++) {
+        l[k] = code_line(codes, k, part);
+        w[k] = vi_and(l[k], 31);
+    }
+    w[5] = vi_or_masked(vi_and(vi_shift_right(l[1], 6), 3), vi_shift_right(l[0], 3), 0x1c);
+    w[6] = vi_or_masked(vi_and(vi_shift_right(l[3], 6), 3), vi_shift_right(l[2], 3), 0x1c);
+    w[7] = vi_or_masked(vi_and(vi_shift_right(l[3], 5), 1), vi_shift_right(l[1], 4), 2);
+    w[7] = vi_or_masked(w[7], vi_shift_right(l[4], 3), 0x1c);
+}
+
+INLINE void unpack_6_bits(const uint8_t *codes, const int part, vint w[8]) {
+#pragma GCC unroll 2
+    for (int g = 0; g < 2; g++) {
+        const vint l0 = code_line(codes, 3 * g, part), l1 = code_line(codes, 3 * g + 1, part);
+        const vint l2 = code_line(codes, 3 * g + 2, part);
+        w[4 * g] = vi_and(l0, 63);
+        w[4 * g + 1] = vi_and(l1, 63);
+        w[4 * g + 2] = vi_and(l2, 63);
+        w[4 * g + 3] = vi_or_masked(vi_and(vi_shift_right(l2, 6), 3), vi_shift_right(l1, 4), 0x0c);
+        w[4 * g + 3] = vi_or_masked(w[4 * g + 3], vi_shift_right(l0, 2), 0x30);
+    }
 }
 
 /* The codes of 32 columns as unsigned bytes. */
 INLINE void unpack_codes(const enum dtype type, const uint8_t *codes, const int part, vint w[8]) {
-    const int bits = type_stored_bits(type);
-    if (bits == 8) {
+    switch (type_stored_bits(type)) {
+    case 2:
+        unpack_2_bits(codes, part, w);
+        break;
+    case 3:
+        unpack_3_bits(codes, part, w);
+        break;
+    case 4:
+        unpack_4_bits(codes, part, w);
+        break;
+    case 5:
+        unpack_5_bits(codes, part, w);
+        break;
+    case 6:
+        unpack_6_bits(codes, part, w);
+        break;
+    default:
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) w[i] = code_line(codes, i, part);
-        return;
+        for (int v = 0; v < 8; v++) w[v] = code_line(codes, v, part);
+        break;
     }
-    if (bits >= 4) unpack_nibbles(codes, part, w);
-    if (bits == 2 || bits == 3) unpack_pairs(codes, 0, part, 0, w);
-    if (bits == 6) unpack_pairs(codes, 4, part, 4, w);
-    if (bits == 5) unpack_singles(codes, 4, part, 4, w);
-    if (bits == 3) unpack_singles(codes, 2, part, 2, w);
-    if (type == DTYPE_IQ4_NL) {
-        static const uint8_t table[16] = {IQ4_NL_TABLE};
+    if (type != DTYPE_IQ4_NL) return;
+    static const uint8_t table[16] = {IQ4_NL_TABLE};
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) w[i] = vi_lookup(table, w[i]);
-    }
+    for (int v = 0; v < 8; v++) w[v] = vi_lookup(table, w[v]);
 }
 
 /* --- dots --- */
@@ -115,12 +143,20 @@ struct block_factors {
     vfloat scale_min[2]; /* the same for Q2_K's minima */
 };
 
-INLINE struct block_factors load_factors(const enum dtype type, const struct block_place *place, const int part) {
+/* The half floats: of a block, or for K types of a super-block, to be loaded once for all of its blocks. */
+INLINE struct block_factors load_halves(const enum dtype type, const struct block_place *place, const int part) {
     struct block_factors f;
     const uint8_t *halves = place->halves + part * VECTOR_LANES * 2;
     f.d = vf_from_halves(halves);
     f.min = type_has_minimum(type) ? vf_from_halves(halves + LINE / 2) : vf_zero();
     f.scale[0] = f.scale[1] = f.scale_min[0] = f.scale_min[1] = vf_zero();
+    return f;
+}
+
+/* A block's factors from the half floats. */
+INLINE struct block_factors load_factors(const enum dtype type, const struct block_place *place, const int part,
+                                         const struct block_factors *halves) {
+    struct block_factors f = *halves;
     if (!type_is_k(type)) return f;
     const uint8_t *integers = place->integers + part * VECTOR_LANES;
     if (!type_scales_halves(type)) {
@@ -154,7 +190,7 @@ INLINE vfloat add_block(const enum dtype type, const struct block_factors *f, st
                         size_t at, vfloat acc) {
     const vfloat d = vf_set(in->d[at]);
     if (type == DTYPE_Q2_K) {
-        const vfloat s0 = vf_set((float)in->sum16[2 * at]), s1 = vf_set((float)in->sum16[2 * at + 1]);
+        const vfloat s0 = vf_from_int(vi_set(in->sum16[2 * at])), s1 = vf_from_int(vi_set(in->sum16[2 * at + 1]));
         const vfloat minima = vf_fma(f->scale_min[1], s1, vf_mul(f->scale_min[0], s0));
         acc = vf_fnma(minima, vf_mul(f->min, d), acc);
     } else if (type_has_minimum(type)) {

@@ -11,11 +11,16 @@
  *   Q4_K, Q5_K  16 scales, 16 minima;  Q6_K, Q3_K  16 signed scales of columns 0..15, 16 of columns 16..31;
  *   Q2_K  the same places, scale in the low and minimum in the high nibble.
  * "codes" are as many lines as a stored code has bits. Vector v (0..7) of a block holds, for row r and byte j, column 4v + j.
- * The bits of the codes are spread over the lines, in this order, each in byte 4r + j of its line:
- *   8 bits        8 lines: line v is vector v
- *   4, 5, 6 bits  4 lines of nibbles: line v has vector v (low) and v + 4 (high)
- *   2, 3, 6 bits  2 lines of pairs: line t has vectors 4t .. 4t + 3, from the low bits up; in 6-bit codes the two high bits
- *   3, 5 bits     1 line: bit v of each byte is the highest bit of the code in vector v
+ * Codes that do not fill a byte are spread so that few instructions bring them back, with as few shifts as can be: most codes lie
+ * whole in a line, and the bits that those leave free at the top of the bytes are the remaining codes, the highest bits first:
+ *   8 bits  line v is vector v
+ *   4 bits  line v has vectors v (low nibble) and v + 4 (high nibble)
+ *   2 bits  line t has vectors 4t .. 4t + 3, from the low bits up
+ *   6 bits  twice three lines: lines 0, 1, 2 have vectors 0, 1, 2 in their low 6 bits, and 2 bits each of vector 3
+ *   5 bits  line k has vector k in its low 5 bits. Above: vector 5 is the 3 bits of line 0 and the upper 2 of line 1; vector 6 the
+ *           3 of line 2 and the upper 2 of line 3; vector 7 the 3 of line 4 and bits 5 of lines 1 and 3
+ *   3 bits  line k has vectors 2k (low 3 bits) and 2k + 1. Above: vector 6 is the 2 bits of line 0 and bit 7 of line 1; vector 7
+ *           the 2 bits of line 2 and bit 6 of line 1
  * Hence the repacked form is as large as the file's, but for widened scales of the K types (+2 % for Q4_K, +5 % for Q3_K).
  * F32, F16, BF16: for each column the 16 weights. */
 #ifndef FORESAY_KERNELS_WEIGHT_LAYOUT_H
