@@ -297,8 +297,8 @@ static void refused(struct tiny_model t, const char *word) {
 static void foreign_shapes_are_refused(void **state) {
     (void)state;
     struct tiny_model t = tiny_model_default();
-    t.architecture = "gemma3";
-    refused(t, "architecture 'gemma3' is not supported; supported: llama");
+    t.architecture = "mamba";
+    refused(t, "architecture 'mamba' is not supported; supported: llama, smollm3, qwen2,");
     t = tiny_model_default();
     t.n_heads = 8; /* heads of 8 */
     refused(t, "heads of 8 dimensions");
