@@ -475,6 +475,8 @@ static void check_pool(void) {
     end_op();
 }
 
+#include "tests/kernels_families.h" /* uses the subjects */
+
 /* --- main --- */
 
 static void check_all(void) {
@@ -487,6 +489,7 @@ static void check_all(void) {
     for (int type = 0; type < DTYPE_COUNT; type++) check_matmul_type((enum dtype)type);
     check_matmul_jobs();
     check_swiglu();
+    check_families();
     check_attention();
     check_copy_blocks();
     check_pool();
