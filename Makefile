@@ -165,12 +165,14 @@ check-kernels: $(BUILD)/tests/check_kernels ## every instruction set against the
 check-equality: $(BUILD)/tests/check_equality $(MODEL) ## same seed, same text: batch, threads, chunks, cache, preemption, ISA, every type
 	$<
 	$< $(MODEL)
+	$< --windows
+	$< --experts
 
 e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real sockets, real clients
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_MODEL=$(abspath $(MODEL)) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/e2e
 
-oracle: $(BUILD)/foresay $(BUILD)/tests/check_dequantize $(MODEL) $(GEMMA) $(VENV)/.done ## tokens, text and perplexity against transformers
+oracle: $(BUILD)/foresay $(BUILD)/tests/check_dequantize $(BUILD)/tests/check_logits $(MODEL) $(GEMMA) $(VENV)/.done ## tokens, text and perplexity against transformers
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/oracle
 

@@ -5,7 +5,6 @@
 #include "engine/model.h"
 
 #include <assert.h>
-#include <math.h>
 #include <string.h>
 
 static void attention_block(struct model *m, struct kv_pool *kv, const struct model_batch *batch, int layer) {
@@ -20,31 +19,96 @@ static void attention_block(struct model *m, struct kv_pool *kv, const struct mo
                            .k_stride = m->kv_stride,
                            .v_stride = m->kv_stride,
                            .n_heads = s->n_heads};
-    struct matmul_job jobs[3] = {{.weight = l->q, .out = m->q, .out_stride = m->q_stride},
-                                 {.weight = l->k, .out = m->k, .out_stride = m->kv_stride},
-                                 {.weight = l->v, .out = m->v, .out_stride = m->kv_stride}};
-    const struct attention_spec spec = {.scale = 1.0f / sqrtf((float)s->head_dim)};
-    const struct rope_spec rope = {.cos_sin = m->cos_sin, .kind = s->family->rope, .rope_dim = s->rope_dim};
+    struct matmul_job jobs[3] = {{.weight = l->q, .out = m->q, .out_stride = m->q_stride, .bias = l->q_bias},
+                                 {.weight = l->k, .out = m->k, .out_stride = m->kv_stride, .bias = l->k_bias},
+                                 {.weight = l->v, .out = m->v, .out_stride = m->kv_stride, .bias = l->v_bias}};
+    const struct attention_spec spec = {.scale = s->attn_scale, .soft_cap = s->attn_soft_cap, .window = l->window};
+    const struct rope_spec rope = {.cos_sin = l->cos_sin,
+                                   .kind = s->family->rope,
+                                   .rope_dim = s->rope_dim,
+                                   .q_norm = l->q_norm,
+                                   .k_norm = l->k_norm,
+                                   .norm_eps = s->norm_eps};
     ops->rmsnorm(self, m->x, m->x_stride, NULL, l->attn_norm, s->norm_eps, batch->n_rows, &m->norm_act);
     ops->matmul(self, jobs, 3, &m->norm_act, batch->n_rows);
     ops->rope_kv(self, &qkv, &rope, batch->seqs, batch->n_seqs, kv, layer);
     ops->attention(self, &qkv, &spec, batch->seqs, batch->n_seqs, kv, layer, m->attn, s->n_heads * s->head_dim);
 }
 
-/* x += o(attention); x += down(swiglu(norm(x))) */
+/* x += norm(W in); without a norm x += W in, in one pass. */
+static void add_branch(struct model *m, const struct weight *weight, const float *bias, const float *norm,
+                       const struct activation *in, int n_rows) {
+    const struct backend_ops *ops = m->backend.ops;
+    struct matmul_job job = {.weight = weight, .out = m->x, .out_stride = m->x_stride, .add = true, .bias = bias};
+    if (norm) {
+        job.out = m->branch;
+        job.add = false;
+    }
+    ops->matmul(m->backend.self, &job, 1, in, n_rows);
+    if (norm)
+        ops->rmsnorm_add(m->backend.self, m->branch, m->x_stride, norm, m->shape.norm_eps, m->shape.n_embd, n_rows, m->x,
+                         m->x_stride);
+}
+
+/* Lists the rows of each expert, one expert after the other: expert e has expert_rows[first[e] .. first[e + 1]), and place says
+ * where in that list each choice of a row stands. */
+static void sort_by_expert(struct model *m, int n_rows, int first[MAX_EXPERTS + 1]) {
+    int used = m->shape.n_experts_used, n_experts = m->shape.n_experts, next[MAX_EXPERTS], at = 0;
+    memset(next, 0, (size_t)n_experts * sizeof *next);
+    for (int i = 0; i < n_rows * used; i++) next[m->chosen[i]]++;
+    for (int e = 0; e < n_experts; e++) {
+        int n = next[e];
+        first[e] = next[e] = at;
+        at += n;
+    }
+    first[n_experts] = at;
+    for (int i = 0; i < n_rows * used; i++) {
+        m->place[i] = next[m->chosen[i]]++;
+        m->expert_rows[m->place[i]] = i / used;
+    }
+}
+
+/* x += sum of the chosen experts' outputs. Each expert computes its rows together; a row adds them in the order of its own
+ * choice. */
+static void experts_block(struct model *m, int n_rows, const struct model_layer *l) {
+    const struct model_shape *s = &m->shape;
+    const struct backend_ops *ops = m->backend.ops;
+    void *self = m->backend.self;
+    int first[MAX_EXPERTS + 1];
+    const struct route_spec spec = {.n_experts = s->n_experts, .n_used = s->n_experts_used, .normalize = s->normalize_shares};
+    struct matmul_job router = {.weight = l->router, .out = m->router_logits, .out_stride = m->router_stride};
+    ops->matmul(self, &router, 1, &m->norm_act, n_rows);
+    ops->route(self, m->router_logits, m->router_stride, &spec, n_rows, m->chosen, m->share);
+    sort_by_expert(m, n_rows, first);
+    for (int e = 0; e < s->n_experts; e++) {
+        int n = first[e + 1] - first[e];
+        if (n == 0) continue;
+        struct matmul_job down = {.weight = l->experts[e].down, .out_stride = m->x_stride};
+        down.out = m->branch + (size_t)first[e] * (size_t)m->x_stride;
+        ops->gather(self, &m->norm_act, m->expert_rows + first[e], n, &m->expert_act);
+        ops->matmul_glu(self, s->family->glu, l->experts[e].gate, l->experts[e].up, &m->expert_act, n, m->ffn, m->ffn_stride);
+        ops->quantize(self, m->ffn, m->ffn_stride, n, &m->ffn_act);
+        ops->matmul(self, &down, 1, &m->ffn_act, n);
+    }
+    ops->combine(self, m->branch, m->x_stride, m->place, m->share, s->n_experts_used, s->n_embd, n_rows, m->x, m->x_stride);
+}
+
+/* x += o(attention); x += down(glu(norm(x))) */
 static void output_and_ffn_block(struct model *m, int n_rows, int layer) {
     const struct model_layer *l = &m->layers[layer];
     const struct model_shape *s = &m->shape;
     const struct backend_ops *ops = m->backend.ops;
     void *self = m->backend.self;
-    struct matmul_job o = {.weight = l->o, .out = m->x, .out_stride = m->x_stride, .add = true};
-    struct matmul_job down = {.weight = l->down, .out = m->x, .out_stride = m->x_stride, .add = true};
     ops->quantize(self, m->attn, s->n_heads * s->head_dim, n_rows, &m->attn_act);
-    ops->matmul(self, &o, 1, &m->attn_act, n_rows);
+    add_branch(m, l->o, l->o_bias, l->attn_post_norm, &m->attn_act, n_rows);
     ops->rmsnorm(self, m->x, m->x_stride, NULL, l->ffn_norm, s->norm_eps, n_rows, &m->norm_act);
-    ops->matmul_swiglu(self, l->gate, l->up, &m->norm_act, n_rows, m->ffn, m->ffn_stride);
+    if (l->router) {
+        experts_block(m, n_rows, l);
+        return;
+    }
+    ops->matmul_glu(self, s->family->glu, l->gate, l->up, &m->norm_act, n_rows, m->ffn, m->ffn_stride);
     ops->quantize(self, m->ffn, m->ffn_stride, n_rows, &m->ffn_act);
-    ops->matmul(self, &down, 1, &m->ffn_act, n_rows);
+    add_branch(m, l->down, NULL, l->ffn_post_norm, &m->ffn_act, n_rows);
 }
 
 /* After the last attention only the rows whose logits are wanted matter: moves them to the front. Rows ascend, so none is
@@ -64,7 +128,7 @@ void model_forward(struct model *m, struct kv_pool *kv, const struct model_batch
     void *self = m->backend.self;
     int last = m->shape.n_layers - 1;
     assert(batch->n_rows > 0 && batch->n_rows <= m->limits.max_rows && batch->n_logits <= m->limits.max_logits);
-    ops->embed(self, m->embedding, batch->tokens, batch->n_rows, m->x, m->x_stride);
+    ops->embed(self, m->embedding, batch->tokens, batch->n_rows, m->embedding_scale, m->x, m->x_stride);
     for (int layer = 0; layer < last; layer++) {
         attention_block(m, kv, batch, layer);
         output_and_ffn_block(m, batch->n_rows, layer);
@@ -76,4 +140,6 @@ void model_forward(struct model *m, struct kv_pool *kv, const struct model_batch
     struct matmul_job head = {.weight = m->head, .out = m->logits, .out_stride = m->logits_stride};
     ops->rmsnorm(self, m->x, m->x_stride, NULL, m->output_norm, m->shape.norm_eps, batch->n_logits, &m->norm_act);
     ops->matmul(self, &head, 1, &m->norm_act, batch->n_logits);
+    if (m->shape.logit_soft_cap > 0)
+        ops->soft_cap(self, m->logits, m->logits_stride, m->shape.vocab_size, m->shape.logit_soft_cap, batch->n_logits);
 }

@@ -4,7 +4,7 @@
  *     model_open(&model, gguf, &shape, &backend, &limits, &error);
  *     model_forward(model, &pool, &batch);           logits of the wanted rows: model_logits(model, i)
  *
- * A family of models is a row of a table of differences in model_load.c; the network itself is wired once, in model.c, in terms
+ * A family of models is a row of a table of differences in model_shape.c; the network itself is wired once, in model.c, in terms
  * of the backend's operations. All buffers are sized by model_open. Engine thread only. */
 #ifndef FORESAY_MODEL_H
 #define FORESAY_MODEL_H
@@ -15,20 +15,48 @@
 #include "engine/gguf.h"
 #include "kernels/kernels.h"
 
+enum { MODEL_MAX_LAYERS = 1024 };
+
+enum moe_use { MOE_NEVER, MOE_IF_COUNTED, MOE_ALWAYS };
+
 /* What a family does differently. */
 struct model_family {
     const char *architecture; /* general.architecture; prefix of the metadata keys */
     enum rope_kind rope;
+    enum glu_kind glu;
+    enum moe_use moe;
+    bool qk_norm;                        /* the heads of q and k are normalised */
+    bool post_norms;                     /* what attention and feed-forward give is normalised before it is added */
+    bool scaled_embedding;               /* embeddings times sqrt(n_embd) */
+    bool fused;                          /* q, k, v lie in one tensor, gate and up in another */
+    int rope_free_period;                /* layers i with (i + 1) % this == 0 do not turn q and k; 0 = all do */
+    int window_period;                   /* layers i with (i + 1) % this != 0 see a window; 0 = none does */
+    float local_rope_base;               /* RoPE base of the window layers; 0 = as the others */
+    float attn_soft_cap, logit_soft_cap; /* where the file does not say; 0 = none */
+    int head_scale_layers;               /* models of so many layers scale scores by (n_embd / n_heads)^-1/2, not head_dim^-1/2 */
+};
+
+/* The angles of a table: position * scale * base^(-2i / rope_dim) / factors[i], the slow ones stretched by YaRN. */
+struct model_rope {
+    double base, scale;
+    double yarn_factor, yarn_fast, yarn_slow;         /* yarn_factor 0 = no YaRN; turns in ctx_original that bound the ramp */
+    double magnitude;                                 /* of cosine and sine */
+    int ctx_original;                                 /* context before it was stretched; 0 = it was not */
+    const struct gguf_tensor *factors, *long_factors; /* NULL = all 1; long_factors where ctx_len exceeds ctx_original */
 };
 
 struct model_shape {
     const struct model_family *family;
     int n_layers, n_embd, n_ffn, n_heads, n_kv_heads, head_dim, rope_dim, vocab_size;
+    int n_experts, n_experts_used; /* 0: one feed-forward; else n_ffn is an expert's width */
+    bool normalize_shares;
     int ctx_train; /* tokens the model was trained for */
     float norm_eps;
-    double rope_base, rope_scale;           /* angle = position * rope_scale * rope_base^(-2i / rope_dim) */
-    const struct gguf_tensor *rope_factors; /* divide the frequencies; NULL = all 1 */
-    bool has_head;                          /* false: the embedding matrix is the head too */
+    float attn_scale, attn_soft_cap, logit_soft_cap;
+    int window; /* of the layers with is_local */
+    bool is_local[MODEL_MAX_LAYERS];
+    struct model_rope rope, local_rope; /* local_rope.base 0 = one table serves all layers */
+    bool has_head;                      /* false: the embedding matrix is the head too */
     uint64_t n_parameters, weight_bytes;
     uint32_t main_type; /* ggml's number of the type that most parameters have */
 };
@@ -40,8 +68,19 @@ struct model_limits {
 };
 
 struct model_layer {
-    float *attn_norm, *ffn_norm; /* [n_embd] */
+    float *attn_norm, *ffn_norm;              /* [n_embd] */
+    float *attn_post_norm, *ffn_post_norm;    /* [n_embd] or NULL */
+    float *q_norm, *k_norm;                   /* [head_dim] or NULL */
+    float *q_bias, *k_bias, *v_bias, *o_bias; /* as wide as the output row, or NULL */
     struct weight *q, *k, *v, *o, *gate, *up, *down;
+    struct weight *router;        /* NULL: one feed-forward */
+    struct model_expert *experts; /* [n_experts], owned */
+    const float *cos_sin;         /* NULL: q and k do not turn */
+    int window;                   /* 0 = none */
+};
+
+struct model_expert {
+    struct weight *gate, *up, *down;
 };
 
 struct model {
@@ -49,18 +88,23 @@ struct model {
     struct model_limits limits;
     struct backend backend;
     struct weight *embedding, *head; /* head == embedding when they are tied */
+    float embedding_scale;
     float *output_norm;
-    float *norms; /* all norms together, owned */
+    float *norms; /* all norms and biases together, owned */
     struct model_layer *layers;
-    float *cos_sin; /* [ctx_len, rope_dim / 2, 2] */
+    float *cos_sin, *local_cos_sin; /* [ctx_len, rope_dim / 2, 2] */
 
     /* Buffers of a pass, max_rows rows each. */
-    int x_stride, q_stride, kv_stride, ffn_stride, logits_stride;
+    int x_stride, q_stride, kv_stride, ffn_stride, logits_stride, router_stride;
     float *x;                                      /* residual stream [x_stride] */
     float *q, *k, *v;                              /* [q_stride], [kv_stride] */
     float *attn, *ffn;                             /* [n_heads * head_dim], [ffn_stride] */
+    float *branch;                                 /* [x_stride]: before a norm; with experts n_experts_used of them */
     float *logits;                                 /* [max_logits, logits_stride] */
     struct activation norm_act, attn_act, ffn_act; /* inputs of the matmuls */
+    float *router_logits, *share;                  /* [router_stride], [n_experts_used] */
+    int32_t *chosen, *place, *expert_rows;         /* [n_experts_used] */
+    struct activation expert_act;                  /* the rows of one expert */
 };
 
 struct model_batch {
@@ -81,6 +125,9 @@ int model_open(struct model **out, const struct gguf *gguf, const struct model_s
                const struct model_limits *limits, struct engine_error *error);
 /* Accepts NULL and half-built models. */
 void model_close(struct model *model);
+
+/* model_rope.c: fills cos_sin [ctx_len, rope_dim / 2, 2]. */
+void model_fill_rope(const struct model_rope *rope, int rope_dim, int ctx_len, float *cos_sin);
 
 /* Computes all rows, writes their keys and values into kv, leaves the logits of the wanted rows in order. */
 void model_forward(struct model *model, struct kv_pool *kv, const struct model_batch *batch);

@@ -1,30 +1,14 @@
-/* model_load.c - from a GGUF file to a model: shape, weights, tables, buffers.
+/* model_load.c - from a GGUF file to a model: weights, tables, buffers.
  *
- * Every dimension is checked against the metadata before it is used, so that a wrong file gets a sentence. Weights are repacked
- * by the backend one by one; the file's pages are given back behind it, so that the model is not in memory twice. */
+ * Every tensor is checked against the shape before it is used, so that a wrong file gets a sentence. Weights are repacked by the
+ * backend one by one; the file's pages are given back behind it, so that the model is not in memory twice. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/log.h"
 #include "engine/model.h"
-
-enum {
-    MAX_LAYERS = 1024,
-    MAX_WIDTH = 1 << 18, /* of embedding and feed-forward: far above any real model, small enough for int products */
-    MAX_VOCAB = 1 << 22,
-    MAX_HEADS = 1024,
-    MAX_HEAD_DIM = 256, /* what the attention kernels keep in scratch */
-};
-
-static const struct model_family families[] = {
-    {.architecture = "llama", .rope = ROPE_INTERLEAVED},
-};
-enum { N_FAMILIES = sizeof families / sizeof families[0] };
-
-/* --- shape --- */
 
 static int fail(struct engine_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static int fail(struct engine_error *error, const char *format, ...) {
@@ -35,242 +19,242 @@ static int fail(struct engine_error *error, const char *format, ...) {
     return ENGINE_ERR_MODEL;
 }
 
-/* "llama.block_count" */
-static const char *key_of(const struct model_shape *shape, const char *name, char *key, size_t size) {
-    snprintf(key, size, "%s.%s", shape->family->architecture, name);
-    return key;
-}
-
-static int read_family(struct model_shape *shape, const struct gguf *gguf, struct engine_error *error) {
-    struct gguf_string name;
-    if (gguf_get_string(gguf, "general.architecture", &name) != GGUF_FOUND)
-        return fail(error, "%s: the file does not say its architecture (general.architecture)", gguf_path(gguf));
-    char supported[256] = "";
-    for (int i = 0; i < N_FAMILIES; i++) {
-        const char *known = families[i].architecture;
-        if (name.len == strlen(known) && memcmp(name.data, known, name.len) == 0) {
-            shape->family = &families[i];
-            return ENGINE_OK;
-        }
-        size_t used = strlen(supported);
-        snprintf(supported + used, sizeof supported - used, "%s%s", i ? ", " : "", known);
-    }
-    return fail(error, "%s: architecture '%.*s' is not supported; supported: %s", gguf_path(gguf),
-                (int)(name.len < 64 ? name.len : 64), name.data, supported);
-}
-
-/* A required (or, with *value preset, optional) positive integer of the family. */
-static int read_int(const struct model_shape *shape, const struct gguf *gguf, const char *name, int max, bool required,
-                    int *value, struct engine_error *error) {
-    char key[128];
-    uint32_t number = (uint32_t)*value;
-    key_of(shape, name, key, sizeof key);
-    int rc = required ? gguf_require_u32(gguf, key, 1, (uint32_t)max, &number, error)
-                      : gguf_accept_u32(gguf, key, 1, (uint32_t)max, &number, error);
-    if (rc == ENGINE_OK) *value = (int)number;
-    return rc;
-}
-
-static int read_widths(struct model_shape *s, const struct gguf *gguf, struct engine_error *error) {
-    int rc;
-    if ((rc = read_int(s, gguf, "block_count", MAX_LAYERS, true, &s->n_layers, error)) ||
-        (rc = read_int(s, gguf, "context_length", INT32_MAX, true, &s->ctx_train, error)) ||
-        (rc = read_int(s, gguf, "embedding_length", MAX_WIDTH, true, &s->n_embd, error)) ||
-        (rc = read_int(s, gguf, "feed_forward_length", MAX_WIDTH, true, &s->n_ffn, error)) ||
-        (rc = read_int(s, gguf, "attention.head_count", MAX_HEADS, true, &s->n_heads, error)))
-        return rc;
-    s->n_kv_heads = s->n_heads;
-    if ((rc = read_int(s, gguf, "attention.head_count_kv", MAX_HEADS, false, &s->n_kv_heads, error))) return rc;
-    if (s->n_heads % s->n_kv_heads != 0)
-        return fail(error, "%s: %d attention heads cannot share %d key/value heads evenly", gguf_path(gguf), s->n_heads,
-                    s->n_kv_heads);
-    s->head_dim = s->n_embd / s->n_heads;
-    int value_dim = 0;
-    if ((rc = read_int(s, gguf, "attention.key_length", MAX_WIDTH, false, &s->head_dim, error))) return rc;
-    value_dim = s->head_dim;
-    if ((rc = read_int(s, gguf, "attention.value_length", MAX_WIDTH, false, &value_dim, error))) return rc;
-    if (value_dim != s->head_dim)
-        return fail(error, "%s: keys of %d and values of %d dimensions a head are not supported; they must be equal",
-                    gguf_path(gguf), s->head_dim, value_dim);
-    if (s->head_dim % 16 != 0 || s->head_dim > MAX_HEAD_DIM)
-        return fail(error, "%s: heads of %d dimensions are not supported; a multiple of 16 up to %d is", gguf_path(gguf),
-                    s->head_dim, MAX_HEAD_DIM);
-    if (s->n_embd % QUANT_BLOCK != 0 || s->n_ffn % QUANT_BLOCK != 0)
-        return fail(error, "%s: embedding length %d and feed-forward length %d must be multiples of %d", gguf_path(gguf),
-                    s->n_embd, s->n_ffn, QUANT_BLOCK);
-    return ENGINE_OK;
-}
-
-static int read_rope(struct model_shape *s, const struct gguf *gguf, struct engine_error *error) {
-    char key[128];
-    int rc;
-    float base = 10000, factor = 1;
-    s->rope_dim = s->head_dim;
-    if ((rc = read_int(s, gguf, "rope.dimension_count", MAX_WIDTH, false, &s->rope_dim, error))) return rc;
-    if (s->rope_dim > s->head_dim || s->rope_dim % 2 != 0)
-        return fail(error, "%s: %d rotated dimensions do not suit heads of %d", gguf_path(gguf), s->rope_dim, s->head_dim);
-    if ((rc = gguf_accept_f32(gguf, key_of(s, "rope.freq_base", key, sizeof key), 1, 1e12f, &base, error))) return rc;
-    struct gguf_string scaling;
-    enum gguf_answer answer = gguf_get_string(gguf, key_of(s, "rope.scaling.type", key, sizeof key), &scaling);
-    if (answer == GGUF_MISMATCH) return fail(error, "%s: %s is not a string", gguf_path(gguf), key);
-    bool is_linear = answer == GGUF_FOUND && scaling.len == 6 && memcmp(scaling.data, "linear", 6) == 0;
-    bool is_none = answer == GGUF_ABSENT || (scaling.len == 4 && memcmp(scaling.data, "none", 4) == 0);
-    if (!is_linear && !is_none)
-        return fail(error, "%s: position scaling '%.*s' is not supported; supported: none, linear", gguf_path(gguf),
-                    (int)(scaling.len < 64 ? scaling.len : 64), scaling.data);
-    if (is_linear && (rc = gguf_require_f32(gguf, key_of(s, "rope.scaling.factor", key, sizeof key), 1, 1e6f, &factor, error)))
-        return rc;
-    s->rope_base = (double)base;
-    s->rope_scale = 1.0 / (double)factor;
-    return ENGINE_OK;
-}
-
-static int read_vocab(struct model_shape *s, const struct gguf *gguf, struct engine_error *error) {
-    const struct gguf_tensor *embedding = gguf_find_tensor(gguf, "token_embd.weight");
-    if (!embedding) return fail(error, "%s: the tensor token_embd.weight is missing", gguf_path(gguf));
-    if (embedding->n_dims != 2 || embedding->dims[1] < 1 || embedding->dims[1] > MAX_VOCAB)
-        return fail(error, "%s: token_embd.weight is not a matrix of 1 to %d rows", gguf_path(gguf), MAX_VOCAB);
-    s->vocab_size = (int)embedding->dims[1];
-    s->has_head = gguf_find_tensor(gguf, "output.weight") != NULL;
-    if (!gguf_find_tensor(gguf, "rope_freqs.weight")) return ENGINE_OK;
-    enum dtype type;
-    int rc = gguf_require_tensor(gguf, "rope_freqs.weight", 1, s->rope_dim / 2, &s->rope_factors, &type, error);
-    if (rc == ENGINE_OK && type != DTYPE_F32) return fail(error, "%s: rope_freqs.weight must be F32", gguf_path(gguf));
-    return rc;
-}
-
-/* Sums for people: parameters, bytes, the type that most parameters have. */
-static void count_parameters(struct model_shape *s, const struct gguf *gguf) {
-    enum { N_TYPES = 64 };
-    uint64_t of_type[N_TYPES] = {0};
-    for (size_t i = 0; i < gguf_n_tensors(gguf); i++) {
-        const struct gguf_tensor *tensor = gguf_tensor_at(gguf, i);
-        uint64_t n = 1;
-        for (int d = 0; d < tensor->n_dims; d++) n *= (uint64_t)tensor->dims[d];
-        s->n_parameters += n;
-        s->weight_bytes += tensor->bytes;
-        if (tensor->type < N_TYPES) of_type[tensor->type] += n;
-    }
-    for (uint32_t type = 0; type < N_TYPES; type++) {
-        if (of_type[type] > of_type[s->main_type]) s->main_type = type;
-    }
-}
-
-int model_read_shape(struct model_shape *shape, const struct gguf *gguf, struct engine_error *error) {
-    char key[128];
-    int rc;
-    memset(shape, 0, sizeof *shape);
-    if ((rc = read_family(shape, gguf, error)) || (rc = read_widths(shape, gguf, error)) ||
-        (rc = read_rope(shape, gguf, error)) || (rc = read_vocab(shape, gguf, error)))
-        return rc;
-    key_of(shape, "attention.layer_norm_rms_epsilon", key, sizeof key);
-    if ((rc = gguf_require_f32(gguf, key, 1e-12f, 1, &shape->norm_eps, error))) return rc;
-    key_of(shape, "expert_count", key, sizeof key);
-    uint32_t n_experts = 0;
-    if ((rc = gguf_accept_u32(gguf, key, 0, UINT32_MAX, &n_experts, error))) return rc;
-    if (n_experts > 0) return fail(error, "%s: mixture of experts (%u experts) is not supported", gguf_path(gguf), n_experts);
-    count_parameters(shape, gguf);
-    return ENGINE_OK;
-}
-
 /* --- weights --- */
 
-/* State of a load; counts the tensors used, so that ones left over are noticed. */
+/* The forms that the readers of an activation need. */
+struct forms {
+    bool want_float, want_int8;
+};
+
+/* State of a load; marks the tensors used, so that ones left over are noticed. */
 struct loader {
     struct model *model;
     const struct gguf *gguf;
     struct engine_error *error;
     float *next_norm;
-    size_t n_used;
+    bool *used; /* [n_tensors] */
     uint64_t bytes_done;
-    bool norm_float, norm_int8, attn_float, attn_int8, ffn_float, ffn_int8; /* forms that the matmuls' inputs need */
+    struct forms norm, attn, ffn, expert;
 };
 
-static int load_matrix(struct loader *ld, const char *name, int n_rows, int n_cols, bool *want_float, bool *want_int8,
-                       struct weight **out) {
+static void mark_used(struct loader *ld, const struct gguf_tensor *tensor) {
+    ld->used[tensor - gguf_tensor_at(ld->gguf, 0)] = true;
+}
+
+/* Rows first .. first + n_rows of a tensor whose rows, over all its dimensions, have n_cols weights. */
+static int load_rows(struct loader *ld, const struct gguf_tensor *tensor, enum dtype type, int64_t first, int n_rows, int n_cols,
+                     struct forms *forms, struct weight **out) {
     struct model *m = ld->model;
-    const struct gguf_tensor *tensor;
-    enum dtype type;
-    int rc = gguf_require_tensor(ld->gguf, name, n_rows, n_cols, &tensor, &type, ld->error);
-    if (rc != ENGINE_OK) return rc;
-    int status = m->backend.ops->weight_load(m->backend.self, tensor->data, type, n_rows, n_cols, out);
+    size_t row_bytes = dtype_row_bytes(type, n_cols);
+    const char *rows = (const char *)tensor->data + (size_t)first * row_bytes;
+    int status = m->backend.ops->weight_load(m->backend.self, rows, type, n_rows, n_cols, out);
     if (status == KERNELS_ERR_MEMORY) {
-        snprintf(ld->error->text, sizeof ld->error->text, "%s: no memory for tensor %s (%zu bytes)", gguf_path(ld->gguf), name,
-                 tensor->bytes);
+        snprintf(ld->error->text, sizeof ld->error->text, "%s: no memory for tensor %s (%zu bytes)", gguf_path(ld->gguf),
+                 tensor->name, row_bytes * (size_t)n_rows);
         return ENGINE_ERR_MEMORY;
     }
     if (status != KERNELS_OK)
-        return fail(ld->error, "%s: tensor %s: no kernel for type %s with %d rows of %d", gguf_path(ld->gguf), name,
+        return fail(ld->error, "%s: tensor %s: no kernel for type %s with %d rows of %d", gguf_path(ld->gguf), tensor->name,
                     dtype_name(type), n_rows, n_cols);
-    *(dtype_is_quantized(type) ? want_int8 : want_float) = true;
-    gguf_release_pages(ld->gguf, tensor);
-    ld->bytes_done += tensor->bytes;
-    ld->n_used++;
+    *(dtype_is_quantized(type) ? &forms->want_int8 : &forms->want_float) = true;
+    ld->bytes_done += row_bytes * (size_t)n_rows;
+    mark_used(ld, tensor);
     return ENGINE_OK;
 }
 
-static int load_norm(struct loader *ld, const char *name, float **out) {
+/* One of several matrices that may lie one below the other in a tensor. */
+struct part {
+    int n_rows;
+    struct weight **out;
+};
+
+static int load_stack(struct loader *ld, const char *name, const struct part *parts, int n_parts, int n_cols,
+                      struct forms *forms) {
     const struct gguf_tensor *tensor;
     enum dtype type;
-    int n = ld->model->shape.n_embd;
+    int total = 0, first = 0;
+    for (int i = 0; i < n_parts; i++) total += parts[i].n_rows;
+    int rc = gguf_require_tensor(ld->gguf, name, total, n_cols, &tensor, &type, ld->error);
+    for (int i = 0; i < n_parts && rc == ENGINE_OK; i++) {
+        rc = load_rows(ld, tensor, type, first, parts[i].n_rows, n_cols, forms, parts[i].out);
+        first += parts[i].n_rows;
+    }
+    if (rc == ENGINE_OK) gguf_release_pages(ld->gguf, tensor);
+    return rc;
+}
+
+static int load_matrix(struct loader *ld, const char *name, int n_rows, int n_cols, struct forms *forms, struct weight **out) {
+    const struct part whole = {n_rows, out};
+    return load_stack(ld, name, &whole, 1, n_cols, forms);
+}
+
+/* A vector of n floats; room is row_group_pad(n), zeros behind. */
+static int load_vector(struct loader *ld, const char *name, int n, float **out) {
+    const struct gguf_tensor *tensor;
+    enum dtype type;
     int rc = gguf_require_tensor(ld->gguf, name, 1, n, &tensor, &type, ld->error);
     if (rc != ENGINE_OK) return rc;
     dtype_row_to_float(type, tensor->data, ld->next_norm, n);
     *out = ld->next_norm;
-    ld->next_norm += n;
-    ld->n_used++;
+    ld->next_norm += row_group_pad(n);
+    mark_used(ld, tensor);
     return ENGINE_OK;
+}
+
+static const char *layer_name(int layer, const char *part, char name[GGUF_NAME_SIZE]) {
+    snprintf(name, GGUF_NAME_SIZE, "blk.%d.%s", layer, part);
+    return name;
+}
+
+static int load_attention(struct loader *ld, int layer) {
+    const struct model_shape *s = &ld->model->shape;
+    struct model_layer *l = &ld->model->layers[layer];
+    int rc, n_q = s->n_heads * s->head_dim, n_kv = s->n_kv_heads * s->head_dim;
+    char name[GGUF_NAME_SIZE];
+    const struct part qkv[] = {{n_q, &l->q}, {n_kv, &l->k}, {n_kv, &l->v}};
+    static const char *const names[] = {"attn_q.weight", "attn_k.weight", "attn_v.weight"};
+    if (s->family->fused) {
+        if ((rc = load_stack(ld, layer_name(layer, "attn_qkv.weight", name), qkv, 3, s->n_embd, &ld->norm))) return rc;
+    } else {
+        for (int i = 0; i < 3; i++)
+            if ((rc = load_stack(ld, layer_name(layer, names[i], name), &qkv[i], 1, s->n_embd, &ld->norm))) return rc;
+    }
+    return load_matrix(ld, layer_name(layer, "attn_output.weight", name), s->n_embd, n_q, &ld->attn, &l->o);
+}
+
+/* The matrices of all experts: a tensor of three dimensions, or (older files) a tensor each. */
+static int load_expert_part(struct loader *ld, int layer, const char *part, int n_rows, int n_cols, struct forms *forms,
+                            size_t offset) {
+    const struct model_shape *s = &ld->model->shape;
+    struct model_layer *l = &ld->model->layers[layer];
+    char name[GGUF_NAME_SIZE];
+    int rc = ENGINE_OK;
+    enum dtype type = DTYPE_F32;
+    snprintf(name, sizeof name, "blk.%d.%s_exps.weight", layer, part);
+    const struct gguf_tensor *all = gguf_find_tensor(ld->gguf, name);
+    if (all && (all->dims[0] != n_cols || all->dims[1] != n_rows || all->dims[2] != s->n_experts || all->dims[3] != 1))
+        return fail(ld->error,
+                    "%s: tensor %s is %lld x %lld x %lld, but the model's metadata ask for %d experts of %d rows of %d",
+                    gguf_path(ld->gguf), name, (long long)all->dims[0], (long long)all->dims[1], (long long)all->dims[2],
+                    s->n_experts, n_rows, n_cols);
+    if (all && !gguf_type_to_dtype(all->type, &type))
+        return fail(ld->error, "%s: tensor %s has type %s, which this program cannot compute with", gguf_path(ld->gguf), name,
+                    gguf_type_name(all->type));
+    for (int e = 0; e < s->n_experts && rc == ENGINE_OK; e++) {
+        struct weight **out = (struct weight **)(void *)((char *)&l->experts[e] + offset);
+        if (all) {
+            rc = load_rows(ld, all, type, (int64_t)e * n_rows, n_rows, n_cols, forms, out);
+            continue;
+        }
+        snprintf(name, sizeof name, "blk.%d.%s.%d.weight", layer, part, e);
+        rc = load_matrix(ld, name, n_rows, n_cols, forms, out);
+    }
+    if (all && rc == ENGINE_OK) gguf_release_pages(ld->gguf, all);
+    return rc;
+}
+
+static int load_experts(struct loader *ld, int layer) {
+    const struct model_shape *s = &ld->model->shape;
+    struct model_layer *l = &ld->model->layers[layer];
+    char name[GGUF_NAME_SIZE];
+    int rc;
+    l->experts = calloc((size_t)s->n_experts, sizeof *l->experts);
+    if (!l->experts) {
+        snprintf(ld->error->text, sizeof ld->error->text, "%s: no memory for the model's tables", gguf_path(ld->gguf));
+        return ENGINE_ERR_MEMORY;
+    }
+    rc = load_matrix(ld, layer_name(layer, "ffn_gate_inp.weight", name), s->n_experts, s->n_embd, &ld->norm, &l->router);
+    if (rc != ENGINE_OK) return rc;
+    if ((rc = load_expert_part(ld, layer, "ffn_gate", s->n_ffn, s->n_embd, &ld->expert, offsetof(struct model_expert, gate))) ||
+        (rc = load_expert_part(ld, layer, "ffn_up", s->n_ffn, s->n_embd, &ld->expert, offsetof(struct model_expert, up))))
+        return rc;
+    rc = load_expert_part(ld, layer, "ffn_down", s->n_embd, s->n_ffn, &ld->ffn, offsetof(struct model_expert, down));
+    ld->norm.want_float |= ld->expert.want_float; /* the rows of an expert are copied from there */
+    ld->norm.want_int8 |= ld->expert.want_int8;
+    return rc;
+}
+
+static int load_ffn(struct loader *ld, int layer) {
+    const struct model_shape *s = &ld->model->shape;
+    struct model_layer *l = &ld->model->layers[layer];
+    char name[GGUF_NAME_SIZE];
+    int rc;
+    const struct part gate_up[] = {{s->n_ffn, &l->gate}, {s->n_ffn, &l->up}};
+    if (s->n_experts > 0) return load_experts(ld, layer);
+    if (s->family->fused) {
+        rc = load_stack(ld, layer_name(layer, "ffn_up.weight", name), gate_up, 2, s->n_embd, &ld->norm);
+    } else {
+        rc = load_stack(ld, layer_name(layer, "ffn_gate.weight", name), &gate_up[0], 1, s->n_embd, &ld->norm);
+        if (rc == ENGINE_OK) rc = load_stack(ld, layer_name(layer, "ffn_up.weight", name), &gate_up[1], 1, s->n_embd, &ld->norm);
+    }
+    if (rc != ENGINE_OK) return rc;
+    return load_matrix(ld, layer_name(layer, "ffn_down.weight", name), s->n_embd, s->n_ffn, &ld->ffn, &l->down);
+}
+
+/* Norms that the family has, and biases that the file has. */
+static int load_vectors(struct loader *ld, int layer) {
+    const struct model_shape *s = &ld->model->shape;
+    const struct model_family *f = s->family;
+    struct model_layer *l = &ld->model->layers[layer];
+    int n_kv = s->n_kv_heads * s->head_dim;
+    char name[GGUF_NAME_SIZE];
+    const struct {
+        const char *part;
+        enum { ALWAYS, IF_THERE, NEVER } when;
+        int n;
+        float **out;
+    } vectors[] = {
+        {"attn_norm.weight", ALWAYS, s->n_embd, &l->attn_norm},
+        {"ffn_norm.weight", ALWAYS, s->n_embd, &l->ffn_norm},
+        {"post_attention_norm.weight", f->post_norms ? ALWAYS : NEVER, s->n_embd, &l->attn_post_norm},
+        {"post_ffw_norm.weight", f->post_norms ? ALWAYS : NEVER, s->n_embd, &l->ffn_post_norm},
+        {"attn_q_norm.weight", f->qk_norm ? ALWAYS : NEVER, s->head_dim, &l->q_norm},
+        {"attn_k_norm.weight", f->qk_norm ? ALWAYS : NEVER, s->head_dim, &l->k_norm},
+        {"attn_q.bias", IF_THERE, s->n_heads * s->head_dim, &l->q_bias},
+        {"attn_k.bias", IF_THERE, n_kv, &l->k_bias},
+        {"attn_v.bias", IF_THERE, n_kv, &l->v_bias},
+        {"attn_output.bias", IF_THERE, s->n_embd, &l->o_bias},
+    };
+    for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++) {
+        layer_name(layer, vectors[i].part, name);
+        if (vectors[i].when == NEVER || (vectors[i].when == IF_THERE && !gguf_find_tensor(ld->gguf, name))) continue;
+        int rc = load_vector(ld, name, vectors[i].n, vectors[i].out);
+        if (rc != ENGINE_OK) return rc;
+    }
+    return ENGINE_OK;
+}
+
+/* Room for what load_vectors reads in all layers, and the last norm. */
+static size_t n_vector_floats(const struct model_shape *s) {
+    size_t embd = (size_t)row_group_pad(s->n_embd), head = (size_t)row_group_pad(s->head_dim);
+    size_t qkv = head * (size_t)(s->n_heads + 2 * s->n_kv_heads);
+    return (size_t)s->n_layers * (5 * embd + 2 * head + qkv) + embd;
 }
 
 static int load_layer(struct loader *ld, int layer) {
     const struct model_shape *s = &ld->model->shape;
-    struct model_layer *l = &ld->model->layers[layer];
-    int n_q = s->n_heads * s->head_dim, n_kv = s->n_kv_heads * s->head_dim;
-    bool *nf = &ld->norm_float, *ni = &ld->norm_int8;
-    const struct {
-        const char *name;
-        int n_rows, n_cols;
-        bool *want_float, *want_int8;
-        struct weight **out;
-    } matrices[] = {
-        {"attn_q", n_q, s->n_embd, nf, ni, &l->q},
-        {"attn_k", n_kv, s->n_embd, nf, ni, &l->k},
-        {"attn_v", n_kv, s->n_embd, nf, ni, &l->v},
-        {"attn_output", s->n_embd, n_q, &ld->attn_float, &ld->attn_int8, &l->o},
-        {"ffn_gate", s->n_ffn, s->n_embd, nf, ni, &l->gate},
-        {"ffn_up", s->n_ffn, s->n_embd, nf, ni, &l->up},
-        {"ffn_down", s->n_embd, s->n_ffn, &ld->ffn_float, &ld->ffn_int8, &l->down},
-    };
-    char name[GGUF_NAME_SIZE];
+    struct model *m = ld->model;
+    struct model_layer *l = &m->layers[layer];
     int rc;
-    for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++) {
-        snprintf(name, sizeof name, "blk.%d.%s.weight", layer, matrices[i].name);
-        rc = load_matrix(ld, name, matrices[i].n_rows, matrices[i].n_cols, matrices[i].want_float, matrices[i].want_int8,
-                         matrices[i].out);
-        if (rc != ENGINE_OK) return rc;
-    }
-    snprintf(name, sizeof name, "blk.%d.attn_norm.weight", layer);
-    if ((rc = load_norm(ld, name, &l->attn_norm))) return rc;
-    snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", layer);
-    return load_norm(ld, name, &l->ffn_norm);
+    if ((rc = load_attention(ld, layer)) || (rc = load_ffn(ld, layer)) || (rc = load_vectors(ld, layer))) return rc;
+    l->window = s->is_local[layer] ? s->window : 0;
+    return ENGINE_OK;
 }
 
 static int load_weights(struct loader *ld) {
     struct model *m = ld->model;
     const struct model_shape *s = &m->shape;
     int rc;
-    bool unused_form = false; /* the embedding alone is read row by row, as any type */
-    bool *embedding_float = s->has_head ? &unused_form : &ld->norm_float,
-         *embedding_int8 = s->has_head ? &unused_form : &ld->norm_int8;
-    rc = load_matrix(ld, "token_embd.weight", s->vocab_size, s->n_embd, embedding_float, embedding_int8, &m->embedding);
+    struct forms unused = {0}; /* the embedding alone is read row by row, as any type */
+    rc = load_matrix(ld, "token_embd.weight", s->vocab_size, s->n_embd, s->has_head ? &unused : &ld->norm, &m->embedding);
     if (rc != ENGINE_OK) return rc;
     m->head = m->embedding;
     if (s->has_head) {
         m->head = NULL;
-        rc = load_matrix(ld, "output.weight", s->vocab_size, s->n_embd, &ld->norm_float, &ld->norm_int8, &m->head);
+        rc = load_matrix(ld, "output.weight", s->vocab_size, s->n_embd, &ld->norm, &m->head);
         if (rc != ENGINE_OK) return rc;
     }
-    if ((rc = load_norm(ld, "output_norm.weight", &m->output_norm))) return rc;
+    if ((rc = load_vector(ld, "output_norm.weight", s->n_embd, &m->output_norm))) return rc;
     int reported = 0;
     for (int layer = 0; layer < s->n_layers; layer++) {
         if ((rc = load_layer(ld, layer))) return rc;
@@ -281,25 +265,18 @@ static int load_weights(struct loader *ld) {
             log_info("model", "loading: %d %%", reported);
         }
     }
-    if (s->rope_factors) ld->n_used++;
     return ENGINE_OK;
 }
 
-/* A tensor that the network does not use means that the file asks for something this network does not do (a bias, say). */
+/* A tensor that the network does not use means that the file asks for something this network does not do. The tables of angles
+ * are known from the shape. */
 static int refuse_left_over(const struct loader *ld) {
-    static const char *const known[] = {"token_embd.weight", "output.weight", "output_norm.weight", "rope_freqs.weight"};
-    static const char *const in_layer[] = {"attn_q.weight",   "attn_k.weight",       "attn_v.weight",   "attn_output.weight",
-                                           "ffn_gate.weight", "ffn_up.weight",       "ffn_down.weight", "attn_norm.weight",
-                                           "ffn_norm.weight", "attn_rot_embd.weight"};
-    if (ld->n_used == gguf_n_tensors(ld->gguf)) return ENGINE_OK;
+    static const char *const tables[] = {"rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"};
     for (size_t i = 0; i < gguf_n_tensors(ld->gguf); i++) {
         const char *name = gguf_tensor_at(ld->gguf, i)->name;
-        int layer, at = 0;
-        bool is_layer = sscanf(name, "blk.%d.%n", &layer, &at) == 1 && at > 0 && layer >= 0 && layer < ld->model->shape.n_layers;
-        const char *const *names = is_layer ? in_layer : known;
-        size_t n_names = is_layer ? sizeof in_layer / sizeof *in_layer : sizeof known / sizeof *known, k = 0;
-        while (k < n_names && strcmp(is_layer ? name + at : name, names[k]) != 0) k++;
-        if (k < n_names) continue;
+        bool known = ld->used[i] || strstr(name, ".attn_rot_embd.weight");
+        for (size_t k = 0; k < sizeof tables / sizeof *tables; k++) known |= strcmp(name, tables[k]) == 0;
+        if (known) continue;
         return fail(ld->error, "%s: the tensor %s has no place in the %s architecture as this version knows it",
                     gguf_path(ld->gguf), name, ld->model->shape.family->architecture);
     }
@@ -308,28 +285,25 @@ static int refuse_left_over(const struct loader *ld) {
 
 /* --- tables and buffers --- */
 
-static void fill_cos_sin(struct model *m) {
-    int half = m->shape.rope_dim / 2;
-    for (int i = 0; i < half; i++) {
-        double frequency = m->shape.rope_scale * pow(m->shape.rope_base, -2.0 * i / m->shape.rope_dim);
-        float factor = 1;
-        if (m->shape.rope_factors) memcpy(&factor, (const char *)m->shape.rope_factors->data + 4 * (size_t)i, sizeof factor);
-        frequency /= (double)factor;
-        for (int pos = 0; pos < m->limits.ctx_len; pos++) {
-            float *pair = m->cos_sin + 2 * ((size_t)pos * (size_t)half + (size_t)i);
-            pair[0] = (float)cos(pos * frequency);
-            pair[1] = (float)sin(pos * frequency);
-        }
+static void fill_tables(struct model *m) {
+    const struct model_shape *s = &m->shape;
+    int period = s->family->rope_free_period;
+    bool two = s->local_rope.base > 0;
+    model_fill_rope(&s->rope, s->rope_dim, m->limits.ctx_len, m->cos_sin);
+    if (two) model_fill_rope(&s->local_rope, s->rope_dim, m->limits.ctx_len, m->local_cos_sin);
+    for (int i = 0; i < s->n_layers; i++) {
+        m->layers[i].cos_sin = two && s->is_local[i] ? m->local_cos_sin : m->cos_sin;
+        if (period > 0 && (i + 1) % period == 0) m->layers[i].cos_sin = NULL;
     }
 }
 
-/* Every plain buffer of the model: where the pointer goes and how many floats it has. model_buffer_bytes and model_close use the
+/* Every plain buffer of the model: where the pointer goes and how many floats (or int32_t) it has. model_buffer_bytes and model_close use the
  * same list. */
 struct buffer {
-    size_t offset; /* of the float * in struct model */
+    size_t offset; /* of the pointer in struct model */
     size_t n;
 };
-enum { N_BUFFERS = 8 };
+enum { N_BUFFERS = 15 };
 
 static void list_buffers(const struct model_shape *s, const struct model_limits *limits, struct buffer *list) {
     size_t rows = (size_t)limits->max_rows, n_q = (size_t)(s->n_heads * s->head_dim);
@@ -342,6 +316,14 @@ static void list_buffers(const struct model_shape *s, const struct model_limits 
     list[5] = (struct buffer){offsetof(struct model, attn), rows * n_q};
     list[6] = (struct buffer){offsetof(struct model, ffn), rows * (size_t)row_group_pad(s->n_ffn)};
     list[7] = (struct buffer){offsetof(struct model, logits), (size_t)limits->max_logits * (size_t)row_group_pad(s->vocab_size)};
+    size_t used = (size_t)s->n_experts_used, branches = used > 0 ? used : s->family->post_norms ? 1 : 0;
+    list[8] = (struct buffer){offsetof(struct model, branch), rows * branches * (size_t)row_group_pad(s->n_embd)};
+    list[9] = (struct buffer){offsetof(struct model, router_logits), rows * (size_t)row_group_pad(s->n_experts)};
+    list[10] = (struct buffer){offsetof(struct model, share), rows * used};
+    list[11] = (struct buffer){offsetof(struct model, chosen), rows * used};
+    list[12] = (struct buffer){offsetof(struct model, place), rows * used};
+    list[13] = (struct buffer){offsetof(struct model, expert_rows), rows * used};
+    list[14] = (struct buffer){offsetof(struct model, local_cos_sin), s->local_rope.base > 0 ? list[0].n : 0};
 }
 
 uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_limits *limits) {
@@ -349,7 +331,8 @@ uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_
     uint64_t n = 0, rows = (uint64_t)limits->max_rows;
     list_buffers(shape, limits, list);
     for (int i = 0; i < N_BUFFERS; i++) n += list[i].n * sizeof(float);
-    uint64_t inputs = (uint64_t)shape->n_embd + (uint64_t)(shape->n_heads * shape->head_dim) + (uint64_t)shape->n_ffn;
+    uint64_t inputs = (uint64_t)shape->n_embd * (shape->n_experts > 0 ? 2 : 1) + (uint64_t)(shape->n_heads * shape->head_dim) +
+                      (uint64_t)shape->n_ffn;
     return n + rows * inputs * (sizeof(float) + 1 + 8 / QUANT_BLOCK + 1); /* floats, int8, scales and sums */
 }
 
@@ -362,19 +345,29 @@ static int open_buffers(struct loader *ld) {
     m->q_stride = row_group_pad(s->n_heads * s->head_dim);
     m->kv_stride = row_group_pad(s->n_kv_heads * s->head_dim);
     m->ffn_stride = row_group_pad(s->n_ffn);
+    m->router_stride = row_group_pad(s->n_experts);
+    m->embedding_scale = s->family->scaled_embedding ? sqrtf((float)s->n_embd) : 1;
     m->logits_stride = row_group_pad(s->vocab_size);
     for (int i = 0; i < N_BUFFERS; i++) {
         float *memory = m->backend.ops->alloc(m->backend.self, list[i].n * sizeof(float));
         if (!memory) goto no_memory;
         memcpy((char *)m + list[i].offset, &memory, sizeof memory);
     }
-    int rows = m->limits.max_rows;
-    if (activation_alloc(&m->backend, rows, s->n_embd, ld->norm_float, ld->norm_int8, &m->norm_act) != KERNELS_OK ||
-        activation_alloc(&m->backend, rows, s->n_heads * s->head_dim, ld->attn_float, ld->attn_int8, &m->attn_act) !=
-            KERNELS_OK ||
-        activation_alloc(&m->backend, rows, s->n_ffn, ld->ffn_float, ld->ffn_int8, &m->ffn_act) != KERNELS_OK)
-        goto no_memory;
-    fill_cos_sin(m);
+    const struct {
+        struct forms forms;
+        int n_cols;
+        struct activation *out;
+    } inputs[] = {{ld->norm, s->n_embd, &m->norm_act},
+                  {ld->attn, s->n_heads * s->head_dim, &m->attn_act},
+                  {ld->ffn, s->n_ffn, &m->ffn_act},
+                  {ld->expert, s->n_embd, &m->expert_act}};
+    for (size_t i = 0; i < sizeof inputs / sizeof inputs[0]; i++) {
+        const struct forms *forms = &inputs[i].forms;
+        if (activation_alloc(&m->backend, m->limits.max_rows, inputs[i].n_cols, forms->want_float, forms->want_int8,
+                             inputs[i].out) != KERNELS_OK)
+            goto no_memory;
+    }
+    fill_tables(m);
     return ENGINE_OK;
 no_memory:
     snprintf(ld->error->text, sizeof ld->error->text,
@@ -393,26 +386,36 @@ int model_open(struct model **out, const struct gguf *gguf, const struct model_s
         m->limits = *limits;
         m->backend = *backend;
         m->layers = calloc((size_t)shape->n_layers, sizeof *m->layers);
-        m->norms = calloc((size_t)(2 * shape->n_layers + 1) * (size_t)shape->n_embd, sizeof *m->norms);
+        m->norms = calloc(n_vector_floats(shape), sizeof *m->norms);
     }
-    if (!m || !m->layers || !m->norms) {
+    bool *used = calloc(gguf_n_tensors(gguf), sizeof *used);
+    if (!m || !m->layers || !m->norms || !used) {
         snprintf(error->text, sizeof error->text, "%s: no memory for the model's tables", gguf_path(gguf));
+        free(used);
         model_close(m);
         return rc;
     }
-    struct loader ld = {.model = m, .gguf = gguf, .error = error, .next_norm = m->norms};
-    if ((rc = load_weights(&ld)) || (rc = refuse_left_over(&ld)) || (rc = open_buffers(&ld))) {
+    struct loader ld = {.model = m, .gguf = gguf, .error = error, .next_norm = m->norms, .used = used};
+    if ((rc = load_weights(&ld)) == ENGINE_OK && (rc = refuse_left_over(&ld)) == ENGINE_OK) rc = open_buffers(&ld);
+    free(used);
+    if (rc != ENGINE_OK) {
         model_close(m);
         return rc;
     }
-    m->shape.rope_factors = NULL; /* pointed into the file, which may be closed now */
+    m->shape.rope.factors = m->shape.rope.long_factors = NULL; /* pointed into the file, which may be closed now */
     *out = m;
     return ENGINE_OK;
 }
 
 static void close_layer(struct model *m, struct model_layer *l) {
-    struct weight *all[] = {l->q, l->k, l->v, l->o, l->gate, l->up, l->down};
+    struct weight *all[] = {l->q, l->k, l->v, l->o, l->gate, l->up, l->down, l->router};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) m->backend.ops->weight_free(m->backend.self, all[i]);
+    for (int e = 0; l->experts && e < m->shape.n_experts; e++) {
+        m->backend.ops->weight_free(m->backend.self, l->experts[e].gate);
+        m->backend.ops->weight_free(m->backend.self, l->experts[e].up);
+        m->backend.ops->weight_free(m->backend.self, l->experts[e].down);
+    }
+    free(l->experts);
 }
 
 void model_close(struct model *m) {
@@ -430,6 +433,7 @@ void model_close(struct model *m) {
     activation_free(&m->backend, &m->norm_act);
     activation_free(&m->backend, &m->attn_act);
     activation_free(&m->backend, &m->ffn_act);
+    activation_free(&m->backend, &m->expert_act);
     free(m->layers);
     free(m->norms);
     free(m);

@@ -31,7 +31,8 @@
 enum {
     KV_BLOCK = 16,    /* tokens in a KV block: 16 positions fill one 512-bit vector of scores */
     QUANT_BLOCK = 32, /* inputs that share a scale, in weights and in activations */
-    ROW_GROUP = 16,   /* output rows interleaved by weight_load; outputs are padded to a multiple of it */
+    MAX_EXPERTS = 512,
+    ROW_GROUP = 16, /* output rows interleaved by weight_load; outputs are padded to a multiple of it */
 };
 
 enum kernels_status {
@@ -138,9 +139,22 @@ enum rope_kind {
 /* One matrix of a matmul call; several may share the activations and so one dispatch. */
 struct matmul_job {
     const struct weight *weight;
-    float *out;     /* [n_rows, out_stride] */
-    int out_stride; /* floats, at least row_group_pad(rows of weight); the padding is written too */
-    bool add;       /* out += result (one float addition) instead of out = result */
+    float *out;        /* [n_rows, out_stride] */
+    int out_stride;    /* floats, at least row_group_pad(rows of weight); the padding is written too */
+    bool add;          /* out += result (one float addition) instead of out = result */
+    const float *bias; /* [out_stride or more], added at the end by one more float addition; NULL = none */
+};
+
+/* What a gated feed-forward does to its gate. */
+enum glu_kind {
+    GLU_SILU, /* g / (1 + e^-g) */
+    GLU_GELU, /* the tanh form of GELU: g / (1 + e^(-2 u)), u = sqrt(2 / pi) (g + 0.044715 g^3) */
+};
+
+/* How rows choose their experts. */
+struct route_spec {
+    int n_experts, n_used; /* n_used <= n_experts <= MAX_EXPERTS */
+    bool normalize;        /* the shares of the chosen sum to 1 */
 };
 
 /* Projections of one layer for rope_kv and attention. All strides in floats. */
@@ -154,9 +168,11 @@ struct qkv_view {
 
 /* How queries and keys turn with their position. */
 struct rope_spec {
-    const float *cos_sin; /* [positions, rope_dim / 2, 2] */
+    const float *cos_sin; /* [positions, rope_dim / 2, 2]; NULL = nothing turns */
     enum rope_kind kind;
-    int rope_dim; /* the first rope_dim dimensions of a head are rotated */
+    int rope_dim;                 /* the first rope_dim dimensions of a head are rotated */
+    const float *q_norm, *k_norm; /* [head_dim]: every head is first normalised as in rmsnorm; NULL = not */
+    float norm_eps;
 };
 
 /* What attention does besides the softmax of q . K. */
@@ -180,8 +196,8 @@ struct backend_ops {
     int (*weight_load)(void *self, const void *src, enum dtype type, int n_rows, int n_cols, struct weight **out);
     void (*weight_free)(void *self, struct weight *weight); /* accepts NULL */
 
-    /* x[i] = row tokens[i] of weight, as floats. x: [n, x_stride] */
-    void (*embed)(void *self, const struct weight *weight, const int32_t *tokens, int n, float *x, int x_stride);
+    /* x[i] = row tokens[i] of weight, as floats, times scale. x: [n, x_stride] */
+    void (*embed)(void *self, const struct weight *weight, const int32_t *tokens, int n, float scale, float *x, int x_stride);
 
     /* out row i = rmsnorm(x row rows[i]) * gamma, in each form that out holds. rows == NULL means row i.
      * Sum of squares: 16 partial sums (i mod 16) by fmaf, then a fixed tree (8+8, 4+4, 2+2, 1+1); scale = 1 / sqrtf(ss / n_cols +
@@ -189,15 +205,35 @@ struct backend_ops {
     void (*rmsnorm)(void *self, const float *x, int x_stride, const int32_t *rows, const float *gamma, float eps, int n,
                     struct activation *out);
 
+    /* x row i += rmsnorm(y row i) * gamma, one float addition. */
+    void (*rmsnorm_add)(void *self, const float *y, int y_stride, const float *gamma, float eps, int n_cols, int n, float *x,
+                        int x_stride);
+
+    /* x = cap * tanh(x / cap), n_cols floats of each row. */
+    void (*soft_cap)(void *self, float *x, int x_stride, int n_cols, float cap, int n);
+
     /* out row i = x row i, in each form that out holds. */
     void (*quantize)(void *self, const float *x, int x_stride, int n, struct activation *out);
 
     /* Every job: out row i = weight * activation row i. All weights have in->n_cols columns. */
     void (*matmul)(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n);
 
-    /* out row i = silu(gate * in row i) * (up * in row i). out: [n, out_stride], padded like matmul's. */
-    void (*matmul_swiglu)(void *self, const struct weight *gate, const struct weight *up, const struct activation *in, int n,
-                          float *out, int out_stride);
+    /* out row i = kind(gate * in row i) * (up * in row i). out: [n, out_stride], padded like matmul's. */
+    void (*matmul_glu)(void *self, enum glu_kind kind, const struct weight *gate, const struct weight *up,
+                       const struct activation *in, int n, float *out, int out_stride);
+
+    /* The n_used experts of each row, by descending softmax of its logits (of equals the lower index), and their shares.
+     * chosen, share: [n, n_used] */
+    void (*route)(void *self, const float *logits, int stride, const struct route_spec *spec, int n, int32_t *chosen,
+                  float *share);
+
+    /* out row i = in row rows[i], in each form that out holds (in holds it too). */
+    void (*gather)(void *self, const struct activation *in, const int32_t *rows, int n, struct activation *out);
+
+    /* x row i += sum over ascending r of share[i, r] * y row place[i, r]; a product, then fmaf, then one addition.
+     * share, place: [n, n_used] */
+    void (*combine)(void *self, const float *y, int y_stride, const int32_t *place, const float *share, int n_used, int n_cols,
+                    int n, float *x, int x_stride);
 
     /* Rotates q and k by their positions, writes k and v (as half floats) into the pool. */
     void (*rope_kv)(void *self, const struct qkv_view *qkv, const struct rope_spec *rope, const struct kernels_seq *seqs,

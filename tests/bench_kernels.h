@@ -86,7 +86,7 @@ static void bench_layers(struct bench_model *m, int n) {
     for (int l = 0; l < BENCH_LAYERS; l++) {
         bench_one(m, m->qkv[l], &m->wide, n, BENCH_QKV, false);
         bench_one(m, m->o[l], &m->wide, n, BENCH_WIDTH, true);
-        m->b.ops->matmul_swiglu(m->b.self, m->gate[l], m->up[l], &m->wide, n, m->y, BENCH_FFN);
+        m->b.ops->matmul_glu(m->b.self, GLU_SILU, m->gate[l], m->up[l], &m->wide, n, m->y, BENCH_FFN);
         bench_one(m, m->down[l], &m->ffn, n, BENCH_WIDTH, true);
     }
 }
@@ -103,7 +103,7 @@ static void bench_norm(struct bench_model *m, int n) {
 static void bench_embed(struct bench_model *m, int n) {
     int32_t tokens[BENCH_ROWS];
     for (int i = 0; i < n; i++) tokens[i] = i * 91 % BENCH_VOCAB;
-    m->b.ops->embed(m->b.self, m->head, tokens, n, m->y, BENCH_WIDTH);
+    m->b.ops->embed(m->b.self, m->head, tokens, n, 1, m->y, BENCH_WIDTH);
 }
 
 static struct qkv_view bench_view(const struct bench_model *m) {

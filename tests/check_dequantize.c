@@ -33,7 +33,7 @@ static int write_rows(enum dtype type, const uint8_t *src, int n_rows, int n_col
         return n_rows;
     for (int32_t row = 0; row < n_rows; row++) {
         dtype_row_to_float(type, src + (size_t)row * row_bytes, direct, n_cols);
-        b.ops->embed(b.self, weight, &row, 1, looked_up, n_cols);
+        b.ops->embed(b.self, weight, &row, 1, 1, looked_up, n_cols);
         n_different += memcmp(direct, looked_up, float_bytes) != 0;
         fwrite(direct, 1, float_bytes, stdout);
     }

@@ -271,15 +271,19 @@ static void run_isa(const char *isa, int step, int max_tokens) {
 }
 
 static bool find_model(int argc, char **argv, char *tiny_path, size_t size) {
-    if (argc > 1) {
-        model_path = argv[1];
-        return true;
-    }
     struct tiny_model tiny = tiny_model_default();
     tiny.every_type = true;
     tiny.n_embd = tiny.n_ffn = 256;
     tiny.n_layers = 4; /* 4 * 7 matrices: each type twice */
     tiny.embedding_type = DTYPE_Q6_K;
+    if (argc > 1 && strcmp(argv[1], "--windows") == 0) {
+        tiny = tiny_model_gemma();
+    } else if (argc > 1 && strcmp(argv[1], "--experts") == 0) {
+        tiny = tiny_model_experts();
+    } else if (argc > 1) {
+        model_path = argv[1];
+        return true;
+    }
     snprintf(tiny_path, size, "/tmp/foresay_check_equality_%d.gguf", getpid());
     model_path = tiny_path;
     return tiny_model_write(tiny_path, &tiny);

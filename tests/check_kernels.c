@@ -123,7 +123,7 @@ static void check_embed(void) {
         for (int s = 0; s < n_subjects; s++) {
             const struct backend *b = &subjects[s].backend;
             struct weight *weight = load(b, src, type, ROWS, n_cols);
-            b->ops->embed(b->self, weight, tokens, ROWS, got, n_cols);
+            b->ops->embed(b->self, weight, tokens, ROWS, 1, got, n_cols);
             expect_floats(expected, got, ROWS * n_cols, subjects[s].name, dtype_name(type));
             b->ops->weight_free(b->self, weight);
         }
@@ -231,7 +231,7 @@ static void run_matmul(const struct backend *b, const struct matmul_case *c, con
     for (int j = 0; j < c->n_jobs; j++)
         jobs[j] = (struct matmul_job){.weight = weights[j], .out = out[j], .out_stride = stride_of(c, j), .add = c->add};
     if (c->swiglu)
-        b->ops->matmul_swiglu(b->self, weights[0], weights[1], &in, n, out[0], stride_of(c, 0));
+        b->ops->matmul_glu(b->self, GLU_SILU, weights[0], weights[1], &in, n, out[0], stride_of(c, 0));
     else
         b->ops->matmul(b->self, jobs, c->n_jobs, &in, n);
     activation_free(b, &in);
@@ -475,6 +475,8 @@ static void check_pool(void) {
     end_op();
 }
 
+#include "tests/kernels_families.h" /* uses the subjects */
+
 /* --- main --- */
 
 static void check_all(void) {
@@ -487,6 +489,7 @@ static void check_all(void) {
     for (int type = 0; type < DTYPE_COUNT; type++) check_matmul_type((enum dtype)type);
     check_matmul_jobs();
     check_swiglu();
+    check_families();
     check_attention();
     check_copy_blocks();
     check_pool();

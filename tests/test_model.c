@@ -253,20 +253,18 @@ static void quantized_models_are_close(void **state) {
     assert_true(error < 0.1); /* twice the layers */
 }
 
-/* Protects: chunks of any size give the same bits, and so do logits asked for alone. */
-static void chunks_do_not_change_a_bit(void **state) {
-    (void)state;
-    struct tiny_model t = tiny_model_default();
+static void expect_same_chunks(const struct tiny_model *t) {
     struct engine_error error;
     struct gguf *gguf;
     struct fast fast;
     int32_t tokens[N_TOKENS], last_row = N_TOKENS - 1;
     static float whole[N_TOKENS * TINY_VOCAB], parts[N_TOKENS * TINY_VOCAB];
-    assert_true(tiny_model_write(path, &t));
+    assert_true(tiny_model_write(path, t));
     assert_int_equal(gguf_open(&gguf, path, &error), ENGINE_OK);
     make_tokens(tokens);
     fast_open(&fast, gguf, NULL, N_TOKENS);
     fast_logits(&fast, tokens, N_TOKENS, N_TOKENS, whole);
+    for (int i = 0; i < N_TOKENS * TINY_VOCAB; i++) assert_true(isfinite(whole[i]));
     const int chunks[] = {1, 2, 5, 16, 17, 31};
     for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
         fast_logits(&fast, tokens, N_TOKENS, chunks[i], parts);
@@ -279,6 +277,32 @@ static void chunks_do_not_change_a_bit(void **state) {
     assert_memory_equal(model_logits(fast.model, 0), whole + last_row * TINY_VOCAB, TINY_VOCAB * sizeof *whole);
     fast_close(&fast);
     gguf_close(gguf);
+}
+
+/* Protects: chunks of any size give the same bits, and so do logits asked for alone. */
+static void chunks_do_not_change_a_bit(void **state) {
+    (void)state;
+    const struct tiny_model t = tiny_model_default();
+    expect_same_chunks(&t);
+}
+
+/* The shape is right, a tensor is not. */
+static void cannot_open(struct tiny_model t, const char *word) {
+    struct engine_error error = {""};
+    struct gguf *gguf;
+    struct model_shape shape;
+    struct model *model;
+    struct backend backend;
+    const struct model_limits limits = {.max_rows = 4, .max_logits = 4, .ctx_len = 64};
+    assert_int_equal(backend_open_cpu(&backend, &(struct backend_config){.n_threads = 1}, NULL, 0), KERNELS_OK);
+    assert_true(tiny_model_write(path, &t));
+    assert_int_equal(gguf_open(&gguf, path, &error), ENGINE_OK);
+    assert_int_equal(model_read_shape(&shape, gguf, &error), ENGINE_OK);
+    assert_int_equal(model_open(&model, gguf, &shape, &backend, &limits, &error), ENGINE_ERR_MODEL);
+    if (!strstr(error.text, word)) print_message("%s\n", error.text);
+    assert_non_null(strstr(error.text, word));
+    gguf_close(gguf);
+    backend.ops->close(backend.self);
 }
 
 static void refused(struct tiny_model t, const char *word) {
@@ -297,8 +321,8 @@ static void refused(struct tiny_model t, const char *word) {
 static void foreign_shapes_are_refused(void **state) {
     (void)state;
     struct tiny_model t = tiny_model_default();
-    t.architecture = "gemma3";
-    refused(t, "architecture 'gemma3' is not supported; supported: llama");
+    t.architecture = "mamba";
+    refused(t, "architecture 'mamba' is not supported; supported: llama, smollm3, qwen2,");
     t = tiny_model_default();
     t.n_heads = 8; /* heads of 8 */
     refused(t, "heads of 8 dimensions");
@@ -307,12 +331,56 @@ static void foreign_shapes_are_refused(void **state) {
     refused(t, "3 key/value heads");
 }
 
+/* Protects: keys that only some families have are checked too. */
+static void foreign_family_keys_are_refused(void **state) {
+    (void)state;
+    struct tiny_model t = tiny_model_default();
+    t.architecture = "gemma3";
+    refused(t, "gemma3.attention.sliding_window");
+    t.window = 8;
+    t.window_period = -1; /* 4294967295 */
+    refused(t, "gemma3.attention.sliding_window_pattern is 4.29497e+09");
+    t = tiny_model_default();
+    t.architecture = "qwen3moe";
+    refused(t, "qwen3moe.expert_count");
+    t.n_experts = 4;
+    t.n_experts_used = 5;
+    refused(t, "5 of 4 experts");
+    t.n_experts = 600;
+    refused(t, "qwen3moe.expert_count is 600");
+    t.architecture = "qwen2";
+    refused(t, "mixture of experts (600 experts) is not supported for the qwen2");
+}
+
+/* Protects: tensors that do not suit the keys, or have no place in the family, are named. */
+static void foreign_family_tensors_are_refused(void **state) {
+    (void)state;
+    struct tiny_model t = tiny_model_default();
+    t.architecture = "qwen3";
+    cannot_open(t, "lacks the tensor blk.0.attn_q_norm.weight");
+    t.architecture = "phi3";
+    cannot_open(t, "lacks the tensor blk.0.attn_qkv.weight");
+    t.architecture = "gemma2";
+    t.window = 8;
+    cannot_open(t, "lacks the tensor blk.0.post_attention_norm.weight");
+}
+
+/* Protects: families with all that they add give the same bits in chunks of any size. */
+static void chunks_of_families_do_not_change_a_bit(void **state) {
+    (void)state;
+    const struct tiny_model cases[] = {tiny_model_gemma(), tiny_model_experts(), tiny_model_biased()};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) expect_same_chunks(&cases[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(float_models_match_the_definition),
         cmocka_unit_test(quantized_models_are_close),
         cmocka_unit_test(chunks_do_not_change_a_bit),
         cmocka_unit_test(foreign_shapes_are_refused),
+        cmocka_unit_test(foreign_family_keys_are_refused),
+        cmocka_unit_test(foreign_family_tensors_are_refused),
+        cmocka_unit_test(chunks_of_families_do_not_change_a_bit),
     };
     snprintf(path, sizeof path, "/tmp/foresay_test_model_%d.gguf", getpid());
     int rc = cmocka_run_group_tests(tests, NULL, NULL);

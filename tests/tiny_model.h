@@ -1,5 +1,5 @@
-/* tiny_model.h - writes a GGUF file with a random but deterministic model of the llama architecture: a real file, small enough to
- * make in a millisecond, so that tests of the engine and the gateway need no download and run under the sanitizers.
+/* tiny_model.h - writes a GGUF file with a random but deterministic model of the llama architecture or another: a real file, small
+ * enough to make in a millisecond, so that tests of the engine and the gateway need no download and run under the sanitizers.
  *
  *     struct tiny_model tiny = tiny_model_default();
  *     tiny_model_write("build/tests/tiny.gguf", &tiny);
@@ -22,12 +22,15 @@ struct tiny_model {
     uint64_t seed;
     int n_layers, n_embd, n_heads, n_kv_heads, n_ffn, ctx;
     enum dtype matrix_type, embedding_type;
-    bool every_type;          /* matrices take all types in turn instead; widths must be multiples of 256, as for K types */
-    bool untied;              /* a head of its own */
-    bool break_head;          /* a NaN in the last row of the head: every logits row has one */
-    bool rope_factors;        /* with a rope_freqs.weight tensor */
-    float linear_scaling;     /* > 0: position scaling by this factor */
-    const char *architecture; /* "llama" unless a test wants to be refused */
+    bool every_type;           /* matrices take all types in turn instead; widths must be multiples of 256, as for K types */
+    bool untied;               /* a head of its own */
+    bool break_head;           /* a NaN in the last row of the head: every logits row has one */
+    bool rope_factors;         /* with a rope_freqs.weight tensor */
+    float linear_scaling;      /* > 0: position scaling by this factor */
+    const char *architecture;  /* "llama" by default; qwen3moe and gemma3 have norms of heads, gemma3 post norms, qwen2 biases */
+    int window, window_period; /* keys of sliding windows, where window > 0 */
+    float soft_cap;            /* > 0: of scores and of logits */
+    int n_experts, n_experts_used;
 };
 
 enum { TINY_VOCAB = 300, TINY_MERGES = 41 };
@@ -45,6 +48,32 @@ static inline struct tiny_model tiny_model_default(void) {
                                .architecture = "llama"};
 }
 
+/* Windows on two layers of three, soft caps, norms everywhere, two tables of angles. */
+static inline struct tiny_model tiny_model_gemma(void) {
+    struct tiny_model t = tiny_model_default();
+    t.architecture = "gemma3";
+    t.n_layers = 4;
+    t.window = 20;
+    t.window_period = 3;
+    t.soft_cap = 8;
+    return t;
+}
+
+/* A mixture of experts. */
+static inline struct tiny_model tiny_model_experts(void) {
+    struct tiny_model t = tiny_model_default();
+    t.architecture = "qwen3moe";
+    t.n_experts = 7;
+    t.n_experts_used = 3;
+    return t;
+}
+
+static inline struct tiny_model tiny_model_biased(void) {
+    struct tiny_model t = tiny_model_default();
+    t.architecture = "qwen2";
+    return t;
+}
+
 static const char *const tiny_merges[TINY_MERGES] = {
     "t h",  "i n",   "e r", "a n",  "o n", "r e",   "o u",  "Ġ t", "Ġ a",  "Ġ s", "Ġ w",  "Ġ o",  "e n", "i s",
     "i t",  "o r",   "a t", "Ġ th", "e s", "Ġth e", "in g", "Ġ b", "Ġ c",  "Ġ f", "an d", "Ġ m",  "Ġ p", "l l",
@@ -54,7 +83,7 @@ static const char *const tiny_merges[TINY_MERGES] = {
 struct tiny_writer {
     FILE *file;
     uint64_t rng;
-    uint64_t n_tensors, data_bytes;
+    uint64_t n_tensors, n_keys, data_bytes;
 };
 
 /* --- values --- */
@@ -68,24 +97,28 @@ static inline void tiny_string(struct tiny_writer *w, const char *text) {
 }
 
 static inline void tiny_key_u32(struct tiny_writer *w, const char *key, uint32_t value) {
+    w->n_keys++;
     tiny_string(w, key);
     tiny_u32(w, 4);
     tiny_u32(w, value);
 }
 
 static inline void tiny_key_f32(struct tiny_writer *w, const char *key, float value) {
+    w->n_keys++;
     tiny_string(w, key);
     tiny_u32(w, 6);
     tiny_put(w, &value, sizeof value);
 }
 
 static inline void tiny_key_string(struct tiny_writer *w, const char *key, const char *value) {
+    w->n_keys++;
     tiny_string(w, key);
     tiny_u32(w, 8);
     tiny_string(w, value);
 }
 
 static inline void tiny_key_array(struct tiny_writer *w, const char *key, uint32_t kind, uint64_t n) {
+    w->n_keys++;
     tiny_string(w, key);
     tiny_u32(w, 9);
     tiny_u32(w, kind);
@@ -239,15 +272,16 @@ static inline uint32_t tiny_ggml_type(enum dtype type) {
     }
 }
 
-/* First pass (describe): the tensor's entry in the header. Second pass: its data. */
-static inline void tiny_tensor(struct tiny_writer *w, bool describe, const char *name, int n_rows, int n_cols, enum dtype type,
-                               float sigma) {
-    size_t bytes = dtype_row_bytes(type, n_cols) * (size_t)n_rows, padded = (bytes + 31) / 32 * 32;
+/* A matrix, or depth of them as one tensor, or (n_rows == 1) a vector. First pass (describe): the tensor's entry in the header. Second pass: its data. */
+static inline void tiny_tensor(struct tiny_writer *w, bool describe, const char *name, int depth, int n_rows, int n_cols,
+                               enum dtype type, float sigma) {
+    size_t bytes = dtype_row_bytes(type, n_cols) * (size_t)n_rows * (size_t)depth, padded = (bytes + 31) / 32 * 32;
     if (describe) {
         tiny_string(w, name);
-        tiny_u32(w, n_rows == 1 ? 1 : 2);
+        tiny_u32(w, n_rows == 1 ? 1 : depth == 1 ? 2 : 3);
         tiny_u64(w, (uint64_t)n_cols);
         if (n_rows != 1) tiny_u64(w, (uint64_t)n_rows);
+        if (depth != 1) tiny_u64(w, (uint64_t)depth);
         tiny_u32(w, tiny_ggml_type(type));
         tiny_u64(w, w->data_bytes);
         w->data_bytes += padded;
@@ -262,7 +296,7 @@ static inline void tiny_tensor(struct tiny_writer *w, bool describe, const char 
     } else {
         const struct tiny_random_type *random = tiny_find_random(type);
         const int cols = random ? dtype_block_cols(type) : QUANT_BLOCK;
-        for (int64_t i = 0; i < (int64_t)n_rows * n_cols / cols; i++) {
+        for (int64_t i = 0; i < (int64_t)depth * n_rows * n_cols / cols; i++) {
             uint8_t block[8 * QUANT_BLOCK];
             tiny_put(w, block, random ? tiny_random_block(w, random, sigma, block) : tiny_block(w, type, sigma, block));
         }
@@ -276,43 +310,91 @@ static inline void tiny_tensors(struct tiny_writer *w, bool describe, const stru
     float in = 1 / sqrtf((float)d), ffn = 1 / sqrtf((float)t->n_ffn);
     char name[64];
     int n_matrices = 0;
-    tiny_tensor(w, describe, "token_embd.weight", TINY_VOCAB, d, t->embedding_type, 0.35f);
+    bool moe = t->n_experts > 0, post = strcmp(t->architecture, "gemma3") == 0, bias = strcmp(t->architecture, "qwen2") == 0;
+    bool qk_norm = post || strcmp(t->architecture, "qwen3moe") == 0;
+    tiny_tensor(w, describe, "token_embd.weight", 1, TINY_VOCAB, d, t->embedding_type, 0.35f);
     for (int i = 0; i < t->n_layers; i++) {
         const struct {
             const char *name;
-            int n_rows, n_cols;
+            bool present;
+            int depth, n_rows, n_cols;
             float sigma;
-        } parts[] = {{"attn_norm", 1, d, 0.1f},     {"attn_q", d, d, 2 * in},    {"attn_k", kv, d, 2 * in},
-                     {"attn_v", kv, d, in},         {"attn_output", d, d, in},   {"ffn_norm", 1, d, 0.1f},
-                     {"ffn_gate", t->n_ffn, d, in}, {"ffn_up", t->n_ffn, d, in}, {"ffn_down", d, t->n_ffn, ffn}};
+        } parts[] = {
+            {"attn_norm.weight", true, 1, 1, d, 0.1f},
+            {"attn_q.weight", true, 1, d, d, 2 * in},
+            {"attn_k.weight", true, 1, kv, d, 2 * in},
+            {"attn_v.weight", true, 1, kv, d, in},
+            {"attn_output.weight", true, 1, d, d, in},
+            {"ffn_norm.weight", true, 1, 1, d, 0.1f},
+            {"ffn_gate.weight", !moe, 1, t->n_ffn, d, in},
+            {"ffn_up.weight", !moe, 1, t->n_ffn, d, in},
+            {"ffn_down.weight", !moe, 1, d, t->n_ffn, ffn},
+            {"ffn_gate_inp.weight", moe, 1, t->n_experts, d, in},
+            {"ffn_gate_exps.weight", moe, t->n_experts, t->n_ffn, d, in},
+            {"ffn_up_exps.weight", moe, t->n_experts, t->n_ffn, d, in},
+            {"ffn_down_exps.weight", moe, t->n_experts, d, t->n_ffn, ffn},
+            {"attn_q_norm.weight", qk_norm, 1, 1, head_dim, 0.1f},
+            {"attn_k_norm.weight", qk_norm, 1, 1, head_dim, 0.1f},
+            {"post_attention_norm.weight", post, 1, 1, d, 0.1f},
+            {"post_ffw_norm.weight", post, 1, 1, d, 0.1f},
+            {"attn_q.bias", bias, 1, 1, d, 0.5f},
+            {"attn_k.bias", bias, 1, 1, kv, 0.5f},
+            {"attn_v.bias", bias, 1, 1, kv, 0.5f},
+        };
         for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++) {
-            snprintf(name, sizeof name, "blk.%d.%s.weight", i, parts[k].name);
+            if (!parts[k].present) continue;
+            snprintf(name, sizeof name, "blk.%d.%s", i, parts[k].name);
             enum dtype type = parts[k].n_rows == 1 ? DTYPE_F32 : t->matrix_type;
             if (t->every_type && type != DTYPE_F32) type = (enum dtype)(n_matrices++ % DTYPE_COUNT);
-            tiny_tensor(w, describe, name, parts[k].n_rows, parts[k].n_cols, type, parts[k].sigma);
+            tiny_tensor(w, describe, name, parts[k].depth, parts[k].n_rows, parts[k].n_cols, type, parts[k].sigma);
         }
     }
-    tiny_tensor(w, describe, "output_norm.weight", 1, d, DTYPE_F32, 0.1f);
-    if (t->rope_factors) tiny_tensor(w, describe, "rope_freqs.weight", 1, head_dim / 2, DTYPE_F32, 0.2f);
-    if (t->untied || t->break_head) tiny_tensor(w, describe, "output.weight", TINY_VOCAB, d, DTYPE_F32, 0.35f);
+    tiny_tensor(w, describe, "output_norm.weight", 1, 1, d, DTYPE_F32, 0.1f);
+    if (t->rope_factors) tiny_tensor(w, describe, "rope_freqs.weight", 1, 1, head_dim / 2, DTYPE_F32, 0.2f);
+    if (t->untied || t->break_head) tiny_tensor(w, describe, "output.weight", 1, TINY_VOCAB, d, DTYPE_F32, 0.35f);
 }
 
 /* --- the file --- */
 
+/* Keys of the architecture: its name and a dot come first. */
+static inline void tiny_shape_u32(struct tiny_writer *w, const struct tiny_model *t, const char *name, int value) {
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", t->architecture, name);
+    tiny_key_u32(w, key, (uint32_t)value);
+}
+static inline void tiny_shape_f32(struct tiny_writer *w, const struct tiny_model *t, const char *name, float value) {
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", t->architecture, name);
+    tiny_key_f32(w, key, value);
+}
+
 static inline void tiny_write_keys(struct tiny_writer *w, const struct tiny_model *t) {
+    char key[96];
     tiny_key_string(w, "general.architecture", t->architecture);
     tiny_key_string(w, "general.name", "Tiny");
-    tiny_key_u32(w, "llama.block_count", (uint32_t)t->n_layers);
-    tiny_key_u32(w, "llama.context_length", (uint32_t)t->ctx);
-    tiny_key_u32(w, "llama.embedding_length", (uint32_t)t->n_embd);
-    tiny_key_u32(w, "llama.feed_forward_length", (uint32_t)t->n_ffn);
-    tiny_key_u32(w, "llama.attention.head_count", (uint32_t)t->n_heads);
-    tiny_key_u32(w, "llama.attention.head_count_kv", (uint32_t)t->n_kv_heads);
-    tiny_key_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    tiny_key_f32(w, "llama.rope.freq_base", 10000);
+    tiny_shape_u32(w, t, "block_count", t->n_layers);
+    tiny_shape_u32(w, t, "context_length", t->ctx);
+    tiny_shape_u32(w, t, "embedding_length", t->n_embd);
+    tiny_shape_u32(w, t, "feed_forward_length", t->n_ffn);
+    tiny_shape_u32(w, t, "attention.head_count", t->n_heads);
+    tiny_shape_u32(w, t, "attention.head_count_kv", t->n_kv_heads);
+    tiny_shape_f32(w, t, "attention.layer_norm_rms_epsilon", 1e-5f);
+    tiny_shape_f32(w, t, "rope.freq_base", 10000);
     if (t->linear_scaling > 0) {
-        tiny_key_string(w, "llama.rope.scaling.type", "linear");
-        tiny_key_f32(w, "llama.rope.scaling.factor", t->linear_scaling);
+        snprintf(key, sizeof key, "%s.rope.scaling.type", t->architecture);
+        tiny_key_string(w, key, "linear");
+        tiny_shape_f32(w, t, "rope.scaling.factor", t->linear_scaling);
+    }
+    if (t->window > 0) tiny_shape_u32(w, t, "attention.sliding_window", t->window);
+    if (t->window_period != 0) tiny_shape_u32(w, t, "attention.sliding_window_pattern", t->window_period);
+    if (t->soft_cap > 0) {
+        tiny_shape_f32(w, t, "attn_logit_softcapping", t->soft_cap);
+        tiny_shape_f32(w, t, "final_logit_softcapping", t->soft_cap);
+    }
+    if (t->n_experts > 0) {
+        tiny_shape_u32(w, t, "expert_count", t->n_experts);
+        tiny_shape_u32(w, t, "expert_used_count", t->n_experts_used);
+        tiny_shape_u32(w, t, "expert_feed_forward_length", t->n_ffn);
     }
     tiny_write_vocabulary(w);
 }
@@ -320,15 +402,12 @@ static inline void tiny_write_keys(struct tiny_writer *w, const struct tiny_mode
 static inline bool tiny_model_write(const char *path, const struct tiny_model *t) {
     struct tiny_writer w = {.file = fopen(path, "wb"), .rng = t->seed * 2862933555777941757u + 3037000493u};
     if (!w.file) return false;
-    uint64_t n_keys = 10 + 8 + (t->linear_scaling > 0 ? 2 : 0);
-    uint64_t n_tensors = 2 + 9 * (uint64_t)t->n_layers + t->rope_factors + (t->untied || t->break_head);
+    const uint64_t no_count[2] = {0, 0};
     tiny_put(&w, "GGUF", 4);
     tiny_u32(&w, 3);
-    tiny_u64(&w, n_tensors);
-    tiny_u64(&w, n_keys);
+    tiny_put(&w, no_count, sizeof no_count);
     tiny_write_keys(&w, t);
     tiny_tensors(&w, true, t);
-    bool counted = w.n_tensors == n_tensors;
     while (ftell(w.file) % 32 != 0) fputc(0, w.file);
     tiny_tensors(&w, false, t);
     if (t->break_head) { /* output.weight is last, F32 */
@@ -336,8 +415,11 @@ static inline bool tiny_model_write(const char *path, const struct tiny_model *t
         fseek(w.file, -(long)sizeof bad * t->n_embd, SEEK_END);
         tiny_put(&w, &bad, sizeof bad);
     }
+    fseek(w.file, 8, SEEK_SET);
+    tiny_u64(&w, w.n_tensors);
+    tiny_u64(&w, w.n_keys);
     bool written = !ferror(w.file);
-    return fclose(w.file) == 0 && written && counted;
+    return fclose(w.file) == 0 && written;
 }
 
 #endif

@@ -68,9 +68,11 @@ struct attention_tile {
 };
 
 struct rope_row {
-    const float *cos_sin; /* [rope_dim / 2, 2], of this row's position */
+    const float *cos_sin; /* [rope_dim / 2, 2], of this row's position; NULL = nothing turns */
     enum rope_kind kind;
     int rope_dim, head_dim;
+    const float *q_norm, *k_norm; /* [head_dim] or NULL */
+    float norm_eps;
 };
 
 struct cpu_kernels {
@@ -80,7 +82,11 @@ struct cpu_kernels {
     void (*attention)(const struct attention_tile *tile);
     void (*rmsnorm_row)(const float *x, const float *gamma, float eps, int n_cols, const struct activation_row *out);
     void (*quantize_row)(const float *x, int n_cols, const struct activation_row *out);
-    void (*swiglu)(const float *gate, const float *up, float *out, int n); /* n is a multiple of ROW_GROUP */
+    void (*rmsnorm_add_row)(const float *y, const float *gamma, float eps, int n_cols, float *x);
+    void (*soft_cap_row)(float *x, int n_cols, float cap);
+    void (*glu)(enum glu_kind kind, const float *gate, const float *up, float *out, int n); /* n is a multiple of ROW_GROUP */
+    void (*route_row)(const float *logits, const struct route_spec *spec, int32_t *chosen, float *share);
+    void (*combine_row)(const float *y, int y_stride, const int32_t *place, const float *share, int n_used, int n_cols, float *x);
     void (*rope_query)(float *q, const struct rope_row *rope);
     /* Rotates k, writes it and v as half floats to slot 0..15 of the pages. */
     void (*rope_key_value)(const float *k, const float *v, const struct rope_row *rope, uint16_t *k_page, uint16_t *v_page,
@@ -117,13 +123,20 @@ void weight_row_to_float(const struct weight *weight, int row, float *out);
 
 /* --- matmul.c, attention.c, rows.c: operations of kernels.h --- */
 void cpu_matmul(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n);
-void cpu_matmul_swiglu(void *self, const struct weight *gate, const struct weight *up, const struct activation *in, int n,
-                       float *out, int out_stride);
+void cpu_matmul_glu(void *self, enum glu_kind kind, const struct weight *gate, const struct weight *up,
+                    const struct activation *in, int n, float *out, int out_stride);
 void cpu_attention(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
                    int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride);
-void cpu_embed(void *self, const struct weight *weight, const int32_t *tokens, int n, float *x, int x_stride);
+void cpu_embed(void *self, const struct weight *weight, const int32_t *tokens, int n, float scale, float *x, int x_stride);
 void cpu_rmsnorm(void *self, const float *x, int x_stride, const int32_t *rows, const float *gamma, float eps, int n,
                  struct activation *out);
+void cpu_rmsnorm_add(void *self, const float *y, int y_stride, const float *gamma, float eps, int n_cols, int n, float *x,
+                     int x_stride);
+void cpu_soft_cap(void *self, float *x, int x_stride, int n_cols, float cap, int n);
+void cpu_route(void *self, const float *logits, int stride, const struct route_spec *spec, int n, int32_t *chosen, float *share);
+void cpu_gather(void *self, const struct activation *in, const int32_t *rows, int n, struct activation *out);
+void cpu_combine(void *self, const float *y, int y_stride, const int32_t *place, const float *share, int n_used, int n_cols,
+                 int n, float *x, int x_stride);
 void cpu_quantize(void *self, const float *x, int x_stride, int n, struct activation *out);
 void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec *rope, const struct kernels_seq *seqs, int n_seqs,
                  struct kv_pool *kv, int layer);

@@ -204,7 +204,7 @@ const struct cpu_kernels cpu_kernels_amx = {
     .attention = attention,
     .rmsnorm_row = rmsnorm_row,
     .quantize_row = quantize_row,
-    .swiglu = swiglu,
+    .glu = glu,
     .rope_query = rope_query,
     .rope_key_value = rope_key_value,
 };

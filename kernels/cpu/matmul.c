@@ -13,14 +13,15 @@ enum {
     CHUNKS_PER_THREAD = 16,      /* at most for streams, at least for panels: evens out threads of unequal speed */
     TALL_CHUNKS_PER_THREAD = 4,  /* with tall slices, which prepare their activations once for all groups of a chunk */
     SERIAL_PRODUCTS = 24 * 1024, /* products below which a fork costs more than it saves */
-    SWIGLU_GROUPS = 8,
+    GLU_GROUPS = 8,
 };
 
 struct matmul_call {
     const struct cpu *cpu;
-    const struct matmul_job *jobs; /* for SwiGLU two: gate and up, side by side in one line of groups */
+    const struct matmul_job *jobs; /* for a GLU two: gate and up, side by side in one line of groups */
     int n_jobs, n_groups;          /* the line */
     const struct activation *in;
+    enum glu_kind glu;
     int n;
     int chunk_groups;
     void (*run)(const struct matmul_call *call, int first, int end);
@@ -28,6 +29,13 @@ struct matmul_call {
 
 static int at_most(int a, int b) { return a < b ? a : b; }
 static int at_least(int a, int b) { return a > b ? a : b; }
+
+static void add_bias(const struct matmul_slice *slice, const float *bias) {
+    for (int row = 0; row < slice->n_rows; row++) {
+        float *out = slice->out + (size_t)row * (size_t)slice->out_stride;
+        for (int i = 0; i < slice->n_groups * ROW_GROUP; i++) out[i] += bias[i];
+    }
+}
 
 /* Groups first..end of the line: of each job the part that falls in. */
 static void run_jobs(const struct matmul_call *call, int first, int end) {
@@ -46,13 +54,14 @@ static void run_jobs(const struct matmul_call *call, int first, int end) {
             slice.n_rows = at_most(call->n - row, slice_rows);
             slice.out = job->out + (size_t)row * (size_t)job->out_stride + (size_t)from * ROW_GROUP;
             call->cpu->kernels->matmul[job->weight->type](&slice);
+            if (job->bias) add_bias(&slice, job->bias + (size_t)from * ROW_GROUP);
         }
     }
 }
 
 /* Gate and up of a few groups into a tile on the stack, combined on the way out. */
-static void run_swiglu_tile(const struct matmul_call *call, struct matmul_slice slice) {
-    enum { STRIDE = SWIGLU_GROUPS * ROW_GROUP };
+static void run_glu_tile(const struct matmul_call *call, struct matmul_slice slice) {
+    enum { STRIDE = GLU_GROUPS * ROW_GROUP };
     float gate[MAX_SLICE_ROWS * STRIDE], up[MAX_SLICE_ROWS * STRIDE];
     const struct matmul_job *gate_job = &call->jobs[0], *up_job = &call->jobs[1];
     const struct cpu_kernels *kernels = call->cpu->kernels;
@@ -65,18 +74,18 @@ static void run_swiglu_tile(const struct matmul_call *call, struct matmul_slice 
     kernels->matmul[slice.weight->type](&slice);
     float *out = gate_job->out + (size_t)slice.first_row * (size_t)gate_job->out_stride + (size_t)slice.first_group * ROW_GROUP;
     for (int i = 0; i < slice.n_rows; i++)
-        kernels->swiglu(gate + i * STRIDE, up + i * STRIDE, out + (size_t)i * (size_t)gate_job->out_stride,
-                        slice.n_groups * ROW_GROUP);
+        kernels->glu(call->glu, gate + i * STRIDE, up + i * STRIDE, out + (size_t)i * (size_t)gate_job->out_stride,
+                     slice.n_groups * ROW_GROUP);
 }
 
-static void run_swiglu(const struct matmul_call *call, int first, int end) {
+static void run_glu(const struct matmul_call *call, int first, int end) {
     struct matmul_slice slice = {.in = call->in};
     const int slice_rows = call->cpu->kernels->slice_rows;
     for (slice.first_row = 0; slice.first_row < call->n; slice.first_row += slice_rows) {
         slice.n_rows = at_most(call->n - slice.first_row, slice_rows);
-        for (slice.first_group = first; slice.first_group < end; slice.first_group += SWIGLU_GROUPS) {
-            slice.n_groups = at_most(end - slice.first_group, SWIGLU_GROUPS);
-            run_swiglu_tile(call, slice);
+        for (slice.first_group = first; slice.first_group < end; slice.first_group += GLU_GROUPS) {
+            slice.n_groups = at_most(end - slice.first_group, GLU_GROUPS);
+            run_glu_tile(call, slice);
         }
     }
 }
@@ -91,7 +100,7 @@ static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 /* Row groups of a chunk. Streams have a multiple of n_threads chunks, so that equal threads end together. */
 static int chunk_groups(const struct matmul_call *call, int n_threads) {
-    const int group_bytes = (int)call->jobs[0].weight->group_bytes * (call->run == run_swiglu ? 2 : 1);
+    const int group_bytes = (int)call->jobs[0].weight->group_bytes * (call->run == run_glu ? 2 : 1);
     if ((int64_t)call->n_groups * ROW_GROUP * call->in->n_cols * call->n <= SERIAL_PRODUCTS) return call->n_groups;
     if (call->n > TOKEN_TILE) {
         const int chunks = call->cpu->kernels->slice_rows > TOKEN_TILE ? TALL_CHUNKS_PER_THREAD : CHUNKS_PER_THREAD;
@@ -116,10 +125,10 @@ void cpu_matmul(void *self, const struct matmul_job *jobs, int n_jobs, const str
     dispatch(&call);
 }
 
-void cpu_matmul_swiglu(void *self, const struct weight *gate, const struct weight *up, const struct activation *in, int n,
-                       float *out, int out_stride) {
+void cpu_matmul_glu(void *self, enum glu_kind kind, const struct weight *gate, const struct weight *up,
+                    const struct activation *in, int n, float *out, int out_stride) {
     const struct matmul_job jobs[2] = {{.weight = gate, .out = out, .out_stride = out_stride}, {.weight = up}};
-    struct matmul_call call = {.cpu = self, .jobs = jobs, .n_jobs = 2, .in = in, .n = n, .run = run_swiglu};
+    struct matmul_call call = {.cpu = self, .jobs = jobs, .n_jobs = 2, .in = in, .glu = kind, .n = n, .run = run_glu};
     call.n_groups = gate->n_groups;
     dispatch(&call);
 }

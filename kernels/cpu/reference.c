@@ -134,7 +134,11 @@ const struct cpu_kernels cpu_kernels_scalar = {
     .attention = attention,
     .rmsnorm_row = rmsnorm_row,
     .quantize_row = quantize_row,
-    .swiglu = swiglu,
+    .rmsnorm_add_row = rmsnorm_add_row,
+    .soft_cap_row = soft_cap_row,
+    .glu = glu,
+    .route_row = route_row,
+    .combine_row = combine_row,
     .rope_query = rope_query,
     .rope_key_value = rope_key_value,
 };

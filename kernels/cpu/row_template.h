@@ -60,6 +60,20 @@ INLINE float exp_row(float x) {
     return x < lowest ? 0.0f : result;
 }
 
+/* tanh to 1 ulp or so: Cephes' odd polynomial near 0, 1 - 2 / (e^2|x| + 1) beyond. NaN gives NaN. */
+INLINE float tanh_row(float x) {
+    const float magnitude = float_of(bits_of(x) & 0x7fffffffu), z = x * x;
+    float p = -5.70498872745e-3f;
+    p = fmaf(p, z, 2.06390887954e-2f);
+    p = fmaf(p, z, -5.37397155531e-2f);
+    p = fmaf(p, z, 1.33314422036e-1f);
+    p = fmaf(p, z, -3.33332819422e-1f);
+    const float near = fmaf(p * z, x, x);
+    const float far = 1.0f - 2.0f / (exp_row(2.0f * magnitude) + 1.0f);
+    const float far_signed = float_of(bits_of(far) | (bits_of(x) & 0x80000000u));
+    return magnitude < 0.625f ? near : far_signed;
+}
+
 INLINE float lane_tree(float *lane) {
     for (int width = LANES / 2; width > 0; width /= 2)
         for (int i = 0; i < width; i++) lane[i] += lane[i + width];
@@ -127,11 +141,69 @@ static void rmsnorm_row(const float *x, const float *gamma, float eps, int n_col
     }
 }
 
-/* --- SwiGLU --- */
+static void rmsnorm_add_row(const float *y, const float *gamma, float eps, int n_cols, float *x) {
+    const float scale = 1.0f / sqrtf(sum_of_squares(y, n_cols) / (float)n_cols + eps);
+    for (int i = 0; i < n_cols; i++) x[i] += y[i] * scale * gamma[i];
+}
 
-static void swiglu(const float *gate, const float *up, float *out, int n) {
-    for (int i = 0; i < n; i += LANES)
-        for (int l = 0; l < LANES; l++) out[i + l] = gate[i + l] / (1.0f + exp_row(-gate[i + l])) * up[i + l];
+static void soft_cap_row(float *x, int n_cols, float cap) {
+    for (int i = 0; i < n_cols; i++) x[i] = cap * tanh_row(x[i] / cap);
+}
+
+/* --- gated feed-forward --- */
+
+/* -2 u of the tanh form of GELU: 1 + tanh(u) = 2 / (1 + e^(-2 u)). */
+INLINE float gelu_exponent(float g) { return g * fmaf(g * g, -0.0713548162726f, -1.59576912161f); }
+
+static void glu(enum glu_kind kind, const float *gate, const float *up, float *out, int n) {
+    if (kind == GLU_SILU) {
+        for (int i = 0; i < n; i += LANES)
+            for (int l = 0; l < LANES; l++) out[i + l] = gate[i + l] / (1.0f + exp_row(-gate[i + l])) * up[i + l];
+    } else {
+        for (int i = 0; i < n; i += LANES)
+            for (int l = 0; l < LANES; l++) out[i + l] = gate[i + l] / (1.0f + exp_row(gelu_exponent(gate[i + l]))) * up[i + l];
+    }
+}
+
+/* --- mixture of experts --- */
+
+/* p becomes the softmax of logits. */
+INLINE void softmax_row(const float *logits, int n, float *p) {
+    float lane[LANES] = {0}, max = logits[0];
+    for (int i = 1; i < n; i++) max = logits[i] > max ? logits[i] : max;
+    for (int i = 0; i < n; i++) {
+        p[i] = exp_row(logits[i] - max);
+        lane[i % LANES] += p[i];
+    }
+    const float total = lane_tree(lane);
+    for (int i = 0; i < n; i++) p[i] /= total;
+}
+
+static void route_row(const float *logits, const struct route_spec *spec, int32_t *chosen, float *share) {
+    float p[MAX_EXPERTS], total = 0;
+    bool taken[MAX_EXPERTS] = {false};
+    softmax_row(logits, spec->n_experts, p);
+    for (int rank = 0; rank < spec->n_used; rank++) {
+        int best = 0;
+        while (taken[best]) best++; /* NaNs compare with nothing: the choice stays valid */
+        for (int e = best + 1; e < spec->n_experts; e++)
+            if (!taken[e] && p[e] > p[best]) best = e;
+        taken[best] = true;
+        chosen[rank] = best;
+        share[rank] = p[best];
+        total += p[best];
+    }
+    for (int rank = 0; spec->normalize && rank < spec->n_used; rank++) share[rank] /= total;
+}
+
+static void combine_row(const float *y, int y_stride, const int32_t *place, const float *share, int n_used, int n_cols,
+                        float *x) {
+    for (int i = 0; i < n_cols; i++) {
+        float sum = share[0] * y[(size_t)place[0] * (size_t)y_stride + (size_t)i];
+        for (int rank = 1; rank < n_used; rank++)
+            sum = fmaf(share[rank], y[(size_t)place[rank] * (size_t)y_stride + (size_t)i], sum);
+        x[i] += sum;
+    }
 }
 
 /* --- RoPE and the write into the KV cache --- */
@@ -151,7 +223,14 @@ INLINE void rotate(float *x0, float *x1, float c, float s) {
     *x1 = fmaf(b, c, a * s);
 }
 
-static void rope_query(float *q, const struct rope_row *rope) {
+INLINE void norm_head(float *head, const float *gamma, const struct rope_row *rope) {
+    if (!gamma) return;
+    const float scale = 1.0f / sqrtf(sum_of_squares(head, rope->head_dim) / (float)rope->head_dim + rope->norm_eps);
+    for (int i = 0; i < rope->head_dim; i++) head[i] = head[i] * scale * gamma[i];
+}
+
+INLINE void turn_head(float *q, const struct rope_row *rope) {
+    if (!rope->cos_sin) return;
     const int half = rope->rope_dim / 2;
     const float *cos_sin = rope->cos_sin;
     if (rope->kind == ROPE_INTERLEAVED)
@@ -160,12 +239,18 @@ static void rope_query(float *q, const struct rope_row *rope) {
         for (int i = 0; i < half; i++) rotate(&q[i], &q[i + half], cos_sin[2 * i], cos_sin[2 * i + 1]);
 }
 
+static void rope_query(float *q, const struct rope_row *rope) {
+    norm_head(q, rope->q_norm, rope);
+    turn_head(q, rope);
+}
+
 static void rope_key_value(const float *k, const float *v, const struct rope_row *rope, uint16_t *k_page, uint16_t *v_page,
                            int slot) {
     float rotated[MAX_HEAD_DIM];
     uint16_t halves[MAX_HEAD_DIM];
     memcpy(rotated, k, (size_t)rope->head_dim * sizeof *k);
-    rope_query(rotated, rope);
+    norm_head(rotated, rope->k_norm, rope);
+    turn_head(rotated, rope);
     halves_from_floats(rotated, halves, rope->head_dim);
     for (int i = 0; i < rope->head_dim; i++) k_page[i * KV_BLOCK + slot] = halves[i];
     halves_from_floats(v, v_page + (size_t)slot * (size_t)rope->head_dim, rope->head_dim);

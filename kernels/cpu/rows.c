@@ -38,17 +38,20 @@ static void for_each_row(const struct cpu *cpu, int n, int n_cols, row_function 
 struct embed_call {
     const struct weight *weight;
     const int32_t *tokens;
+    float scale;
     float *x;
     int x_stride;
 };
 
 static void embed_row(const void *arg, int row) {
     const struct embed_call *call = arg;
-    weight_row_to_float(call->weight, call->tokens[row], call->x + (size_t)row * (size_t)call->x_stride);
+    float *x = call->x + (size_t)row * (size_t)call->x_stride;
+    weight_row_to_float(call->weight, call->tokens[row], x);
+    for (int i = 0; call->scale != 1.0f && i < call->weight->n_cols; i++) x[i] *= call->scale;
 }
 
-void cpu_embed(void *self, const struct weight *weight, const int32_t *tokens, int n, float *x, int x_stride) {
-    const struct embed_call call = {.weight = weight, .tokens = tokens, .x = x, .x_stride = x_stride};
+void cpu_embed(void *self, const struct weight *weight, const int32_t *tokens, int n, float scale, float *x, int x_stride) {
+    const struct embed_call call = {.weight = weight, .tokens = tokens, .scale = scale, .x = x, .x_stride = x_stride};
     for_each_row(self, n, weight->n_cols, embed_row, &call);
 }
 
@@ -101,6 +104,111 @@ void cpu_quantize(void *self, const float *x, int x_stride, int n, struct activa
     for_each_row(cpu, n, out->n_cols, norm_row, &call);
 }
 
+/* --- rmsnorm_add, soft_cap --- */
+
+struct inplace_call {
+    const struct cpu_kernels *kernels;
+    const float *y, *gamma; /* soft_cap has neither */
+    int y_stride;
+    float number; /* eps or cap */
+    int n_cols;
+    float *x;
+    int x_stride;
+};
+
+static void norm_add_row(const void *arg, int row) {
+    const struct inplace_call *call = arg;
+    call->kernels->rmsnorm_add_row(call->y + (size_t)row * (size_t)call->y_stride, call->gamma, call->number, call->n_cols,
+                                   call->x + (size_t)row * (size_t)call->x_stride);
+}
+
+void cpu_rmsnorm_add(void *self, const float *y, int y_stride, const float *gamma, float eps, int n_cols, int n, float *x,
+                     int x_stride) {
+    const struct cpu *cpu = self;
+    const struct inplace_call call = {cpu->kernels, y, gamma, y_stride, eps, n_cols, x, x_stride};
+    for_each_row(cpu, n, n_cols, norm_add_row, &call);
+}
+
+static void cap_row(const void *arg, int row) {
+    const struct inplace_call *call = arg;
+    call->kernels->soft_cap_row(call->x + (size_t)row * (size_t)call->x_stride, call->n_cols, call->number);
+}
+
+void cpu_soft_cap(void *self, float *x, int x_stride, int n_cols, float cap, int n) {
+    const struct cpu *cpu = self;
+    const struct inplace_call call = {.kernels = cpu->kernels, .number = cap, .n_cols = n_cols, .x = x, .x_stride = x_stride};
+    for_each_row(cpu, n, n_cols, cap_row, &call);
+}
+
+/* --- mixture of experts: route, gather, combine --- */
+
+struct expert_call {
+    const struct cpu_kernels *kernels;
+    const struct route_spec *spec;
+    const float *y; /* logits, or outputs of experts */
+    int y_stride, n_used, n_cols;
+    int32_t *chosen; /* written by route */
+    float *out_share;
+    const int32_t *place; /* read by combine; the rows of gather */
+    const float *share;
+    float *x;
+    int x_stride;
+    const struct activation *in, *out;
+};
+
+static void route_one(const void *arg, int row) {
+    const struct expert_call *call = arg;
+    const size_t at = (size_t)row * (size_t)call->spec->n_used;
+    call->kernels->route_row(call->y + (size_t)row * (size_t)call->y_stride, call->spec, call->chosen + at, call->out_share + at);
+}
+
+void cpu_route(void *self, const float *logits, int stride, const struct route_spec *spec, int n, int32_t *chosen, float *share) {
+    const struct cpu *cpu = self;
+    const struct expert_call call = {
+        .kernels = cpu->kernels, .spec = spec, .y = logits, .y_stride = stride, .chosen = chosen, .out_share = share};
+    for_each_row(cpu, n, spec->n_experts, route_one, &call);
+}
+
+static void gather_one(const void *arg, int row) {
+    const struct expert_call *call = arg;
+    const struct activation_row from = activation_row_at(call->in, call->place[row]), to = activation_row_at(call->out, row);
+    const size_t n = (size_t)call->in->n_cols, n_blocks = n / QUANT_BLOCK;
+    if (to.f) memcpy(to.f, from.f, n * sizeof *to.f);
+    if (!to.q) return;
+    memcpy(to.q, from.q, n);
+    memcpy(to.d, from.d, n_blocks * sizeof *to.d);
+    memcpy(to.ds, from.ds, n_blocks * sizeof *to.ds);
+    memcpy(to.sum, from.sum, n_blocks * sizeof *to.sum);
+    memcpy(to.sum16, from.sum16, 2 * n_blocks * sizeof *to.sum16);
+}
+
+void cpu_gather(void *self, const struct activation *in, const int32_t *rows, int n, struct activation *out) {
+    const struct expert_call call = {.place = rows, .in = in, .out = out};
+    for_each_row(self, n, in->n_cols, gather_one, &call);
+}
+
+static void combine_one(const void *arg, int row) {
+    const struct expert_call *call = arg;
+    const size_t at = (size_t)row * (size_t)call->n_used;
+    call->kernels->combine_row(call->y, call->y_stride, call->place + at, call->share + at, call->n_used, call->n_cols,
+                               call->x + (size_t)row * (size_t)call->x_stride);
+}
+
+void cpu_combine(void *self, const float *y, int y_stride, const int32_t *place, const float *share, int n_used, int n_cols,
+                 int n, float *x, int x_stride) {
+    const struct cpu *cpu = self;
+    const struct expert_call call = {.kernels = cpu->kernels,
+                                     .y = y,
+                                     .y_stride = y_stride,
+                                     .n_used = n_used,
+                                     .n_cols = n_cols,
+                                     .place = place,
+                                     .share = share,
+                                     .x = x,
+                                     .x_stride = x_stride};
+    for_each_row(cpu, n, n_cols * n_used, combine_one, &call);
+}
+
 /* --- rope_kv --- */
 
 struct rope_call {
@@ -118,7 +226,7 @@ static void rope_one(const struct rope_call *call, int batch_row, int pos, int b
     const struct qkv_view *qkv = call->qkv;
     const int head_dim = call->kv->head_dim;
     struct rope_row rope = call->rope;
-    rope.cos_sin = call->cos_sin + (size_t)pos * (size_t)rope.rope_dim;
+    rope.cos_sin = call->cos_sin ? call->cos_sin + (size_t)pos * (size_t)rope.rope_dim : NULL;
     float *q = qkv->q + (size_t)batch_row * (size_t)qkv->q_stride;
     const float *k = qkv->k + (size_t)batch_row * (size_t)qkv->k_stride, *v = qkv->v + (size_t)batch_row * (size_t)qkv->v_stride;
     for (int h = 0; h < qkv->n_heads; h++) call->kernels->rope_query(q + h * head_dim, &rope);
@@ -144,7 +252,12 @@ void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec 
     const struct cpu *cpu = self;
     const struct rope_call call = {.kernels = cpu->kernels,
                                    .qkv = qkv,
-                                   .rope = {.kind = rope->kind, .rope_dim = rope->rope_dim, .head_dim = kv->head_dim},
+                                   .rope = {.kind = rope->kind,
+                                            .rope_dim = rope->rope_dim,
+                                            .head_dim = kv->head_dim,
+                                            .q_norm = rope->q_norm,
+                                            .k_norm = rope->k_norm,
+                                            .norm_eps = rope->norm_eps},
                                    .cos_sin = rope->cos_sin,
                                    .seqs = seqs,
                                    .n_seqs = n_seqs,

@@ -1,0 +1,283 @@
+/* kernels_families.h - the operations that only some families of models use: the plain C reference against slow computations in
+ * double, and every subject against the reference, rows together against rows alone. Included by check_kernels.c only. */
+#ifndef FORESAY_KERNELS_FAMILIES_H
+#define FORESAY_KERNELS_FAMILIES_H
+
+#include "tests/kernels_fixture.h"
+
+enum { FAMILY_ROWS = 37, FAMILY_COLS = 200, FAMILY_STRIDE = 208, FAMILY_CELLS = FAMILY_ROWS * FAMILY_STRIDE };
+
+static double gelu(double g) { return 0.5 * g * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g))); }
+
+/* Gate and up are both x, by a weight of 1. */
+static void run_gelu(const struct backend *b, const float *x, int n, float *out) {
+    const float one = 1.0f;
+    struct weight *weight = load(b, (const uint8_t *)&one, DTYPE_F32, 1, 1);
+    struct activation in = new_activation(b, n, 1);
+    b->ops->quantize(b->self, x, 1, n, &in);
+    b->ops->matmul_glu(b->self, GLU_GELU, weight, weight, &in, n, out, ROW_GROUP);
+    activation_free(b, &in);
+    b->ops->weight_free(b->self, weight);
+}
+
+static void check_gelu(void) {
+    begin_op("GELU");
+    enum { COUNT = 400 };
+    static float x[COUNT], want[COUNT * ROW_GROUP], got[COUNT * ROW_GROUP];
+    for (int i = 0; i < COUNT; i++) x[i] = (float)(i - COUNT / 2) * 0.0731f;
+    run_gelu(&reference, x, COUNT, want);
+    for (int i = 0; i < COUNT; i++) {
+        const double expected = gelu(x[i]) * (double)x[i], value = (double)want[i * ROW_GROUP];
+        expect(fabs(value - expected) <= 1e-6 * (1e-3 + fabs(expected)), "at %g: %g, not %g", (double)x[i], value, expected);
+    }
+    x[3] = NAN;
+    x[5] = INFINITY;
+    x[7] = -INFINITY;
+    run_gelu(&reference, x, COUNT, want);
+    for (int s = 0; s < n_subjects; s++) {
+        run_gelu(&subjects[s].backend, x, COUNT, got);
+        expect_floats(want, got, COUNT * ROW_GROUP, subjects[s].name, "GELU");
+    }
+    end_op();
+}
+
+static void check_soft_cap(void) {
+    begin_op("soft_cap");
+    static float x[FAMILY_CELLS], want[FAMILY_CELLS], got[FAMILY_CELLS];
+    fill_floats(x, FAMILY_CELLS, 120.0f);
+    for (int i = 0; i < FAMILY_COLS; i++) x[i] = (float)(i - 100) * 0.011f;
+    memcpy(want, x, sizeof x);
+    for (int row = 0; row < FAMILY_ROWS; row++)
+        reference.ops->soft_cap(reference.self, want + row * FAMILY_STRIDE, FAMILY_STRIDE, FAMILY_COLS, 30.0f, 1);
+    for (int i = 0; i < FAMILY_CELLS; i++) {
+        const double expected = i % FAMILY_STRIDE < FAMILY_COLS ? 30 * tanh((double)x[i] / 30) : (double)x[i];
+        expect(fabs((double)want[i] - expected) <= 4e-7 * fabs(expected), "of %g: %g, not %g", (double)x[i], (double)want[i],
+               expected);
+    }
+    for (int s = 0; s < n_subjects; s++) {
+        const struct backend *b = &subjects[s].backend;
+        memcpy(got, x, sizeof x);
+        b->ops->soft_cap(b->self, got, FAMILY_STRIDE, FAMILY_COLS, 30.0f, FAMILY_ROWS);
+        expect_floats(want, got, FAMILY_CELLS, subjects[s].name, "soft cap");
+    }
+    end_op();
+}
+
+static void check_rmsnorm_add(void) {
+    begin_op("rmsnorm_add");
+    static float x[FAMILY_CELLS], y[FAMILY_CELLS], gamma[FAMILY_COLS], want[FAMILY_CELLS], got[FAMILY_CELLS];
+    fill_floats(x, FAMILY_CELLS, 3.0f);
+    fill_floats(y, FAMILY_CELLS, 0.01f);
+    fill_floats(gamma, FAMILY_COLS, 2.0f);
+    memcpy(want, x, sizeof x);
+    for (int row = 0; row < FAMILY_ROWS; row++) {
+        const float *y_row = y + row * FAMILY_STRIDE;
+        double ss = 0;
+        reference.ops->rmsnorm_add(reference.self, y_row, FAMILY_STRIDE, gamma, 1e-5f, FAMILY_COLS, 1, want + row * FAMILY_STRIDE,
+                                   FAMILY_STRIDE);
+        for (int i = 0; i < FAMILY_COLS; i++) ss += (double)y_row[i] * (double)y_row[i];
+        for (int i = 0; i < FAMILY_COLS; i++) {
+            const int at = row * FAMILY_STRIDE + i;
+            const double expected = (double)x[at] + (double)y_row[i] / sqrt(ss / FAMILY_COLS + 1e-5) * (double)gamma[i];
+            expect(fabs((double)want[at] - expected) <= 2e-6, "element %d: %g, not %g", at, (double)want[at], expected);
+        }
+    }
+    for (int s = 0; s < n_subjects; s++) {
+        const struct backend *b = &subjects[s].backend;
+        memcpy(got, x, sizeof x);
+        b->ops->rmsnorm_add(b->self, y, FAMILY_STRIDE, gamma, 1e-5f, FAMILY_COLS, FAMILY_ROWS, got, FAMILY_STRIDE);
+        expect_floats(want, got, FAMILY_CELLS, subjects[s].name, "rmsnorm_add");
+    }
+    end_op();
+}
+
+/* The same products with a bias and without: one addition apart. */
+static void check_bias(void) {
+    begin_op("matmul: bias");
+    static float x[FAMILY_ROWS * 32], bias[FAMILY_STRIDE], before[FAMILY_CELLS], plain[FAMILY_CELLS], got[FAMILY_CELLS];
+    uint8_t *src = random_weights(DTYPE_Q8_0, FAMILY_COLS, 32);
+    fill_floats(x, FAMILY_ROWS * 32, 1.0f);
+    fill_floats(bias, FAMILY_COLS, 5.0f);
+    fill_floats(before, FAMILY_CELLS, 5.0f);
+    for (int s = 0; s < n_subjects; s++) {
+        const struct backend *b = &subjects[s].backend;
+        struct weight *weight = load(b, src, DTYPE_Q8_0, FAMILY_COLS, 32);
+        struct activation in = new_activation(b, FAMILY_ROWS, 32);
+        b->ops->quantize(b->self, x, 32, FAMILY_ROWS, &in);
+        for (int add = 0; add < 2; add++) {
+            struct matmul_job job = {.weight = weight, .out = plain, .out_stride = FAMILY_STRIDE, .add = add};
+            memcpy(plain, before, sizeof plain);
+            memcpy(got, before, sizeof got);
+            b->ops->matmul(b->self, &job, 1, &in, FAMILY_ROWS);
+            job.out = got;
+            job.bias = bias;
+            b->ops->matmul(b->self, &job, 1, &in, FAMILY_ROWS);
+            for (int i = 0; i < FAMILY_CELLS; i++) plain[i] += bias[i % FAMILY_STRIDE];
+            expect_floats(plain, got, FAMILY_CELLS, subjects[s].name, add ? "bias, added" : "bias");
+        }
+        activation_free(b, &in);
+        b->ops->weight_free(b->self, weight);
+    }
+    free(src - 1);
+    end_op();
+}
+
+/* --- experts --- */
+
+static void check_route(void) {
+    begin_op("route");
+    enum { EXPERTS = 40, USED = 6, STRIDE = 48 };
+    static float logits[FAMILY_ROWS * STRIDE], want[FAMILY_ROWS * USED], got[FAMILY_ROWS * USED];
+    static int32_t chosen[FAMILY_ROWS * USED], got_chosen[FAMILY_ROWS * USED];
+    for (int normalize = 0; normalize < 2; normalize++) {
+        const struct route_spec spec = {.n_experts = EXPERTS, .n_used = USED, .normalize = normalize};
+        fill_floats(logits, FAMILY_ROWS * STRIDE, 4.0f);
+        logits[7] = logits[30] = logits[12] = 5.0f; /* equals: the lower index first */
+        for (int row = 0; row < FAMILY_ROWS; row++) {
+            const float *l = logits + row * STRIDE;
+            double total = 0, of_chosen = 0;
+            reference.ops->route(reference.self, l, STRIDE, &spec, 1, chosen + row * USED, want + row * USED);
+            for (int e = 0; e < EXPERTS; e++) total += exp((double)l[e]);
+            for (int r = 0; r < USED; r++) {
+                const int e = chosen[row * USED + r];
+                int rank = 0;
+                for (int other = 0; other < EXPERTS; other++) rank += l[other] > l[e] || (l[other] == l[e] && other < e);
+                expect(rank == r, "row %d: expert %d has rank %d, not %d", row, e, rank, r);
+                of_chosen += exp((double)l[e]);
+            }
+            for (int r = 0; r < USED; r++) {
+                const double share = exp((double)l[chosen[row * USED + r]]) / (normalize ? of_chosen : total);
+                expect(fabs((double)want[row * USED + r] - share) <= 1e-6 * share, "row %d: share %g, not %g", row,
+                       (double)want[row * USED + r], share);
+            }
+        }
+        for (int s = 0; s < n_subjects; s++) {
+            const struct backend *b = &subjects[s].backend;
+            b->ops->route(b->self, logits, STRIDE, &spec, FAMILY_ROWS, got_chosen, got);
+            expect(memcmp(chosen, got_chosen, sizeof chosen) == 0, "%s chose other experts", subjects[s].name);
+            expect_floats(want, got, FAMILY_ROWS * USED, subjects[s].name, "shares");
+        }
+    }
+    for (int i = 0; i < STRIDE; i++) logits[i] = NAN;
+    const struct route_spec spec = {.n_experts = EXPERTS, .n_used = USED, .normalize = true};
+    for (int s = 0; s < n_subjects; s++) {
+        subjects[s].backend.ops->route(subjects[s].backend.self, logits, STRIDE, &spec, 1, got_chosen, got);
+        for (int r = 0; r < USED; r++) expect(got_chosen[r] == r, "NaNs chose %d", got_chosen[r]);
+    }
+    end_op();
+}
+
+static void check_combine(void) {
+    begin_op("gather, combine");
+    enum { USED = 3 };
+    static float y[USED * FAMILY_CELLS], x[FAMILY_CELLS], want[FAMILY_CELLS], got[FAMILY_CELLS], share[FAMILY_ROWS * USED];
+    static int32_t place[FAMILY_ROWS * USED], rows[FAMILY_ROWS];
+    fill_floats(y, USED * FAMILY_CELLS, 1.0f);
+    fill_floats(x, FAMILY_CELLS, 1.0f);
+    fill_floats(share, FAMILY_ROWS * USED, 1.0f);
+    for (int i = 0; i < FAMILY_ROWS * USED; i++) place[i] = random_below(FAMILY_ROWS * USED);
+    for (int i = 0; i < FAMILY_ROWS; i++) rows[i] = random_below(FAMILY_ROWS);
+    memcpy(want, x, sizeof x);
+    for (int i = 0; i < FAMILY_ROWS * FAMILY_COLS; i++) {
+        const int row = i / FAMILY_COLS, col = i % FAMILY_COLS, at = row * FAMILY_STRIDE + col;
+        float sum = share[row * USED] * y[place[row * USED] * FAMILY_STRIDE + col];
+        for (int r = 1; r < USED; r++) sum = fmaf(share[row * USED + r], y[place[row * USED + r] * FAMILY_STRIDE + col], sum);
+        want[at] += sum;
+    }
+    for (int s = 0; s < n_subjects; s++) {
+        const struct backend *b = &subjects[s].backend;
+        memcpy(got, x, sizeof x);
+        b->ops->combine(b->self, y, FAMILY_STRIDE, place, share, USED, FAMILY_COLS, FAMILY_ROWS, got, FAMILY_STRIDE);
+        expect_floats(want, got, FAMILY_CELLS, subjects[s].name, "combine");
+        struct activation in = new_activation(b, FAMILY_ROWS, 64), out = new_activation(b, FAMILY_ROWS, 64);
+        b->ops->quantize(b->self, y, FAMILY_STRIDE, FAMILY_ROWS, &in);
+        b->ops->gather(b->self, &in, rows, FAMILY_ROWS, &out);
+        for (int i = 0; i < FAMILY_ROWS; i++) {
+            const bool same = memcmp(in.f + rows[i] * 64, out.f + i * 64, 64 * sizeof *in.f) == 0 &&
+                              memcmp(in.q + rows[i] * 64, out.q + i * 64, 64) == 0 &&
+                              memcmp(in.d + rows[i] * 2, out.d + i * 2, 2 * sizeof *in.d) == 0 &&
+                              memcmp(in.ds + rows[i] * 2, out.ds + i * 2, 2 * sizeof *in.ds) == 0 &&
+                              memcmp(in.sum + rows[i] * 2, out.sum + i * 2, 2 * sizeof *in.sum) == 0 &&
+                              memcmp(in.sum16 + rows[i] * 4, out.sum16 + i * 4, 4 * sizeof *in.sum16) == 0;
+            expect(same, "%s: gathered row %d differs", subjects[s].name, i);
+        }
+        activation_free(b, &in);
+        activation_free(b, &out);
+    }
+    end_op();
+}
+
+/* --- norms of heads, layers that do not turn --- */
+
+enum { HEADS_DIM = 48, HEADS_Q = 3 };
+
+/* One token at position 5: q after it, and the key as halves. */
+static void run_heads(const struct backend *b, const struct rope_spec *rope, const float *in, float *q, float *key) {
+    struct kv_pool kv;
+    const int32_t block = 0;
+    float k[HEADS_DIM], v[HEADS_DIM];
+    const struct kernels_seq seq = {.n_rows = 1, .first_pos = 5, .blocks = &block};
+    assert(kv_pool_alloc(b, 1, 1, 1, HEADS_DIM, &kv) == KERNELS_OK);
+    memcpy(q, in, HEADS_Q * HEADS_DIM * sizeof *q);
+    memcpy(k, in, sizeof k);
+    memcpy(v, in, sizeof v);
+    const struct qkv_view qkv = {.q = q, .k = k, .v = v, .n_heads = HEADS_Q};
+    b->ops->rope_kv(b->self, &qkv, rope, &seq, 1, &kv, 0);
+    const uint16_t *page = (const uint16_t *)(const void *)kv.data;
+    for (int i = 0; i < HEADS_DIM; i++) key[i] = half_to_float(page[i * KV_BLOCK + 5]);
+    kv_pool_free(b, &kv);
+}
+
+static void check_heads(void) {
+    begin_op("rope_kv: norms, no turn");
+    float in[HEADS_Q * HEADS_DIM], q_norm[HEADS_DIM], k_norm[HEADS_DIM], cos_sin[6 * HEADS_DIM];
+    float want[HEADS_Q * HEADS_DIM], got[HEADS_Q * HEADS_DIM], want_key[HEADS_DIM], key[HEADS_DIM];
+    fill_floats(in, HEADS_Q * HEADS_DIM, 3.0f);
+    fill_floats(q_norm, HEADS_DIM, 2.0f);
+    fill_floats(k_norm, HEADS_DIM, 2.0f);
+    fill_floats(cos_sin, 6 * HEADS_DIM, 1.0f);
+    for (int turns = 0; turns < 2; turns++) {
+        const struct rope_spec rope = {.cos_sin = turns ? cos_sin : NULL,
+                                       .kind = ROPE_HALVES,
+                                       .rope_dim = HEADS_DIM,
+                                       .q_norm = q_norm,
+                                       .k_norm = k_norm,
+                                       .norm_eps = 1e-5f};
+        run_heads(&reference, &rope, in, want, want_key);
+        for (int i = 0; i < HEADS_Q * HEADS_DIM; i++) {
+            const int head = i / HEADS_DIM * HEADS_DIM, pair = i % (HEADS_DIM / 2), half = HEADS_DIM / 2;
+            double ss = 0;
+            for (int j = 0; j < HEADS_DIM; j++) ss += (double)in[head + j] * (double)in[head + j];
+            const double scale = 1 / sqrt(ss / HEADS_DIM + 1e-5);
+            const double a = (double)in[head + pair] * scale, b = (double)in[head + pair + half] * scale;
+            const double c = turns ? (double)cos_sin[5 * HEADS_DIM + 2 * pair] : 1;
+            const double sine = turns ? (double)cos_sin[5 * HEADS_DIM + 2 * pair + 1] : 0;
+            const bool low = i % HEADS_DIM < half;
+            const double qa = a * (double)q_norm[pair], qb = b * (double)q_norm[pair + half];
+            const double expected = low ? qa * c - qb * sine : qb * c + qa * sine;
+            expect(near((double)want[i], expected, 2e-6), "q %d: %g, not %g", i, (double)want[i], expected);
+            if (i >= HEADS_DIM) continue;
+            const double ka = a * (double)k_norm[pair], kb = b * (double)k_norm[pair + half];
+            const double expected_key = low ? ka * c - kb * sine : kb * c + ka * sine;
+            expect(near((double)want_key[i], expected_key, 1e-3), "k %d: %g, not %g", i, (double)want_key[i], expected_key);
+        }
+        for (int s = 0; s < n_subjects; s++) {
+            run_heads(&subjects[s].backend, &rope, in, got, key);
+            expect_floats(want, got, HEADS_Q * HEADS_DIM, subjects[s].name, "q");
+            expect_floats(want_key, key, HEADS_DIM, subjects[s].name, "k");
+        }
+    }
+    end_op();
+}
+
+static void check_families(void) {
+    check_gelu();
+    check_soft_cap();
+    check_rmsnorm_add();
+    check_bias();
+    check_route();
+    check_combine();
+    check_heads();
+}
+
+#endif
