@@ -33,13 +33,16 @@ static int64_t seq_vectors(const struct attention_call *call, const struct kerne
 }
 
 /* In units of one vector and one position; the same for each vector of a sequence. */
-static int64_t vector_cost(const struct kernels_seq *seq) { return (int64_t)seq->first_pos + seq->n_rows / 2 + ROW_OVERHEAD; }
+static int64_t vector_cost(const struct attention_call *call, const struct kernels_seq *seq) {
+    const int64_t seen = (int64_t)seq->first_pos + seq->n_rows / 2, window = call->spec->window;
+    return (window > 0 && window < seen ? window : seen) + ROW_OVERHEAD;
+}
 
 /* Vectors first..end of a sequence's part of the line, all of one KV head. */
 static void run_head(const struct attention_call *call, const struct kernels_seq *seq, int kv_head, int first, int end) {
     const struct qkv_view *qkv = call->qkv;
     const int group = qkv->n_heads / call->kv->n_kv_heads, head_dim = call->kv->head_dim;
-    struct attention_tile tile = {.head_dim = head_dim, .scale = call->spec->scale, .blocks = seq->blocks};
+    struct attention_tile tile = {.head_dim = head_dim, .spec = call->spec, .blocks = seq->blocks};
     tile.block_bytes = call->kv->block_bytes;
     tile.k = call->kv->data + kv_key_offset(call->kv, call->layer, kv_head);
     tile.v = tile.k + kv_value_offset(call->kv);
@@ -66,7 +69,7 @@ static void run_seq(const struct attention_call *call, const struct kernels_seq 
 
 /* The vector at which a cut at `cost` from the sequence's start falls, rounded down; the end beyond it. */
 static int64_t cut_at(const struct attention_call *call, const struct kernels_seq *seq, int64_t cost) {
-    const int64_t vectors = seq_vectors(call, seq), index = cost <= 0 ? 0 : cost / vector_cost(seq);
+    const int64_t vectors = seq_vectors(call, seq), index = cost <= 0 ? 0 : cost / vector_cost(call, seq);
     return index < vectors ? index : vectors;
 }
 
@@ -76,7 +79,7 @@ static void run_slice(const void *arg, int slice) {
     for (int s = 0; s < call->n_seqs && to > 0; s++) {
         const struct kernels_seq *seq = &call->seqs[s];
         run_seq(call, seq, cut_at(call, seq, from), cut_at(call, seq, to));
-        const int64_t cost = seq_vectors(call, seq) * vector_cost(seq);
+        const int64_t cost = seq_vectors(call, seq) * vector_cost(call, seq);
         from -= cost;
         to -= cost;
     }
@@ -90,7 +93,7 @@ void cpu_attention(void *self, const struct qkv_view *qkv, const struct attentio
     call.out_stride = out_stride;
     bool decode = true;
     for (int s = 0; s < n_seqs; s++) {
-        call.cost += seq_vectors(&call, &seqs[s]) * vector_cost(&seqs[s]);
+        call.cost += seq_vectors(&call, &seqs[s]) * vector_cost(&call, &seqs[s]);
         decode = decode && seqs[s].n_rows <= KV_BLOCK;
     }
     const int n_threads = pool_threads(call.cpu->pool);

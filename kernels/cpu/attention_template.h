@@ -5,7 +5,8 @@
  * vectors of the tile; converting whole chunks beforehand for larger tiles was slower, since floats do not fit the L1 cache.
  *  (1) Vectors stand by ascending position, so those that still see position p are the last ones.
  *  (2) A score beyond a vector's own position is computed where the page is read anyway and then overwritten with -infinity. A
- *      value beyond it is never used, since 0 * NaN is not 0. */
+ *      value beyond it is never used, since 0 * NaN is not 0. With a window, a vector joins at the chunk of its first position;
+ *      until then its weights are 0 and its softmax rests, and so do the positions before its window in that chunk. */
 #ifndef FORESAY_KERNELS_ATTENTION_TEMPLATE_H
 #define FORESAY_KERNELS_ATTENTION_TEMPLATE_H
 
@@ -155,12 +156,20 @@ static void find_pages(struct attention_state *s) {
 /* Vectors that end before the chunk stay out, those that end in it drop out on the way. */
 static void attend_chunk(struct attention_state *s) {
     const int n = s->tile->n;
+    const struct attention_spec *spec = s->tile->spec;
     int from = 0;
     while (tokens_seen(s, from) <= 0) from++;
     find_pages(s);
     scores_of(s, n - from);
     for (int i = from; i < n; i++) {
         float *p = s->p[i], *acc = s->acc + i * QUERY_STRIDE;
+        const int begin = attention_first_seen(spec, s->tile->pos[i]) - s->chunk;
+        if (begin >= ATTENTION_CHUNK) {
+            memset(p, 0, sizeof s->p[i]);
+            continue;
+        }
+        if (spec->soft_cap > 0) soft_cap_row(p, ATTENTION_CHUNK, spec->soft_cap);
+        for (int t = 0; t < begin; t++) p[t] = -INFINITY;
         for (int t = tokens_seen(s, i); t < ATTENTION_CHUNK; t++) p[t] = -INFINITY;
         const float factor = softmax_chunk(&s->softmax[i], p);
         if (factor == 1.0f) continue; /* the maximum rarely moves after the first chunks */
@@ -179,10 +188,12 @@ static void attention(const struct attention_tile *tile) {
     s.tile = tile;
     for (int i = 0; i < tile->n; i++) {
         s.softmax[i] = (struct softmax){.max = -INFINITY};
-        for (int d = 0; d < tile->head_dim; d++) s.q[i * QUERY_STRIDE + d] = tile->q[i][d] * tile->scale;
+        for (int d = 0; d < tile->head_dim; d++) s.q[i * QUERY_STRIDE + d] = tile->q[i][d] * tile->spec->scale;
         memset(s.acc + i * QUERY_STRIDE, 0, (size_t)tile->head_dim * sizeof(float));
     }
-    for (s.chunk = 0; s.chunk <= tile->pos[tile->n - 1]; s.chunk += ATTENTION_CHUNK) attend_chunk(&s);
+    const int begin = attention_first_seen(tile->spec, tile->pos[0]);
+    for (s.chunk = begin / ATTENTION_CHUNK * ATTENTION_CHUNK; s.chunk <= tile->pos[tile->n - 1]; s.chunk += ATTENTION_CHUNK)
+        attend_chunk(&s);
     for (int i = 0; i < tile->n; i++) {
         const float total = lane_tree(s.softmax[i].lane_sum);
         for (int d = 0; d < tile->head_dim; d++) tile->out[i][d] = s.acc[i * QUERY_STRIDE + d] / total;

@@ -6,6 +6,7 @@
  *  (2) A score is one fmaf chain over ascending dimensions of the scaled query; a head's output is one fmaf chain over
  *      ascending positions, multiplied by the softmax's factor before each chunk of 64 absolute positions, and divided by the
  *      sum at the end.
+ *      With a window, a row begins at the chunk of the first position it sees, and earlier positions of that chunk weigh 0.
  *  (3) Positions beyond a row's own are not read as values, and as keys they have no influence. */
 #include "kernels/cpu/row_template.h"
 #include "kernels/cpu/weight_layout.h"
@@ -104,13 +105,16 @@ static float score(const struct attention_tile *tile, const float *q, int pos) {
 }
 
 static void attend_one(const struct attention_tile *tile, int index) {
-    const int head_dim = tile->head_dim, last = tile->pos[index];
+    const int head_dim = tile->head_dim, last = tile->pos[index], begin = attention_first_seen(tile->spec, last);
     float q[MAX_HEAD_DIM], acc[MAX_HEAD_DIM] = {0};
     struct softmax softmax = {.max = -INFINITY};
-    for (int i = 0; i < head_dim; i++) q[i] = tile->q[index][i] * tile->scale;
-    for (int first = 0; first <= last; first += ATTENTION_CHUNK) {
+    for (int i = 0; i < head_dim; i++) q[i] = tile->q[index][i] * tile->spec->scale;
+    for (int first = begin / ATTENTION_CHUNK * ATTENTION_CHUNK; first <= last; first += ATTENTION_CHUNK) {
         float p[ATTENTION_CHUNK];
-        for (int t = 0; t < ATTENTION_CHUNK; t++) p[t] = first + t <= last ? score(tile, q, first + t) : -INFINITY;
+        for (int t = 0; t < ATTENTION_CHUNK; t++) p[t] = first + t <= last ? score(tile, q, first + t) : 0;
+        if (tile->spec->soft_cap > 0) soft_cap_row(p, ATTENTION_CHUNK, tile->spec->soft_cap);
+        for (int t = 0; t < ATTENTION_CHUNK; t++)
+            if (first + t > last || first + t < begin) p[t] = -INFINITY;
         const float factor = softmax_chunk(&softmax, p);
         for (int i = 0; i < head_dim; i++) acc[i] *= factor;
         for (int t = 0; t < ATTENTION_CHUNK && first + t <= last; t++) {
