@@ -1,7 +1,7 @@
 /* engine.c - opening and closing: sizes, memory, threads; facts and counters. The life of a request is in requests.c, step.c and
  * events.c.
  *
- * How much memory: weights as in the file, buffers for one step, and the KV pool. Without kv_bytes the pool holds max_seqs
+ * How much memory: weights as repacked, buffers for one step, and the KV pool. Without kv_bytes the pool holds max_seqs
  * sequences of DEFAULT_SEQ_TOKENS tokens, but takes at most a quarter of the available memory, and at least one sequence of the
  * full context fits. All of it is added up and compared with what the system has before anything large is allocated. */
 #include <stdarg.h>
@@ -72,12 +72,12 @@ static uint64_t default_kv_bytes(const struct engine_config *c, uint64_t block_b
 }
 
 /* Chooses the number of blocks and refuses what the machine cannot hold. */
-static int choose_memory(struct engine *e, const struct model_shape *shape, const struct model_limits *limits, int *n_blocks,
-                         struct engine_error *error) {
+static int choose_memory(struct engine *e, const struct model_shape *shape, uint64_t weights, const struct model_limits *limits,
+                         int *n_blocks, struct engine_error *error) {
     struct engine_config *c = &e->config;
     uint64_t block_bytes = kv_block_bytes(shape->n_layers, shape->n_kv_heads, shape->head_dim), available = memory_available();
     uint64_t kv = c->kv_bytes ? c->kv_bytes : default_kv_bytes(c, block_bytes, available);
-    uint64_t buffers = model_buffer_bytes(shape, limits), need = shape->weight_bytes + buffers + kv;
+    uint64_t buffers = model_buffer_bytes(shape, limits), need = weights + buffers + kv;
     char t[5][32];
     if (kv / block_bytes < MIN_CTX / KV_BLOCK)
         return fail(error, ENGINE_ERR_ARGUMENT, "--kv-mem of %s is too small: %d tokens of this model take %s",
@@ -87,7 +87,7 @@ static int choose_memory(struct engine *e, const struct model_shape *shape, cons
         return fail(error, ENGINE_ERR_MEMORY,
                     "%s needs %s: %s for weights, %s for keys and values, %s for buffers; %s are available. Lower %s.",
                     c->model_path, memory_format(need < kv ? kv : need, t[0], sizeof t[0]),
-                    memory_format(shape->weight_bytes, t[1], sizeof t[1]), memory_format(kv, t[2], sizeof t[2]),
+                    memory_format(weights, t[1], sizeof t[1]), memory_format(kv, t[2], sizeof t[2]),
                     memory_format(buffers, t[3], sizeof t[3]), memory_format(available, t[4], sizeof t[4]),
                     c->kv_bytes ? "--kv-mem" : "--ctx or --max-seqs, or set --kv-mem");
     uint64_t n = kv / block_bytes;
@@ -171,9 +171,11 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
         return rc;
     struct model_limits limits = {
         .max_rows = e->config.step_tokens, .max_logits = e->config.max_seqs, .ctx_len = e->config.ctx_len};
-    if ((rc = choose_memory(e, &shape, &limits, &n_blocks, error)) || (rc = open_backend(e, error)) ||
-        (rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error)) || (rc = open_pool(e, &shape, n_blocks, error)))
+    if ((rc = choose_memory(e, &shape, model_weight_memory(gguf), &limits, &n_blocks, error)) || (rc = open_backend(e, error)))
         return rc;
+    rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error);
+    log_progress_end();
+    if (rc != ENGINE_OK || (rc = open_pool(e, &shape, n_blocks, error))) return rc;
     return open_step_buffers(e, error);
 }
 

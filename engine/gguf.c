@@ -400,10 +400,19 @@ void gguf_close(struct gguf *gguf) {
     free(gguf);
 }
 
-void gguf_release_pages(const struct gguf *gguf, const struct gguf_tensor *tensor) {
+/* Neighbours on the edge pages are touched too: they are read again from the file. */
+static void advise(const struct gguf_tensor *tensor, int advice) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t start = (uintptr_t)tensor->data / page * page; /* neighbours on the edge pages are read again from the file */
-    uintptr_t end = (uintptr_t)tensor->data + tensor->bytes;
+    uintptr_t start = (uintptr_t)tensor->data / page * page, end = (uintptr_t)tensor->data + tensor->bytes;
+    madvise((void *)start, end - start, advice); /* a hint: its failure changes nothing */
+}
+
+void gguf_want_pages(const struct gguf *gguf, const struct gguf_tensor *tensor) {
     (void)gguf;
-    madvise((void *)start, end - start, MADV_DONTNEED); /* a hint: its failure changes nothing */
+    advise(tensor, MADV_WILLNEED);
+}
+
+void gguf_release_pages(const struct gguf *gguf, const struct gguf_tensor *tensor) {
+    (void)gguf;
+    advise(tensor, MADV_DONTNEED);
 }

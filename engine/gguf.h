@@ -120,6 +120,8 @@ const char *gguf_type_name(uint32_t type);
 /* False when kernels.h has no such type. */
 bool gguf_type_to_dtype(uint32_t type, enum dtype *out);
 
+/* The data are about to be read: lets the system fetch them ahead, in large pieces. */
+void gguf_want_pages(const struct gguf *gguf, const struct gguf_tensor *tensor);
 /* The data were repacked and will hardly be read again: lets the system take the pages back. Reading them later still works. */
 void gguf_release_pages(const struct gguf *gguf, const struct gguf_tensor *tensor);
 

@@ -117,6 +117,8 @@ struct model_batch {
 };
 
 int model_read_shape(struct model_shape *shape, const struct gguf *gguf, struct engine_error *error);
+/* Bytes of the weights in the backend's layout; tensors of unknown types count as they lie in the file. */
+uint64_t model_weight_memory(const struct gguf *gguf);
 /* Bytes that model_open allocates besides the weights. */
 uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_limits *limits);
 

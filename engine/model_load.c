@@ -37,8 +37,12 @@ struct loader {
     struct forms norm, attn, ffn, expert;
 };
 
-static void mark_used(struct loader *ld, const struct gguf_tensor *tensor) {
+/* Small models load in less time than a line takes to read. */
+static void count_loaded(struct loader *ld, const struct gguf_tensor *tensor, size_t bytes) {
+    const uint64_t worth_telling = 512u << 20, all = ld->model->shape.weight_bytes;
+    ld->bytes_done += bytes;
     ld->used[tensor - gguf_tensor_at(ld->gguf, 0)] = true;
+    if (all >= worth_telling) log_progress("model", "loading", (int)(100 * ld->bytes_done / (all + 1)));
 }
 
 /* Rows first .. first + n_rows of a tensor whose rows, over all its dimensions, have n_cols weights. */
@@ -47,6 +51,7 @@ static int load_rows(struct loader *ld, const struct gguf_tensor *tensor, enum d
     struct model *m = ld->model;
     size_t row_bytes = dtype_row_bytes(type, n_cols);
     const char *rows = (const char *)tensor->data + (size_t)first * row_bytes;
+    if (first == 0) gguf_want_pages(ld->gguf, tensor);
     int status = m->backend.ops->weight_load(m->backend.self, rows, type, n_rows, n_cols, out);
     if (status == KERNELS_ERR_MEMORY) {
         snprintf(ld->error->text, sizeof ld->error->text, "%s: no memory for tensor %s (%zu bytes)", gguf_path(ld->gguf),
@@ -57,8 +62,7 @@ static int load_rows(struct loader *ld, const struct gguf_tensor *tensor, enum d
         return fail(ld->error, "%s: tensor %s: no kernel for type %s with %d rows of %d", gguf_path(ld->gguf), tensor->name,
                     dtype_name(type), n_rows, n_cols);
     *(dtype_is_quantized(type) ? &forms->want_int8 : &forms->want_float) = true;
-    ld->bytes_done += row_bytes * (size_t)n_rows;
-    mark_used(ld, tensor);
+    count_loaded(ld, tensor, row_bytes * (size_t)n_rows);
     return ENGINE_OK;
 }
 
@@ -97,7 +101,7 @@ static int load_vector(struct loader *ld, const char *name, int n, float **out) 
     dtype_row_to_float(type, tensor->data, ld->next_norm, n);
     *out = ld->next_norm;
     ld->next_norm += row_group_pad(n);
-    mark_used(ld, tensor);
+    ld->used[tensor - gguf_tensor_at(ld->gguf, 0)] = true;
     return ENGINE_OK;
 }
 
@@ -255,15 +259,8 @@ static int load_weights(struct loader *ld) {
         if (rc != ENGINE_OK) return rc;
     }
     if ((rc = load_vector(ld, "output_norm.weight", s->n_embd, &m->output_norm))) return rc;
-    int reported = 0;
     for (int layer = 0; layer < s->n_layers; layer++) {
         if ((rc = load_layer(ld, layer))) return rc;
-        int percent = (int)(100 * ld->bytes_done / (s->weight_bytes + 1));
-        if (s->weight_bytes > (1u << 30) &&
-            percent >= reported + 10) { /* small models load in less time than a line takes to read */
-            reported = percent / 10 * 10;
-            log_info("model", "loading: %d %%", reported);
-        }
     }
     return ENGINE_OK;
 }
@@ -297,8 +294,8 @@ static void fill_tables(struct model *m) {
     }
 }
 
-/* Every plain buffer of the model: where the pointer goes and how many floats (or int32_t) it has. model_buffer_bytes and model_close use the
- * same list. */
+/* Every plain buffer of the model: where the pointer goes and how many floats (or int32_t) it has. model_buffer_bytes and
+ * model_close use the same list. */
 struct buffer {
     size_t offset; /* of the pointer in struct model */
     size_t n;

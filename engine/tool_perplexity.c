@@ -77,7 +77,9 @@ static int open_model(struct bench_model *m, const struct gguf *gguf, const stru
         return ENGINE_ERR_ARGUMENT;
     }
     if (backend_open_cpu(&m->backend, &config, error->text, sizeof error->text) != KERNELS_OK) return ENGINE_ERR_ARGUMENT;
-    if ((rc = model_open(&m->model, gguf, &shape, &m->backend, &limits, error))) return rc;
+    rc = model_open(&m->model, gguf, &shape, &m->backend, &limits, error);
+    log_progress_end();
+    if (rc != ENGINE_OK) return rc;
     m->blocks = malloc((size_t)n_blocks * sizeof *m->blocks);
     if (!m->blocks ||
         kv_pool_alloc(&m->backend, n_blocks, shape.n_layers, shape.n_kv_heads, shape.head_dim, &m->pool) != KERNELS_OK) {

@@ -264,6 +264,9 @@ int backend_open_cpu(struct backend *out, const struct backend_config *config, c
 const char *backend_cpu_isa(const struct backend *backend);
 int backend_cpu_threads(const struct backend *backend);
 
+/* Bytes that a matrix takes once weight_load has repacked it; 0 if there is no kernel for it. */
+size_t backend_weight_bytes(enum dtype type, int64_t n_rows, int n_cols);
+
 /* Forms are chosen by the caller: want_float for F32, F16 and BF16 readers, want_int8 for the quantised ones. */
 int activation_alloc(const struct backend *backend, int max_rows, int n_cols, bool want_float, bool want_int8,
                      struct activation *out);

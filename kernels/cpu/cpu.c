@@ -128,7 +128,7 @@ static int cpu_weight_load(void *self, const void *src, enum dtype type, int n_r
         free(weight);
         return KERNELS_ERR_MEMORY;
     }
-    weight_repack(weight, src);
+    weight_repack_parallel(self, weight, src);
     *out = weight;
     return KERNELS_OK;
 }

@@ -64,8 +64,13 @@ struct attention_tile {
     size_t block_bytes;
     const int32_t *blocks;
     int head_dim;
-    float scale;
+    const struct attention_spec *spec;
 };
+
+/* The first position that a row at pos sees. */
+static inline int attention_first_seen(const struct attention_spec *spec, int pos) {
+    return spec->window > 0 && pos >= spec->window ? pos - spec->window + 1 : 0;
+}
 
 struct rope_row {
     const float *cos_sin; /* [rope_dim / 2, 2], of this row's position; NULL = nothing turns */
@@ -120,6 +125,10 @@ size_t group_bytes(enum dtype type, int n_cols);
 void weight_repack(struct weight *weight, const void *src);
 /* One row back to floats. */
 void weight_row_to_float(const struct weight *weight, int row, float *out);
+
+/* --- load.c --- */
+/* weight_repack by all threads. */
+void weight_repack_parallel(struct cpu *cpu, struct weight *weight, const void *src);
 
 /* --- matmul.c, attention.c, rows.c: operations of kernels.h --- */
 void cpu_matmul(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n);

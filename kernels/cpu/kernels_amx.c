@@ -1,13 +1,14 @@
-/* kernels_amx.c - matrix products of many activation rows on Intel's AMX tiles (int8); everything else is AVX-512's, compiled here
- * once more.
+/* kernels_amx.c - matrix products of many activation rows on Intel's AMX tiles (int8); everything else is AVX-512's, compiled
+ * here once more.
  *
  * One tile product is 16 output rows x up to 16 activation rows x one block of 32 columns: exactly the integer sums that
  * reference.c defines, 8,192 products in one instruction. Scales and minima follow in vectors, in the order of the definition, so
  * the bits are those of every other instruction set.
  *  (1) A tile: codes of activations as they lie in struct activation. B tile: the unpacked code vectors of weight_blocks.h, which
- *      have just the layout that tiles want ([4 columns][16 rows][4 bytes]). C tile: a line is an activation row, a lane an output row.
- *  (2) A group is unpacked once, on the stack, for all activation rows of the slice; scales of activations are transposed once for
- *      all groups. So slices are taller here than elsewhere.
+ *      have just the layout that tiles want ([4 columns][16 rows][4 bytes]). C tile: a line is an activation row, a lane an
+ *      output row.
+ *  (2) A group is unpacked once, on the stack, for all activation rows of the slice; scales of activations are transposed once
+ *      for all groups. So slices are taller here than elsewhere.
  *  (3) After a tile instruction the processors seen (Granite Rapids) start only one floating point instruction a cycle for about
  *      100 ns, integer ones not concerned. So the floating point instructions a block set the pace: 3, and 4 with a minimum.
  *  (4) Tiles are state of the thread: configured at the start of a slice and released at its end, which keeps context switches
@@ -57,12 +58,14 @@ static void configure_tiles(int n_rows) {
 }
 
 INLINE void unpack_group(const enum dtype type, const uint8_t *group, int n_blocks, struct unpacked *to) {
+    struct block_factors halves;
     for (int b = 0; b < n_blocks; b++) {
         const struct block_place place = block_place(type, group, b);
+        if (!type_is_k(type) || b % SUPER_BLOCKS == 0) halves = load_halves(type, &place, 0);
         prefetch_block(type, place.codes + PREFETCH_BYTES);
         vint w[8];
         unpack_codes(type, place.codes, 0, w);
-        const struct block_factors factors = load_factors(type, &place, 0);
+        const struct block_factors factors = load_factors(type, &place, 0, &halves);
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) _mm512_store_si512(to[b].codes + i * LINE, w[i]);
         vf_store(to[b].d, factors.d);
@@ -98,8 +101,8 @@ INLINE void block_product(const int8_t *q, size_t q_stride, const uint8_t *codes
     _tile_stored(0, dots, LINE);
 }
 
-/* One group for a tile of n activation rows, computed as if they were m; tiles are configured for n. The products run a block ahead
- * of the roundings. */
+/* One group for a tile of n activation rows, computed as if they were m; tiles are configured for n. The products run a block
+ * ahead of the roundings. */
 INLINE void group_tile(const enum dtype type, const int m, int n, const int8_t *q, int n_blocks, const struct unpacked *w,
                        const struct scales *s, float *out, size_t out_stride, bool add) {
     _Alignas(LINE) int32_t dots[DOTS_AHEAD][TILE_ROWS * ROW_GROUP];
@@ -204,7 +207,11 @@ const struct cpu_kernels cpu_kernels_amx = {
     .attention = attention,
     .rmsnorm_row = rmsnorm_row,
     .quantize_row = quantize_row,
+    .rmsnorm_add_row = rmsnorm_add_row,
+    .soft_cap_row = soft_cap_row,
     .glu = glu,
+    .route_row = route_row,
+    .combine_row = combine_row,
     .rope_query = rope_query,
     .rope_key_value = rope_key_value,
 };

@@ -17,8 +17,8 @@
  *   4 bits  line v has vectors v (low nibble) and v + 4 (high nibble)
  *   2 bits  line t has vectors 4t .. 4t + 3, from the low bits up
  *   6 bits  twice three lines: lines 0, 1, 2 have vectors 0, 1, 2 in their low 6 bits, and 2 bits each of vector 3
- *   5 bits  line k has vector k in its low 5 bits. Above: vector 5 is the 3 bits of line 0 and the upper 2 of line 1; vector 6 the
- *           3 of line 2 and the upper 2 of line 3; vector 7 the 3 of line 4 and bits 5 of lines 1 and 3
+ *   5 bits  line k has vector k in its low 5 bits. Above: vector 5 is the 3 bits of line 0 and the upper 2 of line 1; vector 6
+ *           the 3 of line 2 and the upper 2 of line 3; vector 7 the 3 of line 4 and bits 5 of lines 1 and 3
  *   3 bits  line k has vectors 2k (low 3 bits) and 2k + 1. Above: vector 6 is the 2 bits of line 0 and bit 7 of line 1; vector 7
  *           the 2 bits of line 2 and bit 6 of line 1
  * Hence the repacked form is as large as the file's, but for widened scales of the K types (+2 % for Q4_K, +5 % for Q3_K).

@@ -1,0 +1,72 @@
+/* test_load.c - weights repacked by several threads are what the file holds, and take the memory that was announced. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/cpu/cpu.h"
+
+enum { N_COLS = 1024, N_ROWS = 16 * 220 + 5 }; /* several runs of row groups for every type, and a last group that is not full */
+
+static uint8_t *random_bytes(size_t n) {
+    uint8_t *bytes = malloc(n);
+    uint64_t state = 7;
+    assert_non_null(bytes);
+    for (size_t i = 0; i < n; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        bytes[i] = (uint8_t)(state >> 56);
+    }
+    return bytes;
+}
+
+static bool is_kernel(const struct backend *backend, enum dtype type) {
+    const struct cpu *cpu = backend->self;
+    return cpu->kernels->matmul[type] != NULL && dtype_row_bytes(type, N_COLS) > 0;
+}
+
+/* Rows read back one by one are the file's rows; NaNs in random scales compare by their bits. */
+static void check_rows(const struct backend *backend, enum dtype type, const uint8_t *src, const struct weight *weight) {
+    static float got[N_COLS], want[N_COLS];
+    for (int32_t row = 0; row < N_ROWS; row++) {
+        backend->ops->embed(backend->self, weight, &row, 1, 1.0f, got, N_COLS);
+        dtype_row_to_float(type, src + (size_t)row * dtype_row_bytes(type, N_COLS), want, N_COLS);
+        assert_memory_equal(got, want, sizeof got);
+    }
+}
+
+static void test_rows_survive_parallel_repacking(void **state) {
+    (void)state;
+    for (int n_threads = 1; n_threads <= 3; n_threads += 2) {
+        struct backend backend;
+        struct backend_config config = {.n_threads = n_threads};
+        assert_int_equal(backend_open_cpu(&backend, &config, NULL, 0), KERNELS_OK);
+        for (int type = 0; type < DTYPE_COUNT; type++) {
+            if (!is_kernel(&backend, (enum dtype)type)) continue;
+            uint8_t *src = random_bytes((size_t)N_ROWS * dtype_row_bytes((enum dtype)type, N_COLS));
+            struct weight *weight = NULL;
+            assert_int_equal(backend.ops->weight_load(backend.self, src, (enum dtype)type, N_ROWS, N_COLS, &weight), KERNELS_OK);
+            check_rows(&backend, (enum dtype)type, src, weight);
+            assert_int_equal(backend_weight_bytes((enum dtype)type, N_ROWS, N_COLS),
+                             (size_t)weight->n_groups * weight->group_bytes);
+            backend.ops->weight_free(backend.self, weight);
+            free(src);
+        }
+        backend.ops->close(backend.self);
+    }
+}
+
+static void test_unknown_types_take_nothing(void **state) {
+    (void)state;
+    assert_int_equal(backend_weight_bytes(DTYPE_COUNT, 16, 32), 0);
+    assert_int_equal(backend_weight_bytes(DTYPE_Q4_0, 16, 33), 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows_survive_parallel_repacking),
+                                       cmocka_unit_test(test_unknown_types_take_nothing)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
