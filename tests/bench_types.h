@@ -1,8 +1,8 @@
 /* bench_types.h - times the matrix product of each element type in one common shape. Included by check_kernels.c only.
  *
- * A line a type: decode (1 row) from the L2 cache and from memory in GB/s of the file's bytes, then 4, 8 and 512 rows in Tops. Best of
- * many short runs. "cycles" are for 16 rows by 32 columns at 1 row from the cache, counted by the time stamp counter, which runs at
- * the nominal clock. Asserts nothing. */
+ * A line a type: decode (1 row) from the L2 cache and from memory in GB/s of the file's bytes, then 4, 8 and 512 rows in Tops.
+ * Best of many short runs. "cycles" are for 16 rows by 32 columns at 1 row from the cache, counted by the time stamp counter,
+ * which runs at the nominal clock. Asserts nothing. */
 #ifndef FORESAY_BENCH_TYPES_H
 #define FORESAY_BENCH_TYPES_H
 

@@ -2,8 +2,8 @@
  *
  *     check_dequantize TYPE N_COLS <rows >floats
  *
- * Rows pass through the repacked form and out again as an embedding look-up does it, and must come out as dtype_row_to_float gives
- * them; exit status 1 if not, 2 for bad usage. */
+ * Rows pass through the repacked form and out again as an embedding look-up does it, and must come out as dtype_row_to_float
+ * gives them; exit status 1 if not, 2 for bad usage. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

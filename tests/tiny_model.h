@@ -1,5 +1,6 @@
-/* tiny_model.h - writes a GGUF file with a random but deterministic model of the llama architecture or another: a real file, small
- * enough to make in a millisecond, so that tests of the engine and the gateway need no download and run under the sanitizers.
+/* tiny_model.h - writes a GGUF file with a random but deterministic model of the llama architecture or another: a real file,
+ * small enough to make in a millisecond, so that tests of the engine and the gateway need no download and run under the
+ * sanitizers.
  *
  *     struct tiny_model tiny = tiny_model_default();
  *     tiny_model_write("build/tests/tiny.gguf", &tiny);
@@ -272,7 +273,8 @@ static inline uint32_t tiny_ggml_type(enum dtype type) {
     }
 }
 
-/* A matrix, or depth of them as one tensor, or (n_rows == 1) a vector. First pass (describe): the tensor's entry in the header. Second pass: its data. */
+/* A matrix, or depth of them as one tensor, or (n_rows == 1) a vector. First pass (describe): the tensor's entry in the header.
+ * Second pass: its data. */
 static inline void tiny_tensor(struct tiny_writer *w, bool describe, const char *name, int depth, int n_rows, int n_cols,
                                enum dtype type, float sigma) {
     size_t bytes = dtype_row_bytes(type, n_cols) * (size_t)n_rows * (size_t)depth, padded = (bytes + 31) / 32 * 32;
