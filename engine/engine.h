@@ -41,15 +41,28 @@ struct engine_error {
     char text[512];
 };
 
+/* Who guesses tokens ahead. A guess is checked by the model's own draws: it changes how fast a text comes, never the text. */
+enum engine_drafter {
+    ENGINE_DRAFTER_AUTO,   /* whatever measurements say is fastest, which may be nothing */
+    ENGINE_DRAFTER_NONE,   /* one token a step */
+    ENGINE_DRAFTER_SUFFIX, /* what followed the same words earlier in the text, wherever there is such a place */
+};
+const char *engine_drafter_name(enum engine_drafter drafter); /* "auto", "none", "suffix" */
+/* False for other names. */
+bool engine_drafter_parse(const char *name, enum engine_drafter *out);
+
 struct engine_config {
-    const char *model_path;  /* read during engine_open only */
-    const char *isa;         /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512", "amx" */
-    int n_threads;           /* compute threads; 0 = as many as this process may use */
-    int ctx_len;             /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
-    int max_seqs;            /* sequences that run at once */
-    int max_waiting;         /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
-    int step_tokens;         /* token budget of one step: decode rows plus prefill chunks */
-    size_t kv_bytes;         /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
+    const char *model_path; /* read during engine_open only */
+    const char *isa;        /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512", "amx" */
+    int n_threads;          /* compute threads; 0 = as many as this process may use */
+    int ctx_len;            /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
+    int max_seqs;           /* sequences that run at once */
+    int max_waiting;        /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
+    int step_tokens;        /* token budget of one step: decode rows plus prefill chunks */
+    size_t kv_bytes;        /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
+    enum engine_drafter
+        drafter;             /* of requests that ask for AUTO; NONE also takes no memory for drafts, so none can be asked for */
+    int draft_max;           /* tokens a sequence may guess ahead in one step, 1 .. 63 */
     bool prefix_cache;       /* keep finished blocks and reuse them for equal prefixes */
     void (*wake)(void *arg); /* engine's thread: events went from none to some; must not block, must not call the engine */
     void *wake_arg;
@@ -105,8 +118,9 @@ struct engine_request {
     struct engine_sampling sampling;
     const char *const *stop; /* n_stop strings that end the answer and are not part of it */
     int n_stop;
-    bool ignore_eos;     /* for measurements: an end token is sampled but does not end the answer */
-    uint64_t cache_salt; /* requests share cached prefixes only with requests of the same salt (one per user) */
+    enum engine_drafter drafter; /* AUTO = as the engine is configured */
+    bool ignore_eos;             /* for measurements: an end token is sampled but does not end the answer */
+    uint64_t cache_salt;         /* requests share cached prefixes only with requests of the same salt (one per user) */
 };
 
 /* Returns at once. What the prompt itself causes (too long, out of memory) arrives as the request's DONE event. */
@@ -133,7 +147,8 @@ enum engine_finish {
 struct engine_usage {
     int prompt_tokens, cached_tokens, output_tokens;
     int dropped_messages;
-    float queue_ms, prefill_ms, ttft_ms, decode_ms; /* ttft: submit to first token; decode: first to last token */
+    int draft_rounds, drafted_tokens, accepted_tokens; /* steps that checked a guess; tokens guessed; of these right */
+    float queue_ms, prefill_ms, ttft_ms, decode_ms;    /* ttft: submit to first token; decode: first to last token */
 };
 
 struct engine_event {
@@ -178,6 +193,7 @@ struct engine_stats {
     int n_running, n_waiting;
     int blocks_total, blocks_free, blocks_cached, blocks_used; /* free + cached + used == total */
     uint64_t steps, prompt_tokens, cached_tokens, output_tokens, preemptions, finished, cancelled, failed;
+    uint64_t draft_rounds, drafted_tokens, accepted_tokens; /* as in usage; one round a sequence */
 };
 void engine_stats(struct engine *engine, struct engine_stats *out);
 

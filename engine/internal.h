@@ -21,6 +21,7 @@
 
 #include "engine/chat_template.h"
 #include "engine/detokenizer.h"
+#include "engine/draft.h"
 #include "engine/engine.h"
 #include "engine/gguf.h"
 #include "engine/kv_cache.h"
@@ -62,7 +63,10 @@ struct request {
     struct engine_bias *bias; /* owned copy behind sampling.bias */
     bool ignore_eos;
     int max_output; /* tokens; 0 = until the context is full */
-    int status;     /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
+    enum engine_drafter drafter;
+    struct draft_slot *draft; /* NULL = has none; engine thread, as the counts are */
+    int n_draft_rounds, n_drafted, n_accepted;
+    int status; /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
     char message[256];
     int dropped_messages;
     double submitted_ms, scheduled_ms, first_token_ms, last_token_ms; /* engine thread, after submit */
@@ -98,6 +102,7 @@ struct engine {
     struct kv_cache cache;
     struct scheduler scheduler;
     struct sampler sampler;
+    struct drafting drafting;
     int limit; /* tokens one sequence may have: the context, or the whole KV pool when that is smaller */
     char *model_name;
     bool each_token; /* every token gets an event of its own, also without text: for tools and tests */
@@ -105,9 +110,11 @@ struct engine {
     /* One step, sized at open. Engine thread. */
     int32_t *row_tokens;          /* [step_tokens] */
     struct kernels_seq *row_seqs; /* [max_seqs] */
-    int32_t *logit_rows;          /* [max_seqs] */
-    struct request **sampled;     /* [max_seqs] whose logits the step computed */
-    struct request **ending;      /* [max_seqs + max_waiting] */
+    int32_t *logit_rows;          /* [max_seqs + DRAFT_ROWS] */
+    struct request **sampled;     /* [max_seqs] whose logits the step computed, */
+    int *sampled_rows;            /* [max_seqs] the first of their rows among the logits */
+    int n_sampled;
+    struct request **ending; /* [max_seqs + max_waiting] */
     int n_ending;
 
     pthread_t engine_thread, tokenizer_thread;

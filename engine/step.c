@@ -38,6 +38,9 @@ static struct engine_usage usage_of(const struct request *r) {
         .cached_tokens = r->seq.n_cached,
         .output_tokens = r->seq.n_tokens - r->seq.n_prompt,
         .dropped_messages = r->dropped_messages,
+        .draft_rounds = r->n_draft_rounds,
+        .drafted_tokens = r->n_drafted,
+        .accepted_tokens = r->n_accepted,
         .queue_ms = (float)(scheduled - r->submitted_ms),
     };
     if (r->first_token_ms > 0) {
@@ -105,6 +108,7 @@ static void publish(struct engine *e) {
 static void end_request(struct engine *e, struct request *r, enum engine_finish finish) {
     assert(!r->is_ending);
     scheduler_remove(&e->scheduler, &r->seq);
+    draft_forget(r);
     r->is_ending = true;
     r->ending = finish;
     e->ending[e->n_ending++] = r;
@@ -153,6 +157,7 @@ static bool take_work(struct engine *e) {
 static struct model_batch gather_batch(struct engine *e) {
     struct model_batch batch = {.tokens = e->row_tokens, .seqs = e->row_seqs, .logit_rows = e->logit_rows};
     double now = now_ms();
+    e->n_sampled = 0;
     for (int i = 0; i < e->scheduler.n_running; i++) {
         struct sequence *seq = e->scheduler.running[i];
         struct request *r = seq->owner;
@@ -162,54 +167,83 @@ static struct model_batch gather_batch(struct engine *e) {
             .first_row = batch.n_rows, .n_rows = seq->n_rows, .first_pos = seq->n_computed, .blocks = seq->table.blocks};
         for (int row = 0; row < seq->n_rows; row++) e->row_tokens[batch.n_rows++] = seq->tokens[seq->n_computed + row];
         if (!sequence_wants_logits(seq)) continue;
-        e->sampled[batch.n_logits] = r;
-        e->logit_rows[batch.n_logits++] = batch.n_rows - 1;
+        e->sampled[e->n_sampled] = r;
+        e->sampled_rows[e->n_sampled++] = batch.n_logits;
+        for (int row = seq->n_draft; row >= 0; row--) e->logit_rows[batch.n_logits++] = batch.n_rows - 1 - row;
     }
     return batch;
 }
 
-static void append_token(struct engine *e, struct request *r, int32_t token, double now) {
+/* Adds the token to the text. False when the request is to end, and then *finish says why. */
+static bool append_token(struct engine *e, struct request *r, int32_t token, enum engine_finish *finish) {
     struct sequence *seq = &r->seq;
-    if (r->first_token_ms == 0) {
-        r->first_token_ms = now;
-        e->counts.prompt_tokens += (uint64_t)seq->n_prompt;
-        e->counts.cached_tokens += (uint64_t)seq->n_cached;
-    }
-    r->last_token_ms = now;
-    if (!r->ignore_eos && tokenizer_is_eog(e->tokenizer, token)) {
-        end_request(e, r, ENGINE_FINISH_STOP);
-        return;
-    }
+    *finish = ENGINE_FINISH_STOP;
+    if (!r->ignore_eos && tokenizer_is_eog(e->tokenizer, token)) return false;
     seq->tokens[seq->n_tokens++] = token;
     e->counts.output_tokens++;
-    if (seq->n_tokens < seq->max_tokens) return;
+    if (seq->n_tokens < seq->max_tokens) return true;
     bool by_count = r->max_output > 0 && seq->n_tokens - seq->n_prompt == r->max_output;
-    end_request(e, r, by_count ? ENGINE_FINISH_LENGTH : ENGINE_FINISH_CONTEXT);
+    *finish = by_count ? ENGINE_FINISH_LENGTH : ENGINE_FINISH_CONTEXT;
+    return false;
 }
 
-static void sample_one(struct engine *e, struct request *r, float *logits, double now) {
+static bool sample_one(struct engine *e, struct request *r, float *logits, int32_t *token) {
     const struct sequence *seq = &r->seq;
     struct sampler_history history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens};
-    int32_t token;
-    r->status = sampler_sample(&e->sampler, &r->sampling, &history, logits, &token);
-    if (r->status == ENGINE_OK) {
-        append_token(e, r, token, now);
-        return;
-    }
+    r->status = sampler_sample(&e->sampler, &r->sampling, &history, logits, token);
+    if (r->status == ENGINE_OK) return true;
     snprintf(r->message, sizeof r->message, "the model produced a value that is not finite for token %d", seq->n_tokens);
     log_error("engine", "request %llu: %s", (unsigned long long)r->id, r->message);
-    end_request(e, r, ENGINE_FINISH_ERROR);
+    return false;
+}
+
+static void note_times(struct engine *e, struct request *r, double now) {
+    if (r->first_token_ms == 0) {
+        r->first_token_ms = now;
+        e->counts.prompt_tokens += (uint64_t)r->seq.n_prompt;
+        e->counts.cached_tokens += (uint64_t)r->seq.n_cached;
+    }
+    r->last_token_ms = now;
+}
+
+/* Draws this request's next token, and further ones while a row of the draft has the token that was drawn: its logits stand on the
+ * same text then as those of a later step would. Returns the number of draws. */
+static int draw_tokens(struct engine *e, struct request *r, int first_row, double now) {
+    struct sequence *seq = &r->seq;
+    int32_t drawn[TREE_MAX_NODES];
+    struct tree_walk walk = {0};
+    enum engine_finish finish = ENGINE_FINISH_ERROR;
+    int n_drawn = 0, n_draft = seq->n_draft;
+    bool goes_on, is_right = false;
+    if (r->draft) walk_begin(&walk, &r->draft->tree, 1 + n_draft);
+    do {
+        int32_t *token = &drawn[n_drawn];
+        goes_on = sample_one(e, r, model_logits(e->model, first_row + walk.node), token);
+        if (!goes_on) break;
+        n_drawn++;
+        goes_on = append_token(e, r, *token, &finish);
+        is_right = goes_on && n_draft > 0 && walk_step(&walk, *token);
+    } while (is_right);
+    if (n_drawn > 0) note_times(e, r, now);
+    r->n_accepted += walk.node;
+    e->counts.accepted_tokens += (uint64_t)walk.node;
+    scheduler_accept(&e->scheduler, seq, walk.node);
+    draft_learn(e, r, drawn, n_drawn);
+    if (!goes_on) end_request(e, r, finish);
+    return n_drawn;
 }
 
 static void step(struct engine *e) {
-    int n_rows = scheduler_plan(&e->scheduler);
-    assert(n_rows > 0);
+    int n_planned = scheduler_plan(&e->scheduler), n_drafted = draft_plan(e, n_planned), n_tokens = 0;
+    assert(n_planned > 0);
     struct model_batch batch = gather_batch(e);
-    assert(batch.n_rows == n_rows);
+    assert(batch.n_rows == n_planned + n_drafted);
+    double start = now_ms();
     model_forward(e->model, &e->pool, &batch);
-    scheduler_commit(&e->scheduler);
     double now = now_ms();
-    for (int i = 0; i < batch.n_logits; i++) sample_one(e, e->sampled[i], model_logits(e->model, i), now);
+    scheduler_commit(&e->scheduler);
+    for (int i = 0; i < e->n_sampled; i++) n_tokens += draw_tokens(e, e->sampled[i], e->sampled_rows[i], now);
+    draft_time(e, batch.n_rows, n_drafted, n_tokens, now - start);
     e->counts.steps++;
 }
 

@@ -191,6 +191,13 @@ static bool take_seed(const json_t *root, struct gen_params *gen, struct openai_
     return true;
 }
 
+/* Not OpenAI's: who guesses ahead. The text does not depend on it. */
+static bool take_drafter(const json_t *root, struct gen_params *gen, struct openai_refusal *refusal) {
+    const json_t *drafter = member(root, "drafter");
+    if (!drafter || (json_is_string(drafter) && engine_drafter_parse(json_string_value(drafter), &gen->drafter))) return true;
+    return refuse(refusal, "drafter", "drafter must be auto, none or suffix.");
+}
+
 static bool take_sampling(const json_t *root, struct gen_params *gen, struct openai_refusal *refusal) {
     struct engine_sampling *s = &gen->sampling;
     s->temperature = 1; /* OpenAI's defaults, not the page's */
@@ -204,7 +211,8 @@ static bool take_sampling(const json_t *root, struct gen_params *gen, struct ope
         return false;
     }
     if (!(s->top_p > 0)) return refuse(refusal, "top_p", "top_p must be greater than 0.");
-    return take_seed(root, gen, refusal) && take_stop(root, gen, refusal) && take_bias(root, gen, refusal);
+    return take_seed(root, gen, refusal) && take_stop(root, gen, refusal) && take_bias(root, gen, refusal) &&
+           take_drafter(root, gen, refusal);
 }
 
 /* What would change the answer and is not offered: saying no is better than answering something else. */

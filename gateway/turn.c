@@ -214,6 +214,7 @@ bool turn_submit(struct generation *g, const struct engine_message *messages, in
         .drop_oldest = g->params.drop_oldest,
         .max_tokens = g->params.max_tokens,
         .sampling = g->params.sampling,
+        .drafter = g->params.drafter,
         .stop = (const char *const *)g->params.stop,
         .n_stop = g->params.n_stop,
         .cache_salt = mix(mix((uint64_t)g->user ^ gateway->salt_key[0]) ^ gateway->salt_key[1]),
