@@ -1,13 +1,14 @@
 /* draft.c - speculation inside the engine: which sequences carry drafts in this step, and what their draws teach.
  *
- * Once the scheduler has planned a step, each sequence that decodes is asked for a guess, the controller keeps the nodes that pay, and
- * the scheduler gives them rows if it can do so without taking anything from others. A step with a piece of a prompt in it does not
- * draft: there each row costs its full arithmetic, and the prompt's own rows use it better.
+ * Once the scheduler has planned a step, each sequence that decodes is asked for a guess, the controller keeps the nodes that
+ * pay, and the scheduler gives them rows if it can do so without taking anything from others. A step with a piece of a prompt
+ * in it does not draft: there each row costs its full arithmetic, and the prompt's own rows use it better.
  *
- *  (1) A draft's tokens lie behind the known ones, tokens[n_tokens .. n_tokens + n_draft), and their keys and values in the blocks
- *      behind; both are worth nothing until the target has drawn the same tokens.
+ *  (1) A draft's tokens lie behind the known ones, tokens[n_tokens .. n_tokens + n_draft), and their keys and values in the
+ *      blocks behind; both are worth nothing until the target has drawn the same tokens.
  *  (2) A draft never reaches the last token a sequence may have: that one is always drawn.
- *  (3) A slot belongs to a request from its first guess to its end; one that was preempted may lose it and start anew. Engine thread. */
+ *  (3) A slot belongs to a request from its first guess to its end; one that was preempted may lose it and start anew. Engine
+ *      thread. */
 #include "engine/draft.h"
 
 #include <assert.h>

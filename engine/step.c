@@ -206,8 +206,8 @@ static void note_times(struct engine *e, struct request *r, double now) {
     r->last_token_ms = now;
 }
 
-/* Draws this request's next token, and further ones while a row of the draft has the token that was drawn: its logits stand on the
- * same text then as those of a later step would. Returns the number of draws. */
+/* Draws this request's next token, and further ones while a row of the draft has the token that was drawn: its logits stand on
+ * the same text then as those of a later step would. Returns the number of draws. */
 static int draw_tokens(struct engine *e, struct request *r, int first_row, double now) {
     struct sequence *seq = &r->seq;
     int32_t drawn[TREE_MAX_NODES];

@@ -1,8 +1,8 @@
 /* controller.c - how much of the drafts a step verifies: none, unless measurements say that it pays.
  *
- * A step of n rows gives each sequence a token for certain and, with k nodes more, the sum of their chances on top. The nodes of all
- * trees are taken in order of chance, and the k with the most expected tokens per millisecond is kept, if it beats k = 0 by MARGIN.
- * Cost is scanned over all k: kernels work on tiles of rows, so it rises in steps.
+ * A step of n rows gives each sequence a token for certain and, with k nodes more, the sum of their chances on top. The nodes
+ * of all trees are taken in order of chance, and the k with the most expected tokens per millisecond is kept, if it beats k =
+ * 0 by MARGIN. Cost is scanned over all k: kernels work on tiles of rows, so it rises in steps.
  *
  * The two ways to be wrong for long are closed: when every step drafts, a plain one is measured after PLAIN_EVERY; when none does
  * although a guess is likely, one is tried after probe_after steps, which doubles as long as the answer stays the same. */

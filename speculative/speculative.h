@@ -6,12 +6,12 @@
  *     the target's own draws walk it             walk_begin, walk_step
  *     everyone learns                            odds_learn, controller_learn
  *
- * One rule makes speculation invisible: at each node the target draws its own token, with the noise of that position; a child that
- * carries the token is accepted, and the first token that no child carries ends the round (the bonus). A draft decides how many
- * draws one step allows, never what is drawn, so a bad one costs time alone.
+ * One rule makes speculation invisible: at each node the target draws its own token, with the noise of that position; a child
+ * that carries the token is accepted, and the first token that no child carries ends the round (the bonus). A draft decides
+ * how many draws one step allows, never what is drawn, so a bad one costs time alone.
  *
- * This folder knows tokens and times, no model and no engine; it prints nothing and keeps no threads. One thread (the engine's) uses
- * these things; memory is allocated by *_open alone. */
+ * This folder knows tokens and times, no model and no engine; it prints nothing and keeps no threads. One thread (the
+ * engine's) uses these things; memory is allocated by *_open alone. */
 #ifndef FORESAY_SPECULATIVE_H
 #define FORESAY_SPECULATIVE_H
 
@@ -39,10 +39,12 @@ struct token_tree {
 };
 
 void tree_init(struct token_tree *tree, int32_t root);
-/* Adds a child, or finds the one that carries the token already. Its chance is the parent's times odds. Returns the node, or -1 when
- * the tree is full. */
+/* Adds a child, or finds the one that carries the token already. Its chance is the parent's times odds. Returns the node, or
+ * -1 when the tree is full. */
 int tree_add(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds);
-/* The child of a node that carries the token, or -1. */
+/* Adds a child even if another one carries the same token: drafts that are drawn may repeat. Otherwise like tree_add. */
+int tree_push(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds);
+/* The first child of a node that carries the token, or -1. */
 int tree_child(const struct token_tree *tree, int node, int32_t token);
 
 /* Where the target's draws have come to in a tree of which only the first n_nodes were computed. */
@@ -57,10 +59,44 @@ static inline void walk_begin(struct tree_walk *walk, const struct token_tree *t
  * False: the token is the bonus, and the round is over. */
 bool walk_step(struct tree_walk *walk, int32_t token);
 
+/* --- verifying by distribution ---
+ *
+ * Sample-and-match gives the very text of plain decoding and needs to know nothing of the drafter. The modes below compare the
+ * target's distribution with the one that the draft was drawn from. They accept drawn drafts more often; what comes out has the
+ * target's distribution, but is not the text that plain decoding would give for the same seed. Typical acceptance changes the
+ * distribution, too. */
+
+/* Who decides: a random number generator, or a test that follows every path. */
+struct verify_dice {
+    bool (*accept)(void *self, double chance);
+    int (*pick)(void *self, const double *weights, int n); /* weights need not sum to 1 */
+    void *self;
+};
+
+struct verify_problem {
+    const struct token_tree *tree; /* children in the order in which they were drawn */
+    int n_vocab;
+    const double *target; /* [n_nodes, n_vocab]: the target's distribution behind each node */
+    const double *draft;  /* [n_nodes, n_vocab]: what the node's children were drawn from; unused for leaves */
+    double *scratch;      /* [2, n_nodes, n_vocab] */
+};
+
+/* Node by node from the root (SpecInfer's multi-step speculative sampling). The children of a node are independent draws, or,
+ * with no_repeats, draws without replacement (Sequoia). On a chain this is token-level rejection (Leviathan et al., Chen et al.).
+ * out: the accepted tokens and one more, at most the tree's depth + 1; returns their number. */
+int verify_multi_step(const struct verify_problem *problem, bool no_repeats, const struct verify_dice *dice, int32_t *out);
+/* From the leaves to the root, whole paths at once (traversal verification); children are drawn without replacement. On a
+ * chain this is block verification (Sun et al.), which accepts more than token by token. */
+int verify_traversal(const struct verify_problem *problem, const struct verify_dice *dice, int32_t *out);
+/* LOSSY: Medusa's typical acceptance. A token is typical where its probability exceeds min(epsilon, delta * exp(-entropy)); the
+ * longest path of them is accepted, its first token must be the target's likeliest, and the likeliest token follows it. */
+int verify_typical(const struct verify_problem *problem, double epsilon, double delta, int32_t *out);
+
 /* --- odds: how often a kind of guess came true ---
  *
  * Guesses fall into classes (the suffix drafter's: by length of the match). Each draw of the target scores the children of its
- * node, whether they were computed or not: the draw would have been the same. So odds are learned also while nothing is drafted. */
+ * node, whether they were computed or not: the draw would have been the same. So odds are learned also while nothing is
+ * drafted. */
 
 struct draft_odds {
     float tried[ODDS_CLASSES], right[ODDS_CLASSES]; /* weights; older guesses count less */
@@ -100,8 +136,8 @@ enum {
     SUFFIX_MAX_MATCH = 32, /* tokens that are compared */
     SUFFIX_MAX_PLACES = 4, /* branches of a tree */
 };
-/* Finds earlier places of the sequence's own text that end like it and proposes what followed there. 8 to 12 bytes a token; a proposal
- * takes about a microsecond. Returns 0, or -1 when memory is refused. */
+/* Finds earlier places of the sequence's own text that end like it and proposes what followed there. 8 to 12 bytes a token; a
+ * proposal takes about a microsecond. Returns 0, or -1 when memory is refused. */
 int suffix_drafter_open(struct drafter *out, int n_slots, int max_tokens);
 /* Bytes that suffix_drafter_open allocates. */
 uint64_t suffix_drafter_bytes(int n_slots, int max_tokens);

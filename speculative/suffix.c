@@ -1,13 +1,13 @@
 /* suffix.c - the drafter that costs nothing: text repeats itself, so what followed these words before may follow them again.
  *
- * For each slot an index of pairs: position p is filed under the hash of tokens (p - 1, p), newest first, each entry linked to the
- * one before it of the same hash. To propose, the latest MAX_VISITS places of the last pair are compared with the end of the text,
- * backwards; the longest match wins, the newest of equals. What followed it is the draft. Where it runs into the end of the text it
- * goes on in the draft itself, so a loop of period 3 can be drafted 16 tokens ahead.
+ * For each slot an index of pairs: position p is filed under the hash of tokens (p - 1, p), newest first, each entry linked to
+ * the one before it of the same hash. To propose, the latest MAX_VISITS places of the last pair are compared with the end of
+ * the text, backwards; the longest match wins, the newest of equals. What followed it is the draft. Where it runs into the end
+ * of the text it goes on in the draft itself, so a loop of period 3 can be drafted 16 tokens ahead.
  *
  * A guess is the better, the longer the text has matched: a node's class is the length of the match that ends before it, drafted
- * tokens included. Against a suffix automaton this finds the same match except behind MAX_VISITS newer places of the same pair, at a
- * seventh of the memory, and it sees several competing places. */
+ * tokens included. Against a suffix automaton this finds the same match except behind MAX_VISITS newer places of the same
+ * pair, at a seventh of the memory, and it sees several competing places. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>

@@ -21,10 +21,9 @@ int tree_child(const struct token_tree *tree, int node, int32_t token) {
     return -1;
 }
 
-int tree_add(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds) {
+int tree_push(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds) {
     assert(parent >= 0 && parent < tree->n_nodes && odds_class >= 0 && odds_class < ODDS_CLASSES);
-    int node = tree_child(tree, parent, token);
-    if (node >= 0) return node;
+    int node;
     if (tree->n_nodes == TREE_MAX_NODES) return -1;
     node = tree->n_nodes++;
     tree->tokens[node] = token;
@@ -34,6 +33,11 @@ int tree_add(struct token_tree *tree, int parent, int32_t token, int odds_class,
     tree->chance[node] = tree->chance[parent] * odds;
     tree->ancestors[node] = tree->ancestors[parent] | (uint64_t)1 << node;
     return node;
+}
+
+int tree_add(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds) {
+    int node = tree_child(tree, parent, token);
+    return node >= 0 ? node : tree_push(tree, parent, token, odds_class, odds);
 }
 
 bool walk_step(struct tree_walk *walk, int32_t token) {

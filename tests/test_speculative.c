@@ -1,5 +1,5 @@
-/* test_speculative.c - trees and walks, the suffix drafter against a brute-force search, odds, and a controller that never loses in
- * simulation. */
+/* test_speculative.c - trees and walks, the suffix drafter against a brute-force search, odds, and a controller that never
+ * loses in simulation. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
