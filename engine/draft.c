@@ -12,34 +12,102 @@
 #include "engine/draft.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "engine/internal.h"
 #include "engine/log.h"
 
+enum { STORE_MAX_BYTES = 1 << 30 };
+
 /* --- open, close --- */
 
 uint64_t draft_bytes(const struct engine_config *config) {
     if (config->drafter == ENGINE_DRAFTER_NONE) return 0;
-    return suffix_drafter_bytes(config->max_seqs, config->ctx_len) + (uint64_t)config->max_seqs * sizeof(struct draft_slot);
+    return lookup_drafter_bytes(config->max_seqs, config->ctx_len) + (uint64_t)config->max_seqs * sizeof(struct draft_slot);
 }
 
-int draft_open(struct drafting *d, const struct engine_config *config) {
-    *d = (struct drafting){.n_slots = config->max_seqs};
-    controller_init(&d->controller);
-    odds_init_prior(&d->odds);
-    if (config->drafter == ENGINE_DRAFTER_NONE) return 0;
+static uint64_t digest(uint64_t hash, const void *data, size_t n) { /* FNV-1a */
+    const unsigned char *bytes = data;
+    for (size_t i = 0; i < n; i++) hash = (hash ^ bytes[i]) * 0x100000001B3u;
+    return hash;
+}
+
+void draft_digests(const struct engine *e, uint64_t *vocab, uint64_t *target) {
+    const struct model_shape *s = &e->model->shape;
+    uint64_t hash = 0xCBF29CE484222325u;
+    for (int32_t id = 0; id < tokenizer_vocab_size(e->tokenizer); id++) {
+        size_t len;
+        const char *name = tokenizer_name(e->tokenizer, id, &len);
+        hash = digest(digest(hash, &len, sizeof len), name, len);
+    }
+    *vocab = hash;
+    /* The last norm is kept as floats in every quantization, and no two trainings end with the same. */
+    *target = digest(hash, e->model->output_norm, (size_t)s->n_embd * sizeof *e->model->output_norm);
+}
+
+static int fail(struct engine_error *error, const char *path, const char *trouble) {
+    snprintf(error->text, sizeof error->text, "%s %s", path, trouble);
+    return ENGINE_ERR_ARGUMENT;
+}
+
+/* The whole file in memory, or NULL. */
+static void *read_file(const char *path, uint64_t *size) {
+    FILE *file = fopen(path, "rb");
+    if (!file) return NULL;
+    long end = fseek(file, 0, SEEK_END) == 0 ? ftell(file) : -1;
+    void *image = end >= 0 && end <= STORE_MAX_BYTES && fseek(file, 0, SEEK_SET) == 0 ? malloc((size_t)end + 1) : NULL;
+    *size = (uint64_t)end;
+    if (image && fread(image, 1, (size_t)end, file) != (size_t)end) {
+        free(image);
+        image = NULL;
+    }
+    fclose(file);
+    return image;
+}
+
+static int open_store(struct engine *e, const char *path, struct engine_error *error) {
+    struct drafting *d = &e->drafting;
+    uint64_t size, vocab, target;
+    d->store_image = read_file(path, &size);
+    if (!d->store_image) return fail(error, path, "cannot be read as an n-gram store");
+    draft_digests(e, &vocab, &target);
+    const char *trouble =
+        ngram_open(&d->store, d->store_image, size, (uint32_t)tokenizer_vocab_size(e->tokenizer), vocab, target);
+    return trouble ? fail(error, path, trouble) : ENGINE_OK;
+}
+
+static int open_tables(struct engine *e, struct engine_error *error) {
+    struct drafting *d = &e->drafting;
     size_t n = (size_t)d->n_slots;
     d->slots = calloc(n, sizeof *d->slots);
     d->trees = calloc(n, sizeof *d->trees);
     d->guessing = calloc(n, sizeof *d->guessing);
     d->kept = calloc(n, sizeof *d->kept);
-    if (!d->slots || !d->trees || !d->guessing || !d->kept) return -1;
-    return suffix_drafter_open(&d->drafter, d->n_slots, config->ctx_len);
+    const struct ngram_store *store = d->store.header ? &d->store : NULL;
+    if (d->slots && d->trees && d->guessing && d->kept &&
+        lookup_drafter_open(&d->drafter, d->n_slots, e->config.ctx_len, store) == 0)
+        return ENGINE_OK;
+    snprintf(error->text, sizeof error->text, "no memory for the drafter's tables");
+    return ENGINE_ERR_MEMORY;
+}
+
+int draft_open(struct engine *e, struct engine_error *error) {
+    struct drafting *d = &e->drafting;
+    const struct engine_config *c = &e->config;
+    *d = (struct drafting){.n_slots = c->max_seqs};
+    controller_init(&d->controller);
+    odds_init_prior(&d->odds);
+    if (c->drafter == ENGINE_DRAFTER_NONE) return ENGINE_OK;
+    if (c->drafter > ENGINE_DRAFTER_SUFFIX && !c->draft_store)
+        return fail(error, "--drafter", "ngram and merge need a store: --drafter ngram:FILE");
+    int rc = c->draft_store ? open_store(e, c->draft_store, error) : ENGINE_OK;
+    return rc != ENGINE_OK ? rc : open_tables(e, error);
 }
 
 void draft_close(struct drafting *d) {
     if (d->drafter.ops) d->drafter.ops->close(d->drafter.self);
+    free(d->store_image);
     free(d->slots);
     free(d->trees);
     free(d->guessing);
@@ -100,6 +168,11 @@ static int most_nodes(const struct engine *e, const struct sequence *seq) {
     return most < e->config.draft_max ? most : e->config.draft_max;
 }
 
+static int sources_of(enum engine_drafter drafter) {
+    if (drafter == ENGINE_DRAFTER_SUFFIX) return DRAFT_FROM_SUFFIX;
+    return drafter == ENGINE_DRAFTER_NGRAM ? DRAFT_FROM_STORE : DRAFT_FROM_ALL;
+}
+
 static void guess(struct engine *e, struct request *r) {
     struct drafting *d = &e->drafting;
     const struct sequence *seq = &r->seq;
@@ -109,7 +182,8 @@ static void guess(struct engine *e, struct request *r) {
                                     .own = &slot->own,
                                     .all = &d->odds,
                                     .max_nodes = most_nodes(e, seq),
-                                    .max_width = 1};
+                                    .max_width = 1,
+                                    .sources = sources_of(r->drafter)};
     tree_init(&slot->tree, seq->tokens[seq->n_tokens - 1]);
     if (context.max_nodes < 1) return;
     d->drafter.ops->propose(d->drafter.self, (int)(slot - d->slots), &context, &slot->tree);

@@ -26,6 +26,8 @@ struct draft_slot {
 
 struct drafting {
     struct drafter drafter;
+    struct ngram_store store; /* header NULL = none */
+    void *store_image;
     struct controller controller;
     struct draft_odds odds;   /* of all sequences */
     struct draft_slot *slots; /* [n_slots]; NULL = speculation is off */
@@ -39,8 +41,8 @@ struct drafting {
 
 /* Bytes that draft_open allocates. ctx_len is set in config. */
 uint64_t draft_bytes(const struct engine_config *config);
-/* Returns 0, or -1 when memory is refused; draft_close frees what there is. */
-int draft_open(struct drafting *d, const struct engine_config *config);
+/* Model and tokenizer are open. ENGINE_OK, or a status with its sentence; draft_close frees what there is. */
+int draft_open(struct engine *e, struct engine_error *error);
 void draft_close(struct drafting *d);
 
 /* The scheduler has planned n_rows rows; returns how many rows of drafts were added. */
@@ -51,6 +53,9 @@ void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int 
 void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, double ms);
 /* The request has ended. */
 void draft_forget(struct request *r);
+
+/* What a store belongs to: the vocabulary, and the model whatever its quantization. */
+void draft_digests(const struct engine *e, uint64_t *vocab, uint64_t *target);
 
 /* For tests: another drafter in place of the engine's own, which it closes. Before the first submit. */
 void engine_set_drafter(struct engine *e, const struct drafter *drafter);

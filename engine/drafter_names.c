@@ -3,14 +3,20 @@
 
 #include "engine/engine.h"
 
-static const char *const names[] = {
-    [ENGINE_DRAFTER_AUTO] = "auto", [ENGINE_DRAFTER_NONE] = "none", [ENGINE_DRAFTER_SUFFIX] = "suffix"};
+static const char *const names[] = {[ENGINE_DRAFTER_AUTO] = "auto",
+                                    [ENGINE_DRAFTER_NONE] = "none",
+                                    [ENGINE_DRAFTER_SUFFIX] = "suffix",
+                                    [ENGINE_DRAFTER_NGRAM] = "ngram",
+                                    [ENGINE_DRAFTER_MERGE] = "merge"};
 
-bool engine_drafter_parse(const char *name, enum engine_drafter *out) {
+bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **store) {
+    size_t n = strcspn(text, ":");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (strcmp(name, names[i]) != 0) continue;
+        if (strlen(names[i]) != n || memcmp(names[i], text, n) != 0) continue;
         *out = (enum engine_drafter)i;
-        return true;
+        if (store) *store = text[n] ? text + n + 1 : NULL;
+        bool takes_store = store && i != ENGINE_DRAFTER_NONE && i != ENGINE_DRAFTER_SUFFIX;
+        return !text[n] || (takes_store && text[n + 1]);
     }
     return false;
 }

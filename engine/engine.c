@@ -151,7 +151,7 @@ static int open_pool(struct engine *e, const struct model_shape *shape, int n_bl
     }
     if (kv_cache_init(&e->cache, &e->backend, &e->pool, e->config.prefix_cache, identity) != 0 ||
         scheduler_init(&e->scheduler, &e->cache, e->config.step_tokens, e->config.max_seqs) != 0 ||
-        sampler_init(&e->sampler, tokenizer_vocab_size(e->tokenizer)) != 0 || draft_open(&e->drafting, &e->config) != 0)
+        sampler_init(&e->sampler, tokenizer_vocab_size(e->tokenizer)) != 0)
         return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
     return ENGINE_OK;
 }
@@ -181,7 +181,7 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
         return rc;
     rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error);
     log_progress_end();
-    if (rc != ENGINE_OK || (rc = open_pool(e, &shape, n_blocks, error))) return rc;
+    if (rc != ENGINE_OK || (rc = open_pool(e, &shape, n_blocks, error)) || (rc = draft_open(e, error))) return rc;
     return open_step_buffers(e, error);
 }
 
@@ -225,7 +225,7 @@ int engine_open(struct engine **out, const struct engine_config *config, struct 
     e->config = *config;
     init_locks(e);
     if ((rc = gguf_open(&gguf, config->model_path, error)) || (rc = open_model(e, gguf, error))) goto done;
-    e->config.model_path = NULL; /* the caller's; not to be read from here on */
+    e->config.model_path = e->config.draft_store = NULL; /* the caller's; not to be read from here on */
     e->stats.blocks_total = e->stats.blocks_free = e->cache.n_blocks;
     if ((rc = open_threads(e, error))) goto done;
     log_opened(e, started_ms);

@@ -45,11 +45,14 @@ struct engine_error {
 enum engine_drafter {
     ENGINE_DRAFTER_AUTO,   /* whatever measurements say is fastest, which may be nothing */
     ENGINE_DRAFTER_NONE,   /* one token a step */
-    ENGINE_DRAFTER_SUFFIX, /* what followed the same words earlier in the text, wherever there is such a place */
+    ENGINE_DRAFTER_SUFFIX, /* what followed the same words earlier in the text; drafts wherever it can, whatever it costs */
+    ENGINE_DRAFTER_NGRAM,  /* what this model often says after these words, from a store; likewise */
+    ENGINE_DRAFTER_MERGE,  /* both; likewise */
 };
-const char *engine_drafter_name(enum engine_drafter drafter); /* "auto", "none", "suffix" */
-/* False for other names. */
-bool engine_drafter_parse(const char *name, enum engine_drafter *out);
+/* "auto", "none", "suffix", "ngram", "merge". With a colon a store's file may follow "auto", "ngram" and "merge", if store is
+ * given: it points into text then, or is NULL. False for anything else. */
+bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **store);
+const char *engine_drafter_name(enum engine_drafter drafter);
 
 struct engine_config {
     const char *model_path; /* read during engine_open only */
@@ -60,11 +63,11 @@ struct engine_config {
     int max_waiting;        /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
     int step_tokens;        /* token budget of one step: decode rows plus prefill chunks */
     size_t kv_bytes;        /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
-    enum engine_drafter
-        drafter;             /* of requests that ask for AUTO; NONE also takes no memory for drafts, so none can be asked for */
-    int draft_max;           /* tokens a sequence may guess ahead in one step, 1 .. 63 */
-    bool prefix_cache;       /* keep finished blocks and reuse them for equal prefixes */
-    void (*wake)(void *arg); /* engine's thread: events went from none to some; must not block, must not call the engine */
+    enum engine_drafter drafter; /* of requests that ask for AUTO; NONE: no memory for drafts, so none can be asked for */
+    const char *draft_store;     /* n-gram store that belongs to this model, or NULL; read during engine_open only */
+    int draft_max;               /* tokens a sequence may guess ahead in one step, 1 .. 63 */
+    bool prefix_cache;           /* keep finished blocks and reuse them for equal prefixes */
+    void (*wake)(void *arg);     /* engine's thread: events went from none to some; must not block, must not call the engine */
     void *wake_arg;
 };
 struct engine_config engine_config_default(void);

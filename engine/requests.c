@@ -81,9 +81,11 @@ static int check_request(const struct engine *e, const struct engine_request *q,
     int rc = check_text(e, q, n_bytes, error);
     if (rc != ENGINE_OK) return rc;
     if (q->max_tokens < 0) return refuse(error, ENGINE_ERR_ARGUMENT, "max_tokens must be 0 (until the context is full) or more");
-    if (q->drafter > ENGINE_DRAFTER_SUFFIX) return refuse(error, ENGINE_ERR_ARGUMENT, "the drafter is unknown");
-    if (e->config.drafter == ENGINE_DRAFTER_NONE && q->drafter == ENGINE_DRAFTER_SUFFIX)
+    if (q->drafter > ENGINE_DRAFTER_MERGE) return refuse(error, ENGINE_ERR_ARGUMENT, "the drafter is unknown");
+    if (e->config.drafter == ENGINE_DRAFTER_NONE && q->drafter > ENGINE_DRAFTER_NONE)
         return refuse(error, ENGINE_ERR_ARGUMENT, "drafters are turned off here (--drafter none)");
+    if (!e->drafting.store.header && q->drafter > ENGINE_DRAFTER_SUFFIX)
+        return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no n-gram store (--drafter auto:FILE)");
     return sampling_check(&q->sampling, tokenizer_vocab_size(e->tokenizer), error);
 }
 

@@ -19,6 +19,7 @@ enum { MAX_BATCHES = 32, MAX_BATCH = 1024, MAX_RUNS = 101, DECODE_PROMPT = 16 };
 struct settings {
     const char *model, *batches, *isa, *drafter_name;
     enum engine_drafter drafter;
+    const char *draft_store;
     int threads, n_prompt, n_generate, n_runs, step_tokens;
     bool json;
     int batch[MAX_BATCHES], n_batches, largest;
@@ -163,6 +164,7 @@ static int bench(const struct settings *s) {
     config.isa = s->isa;
     config.n_threads = s->threads;
     config.drafter = s->drafter;
+    config.draft_store = s->draft_store;
     config.max_seqs = s->largest;
     config.step_tokens = s->step_tokens > s->largest ? s->step_tokens : s->largest;
     config.prefix_cache = false; /* every run computes its prompt */
@@ -190,7 +192,8 @@ int tool_bench(int argc, char **argv) {
         {"runs", OPTION_INT, &s.n_runs, "N", "runs behind each median", 1, MAX_RUNS, false},
         {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step", 1, 1 << 16, false},
         {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
-        {"drafter", OPTION_STRING, &s.drafter_name, "NAME", "who guesses ahead: none, auto or suffix", 0, 0, false},
+        {"drafter", OPTION_STRING, &s.drafter_name, "NAME", "who guesses ahead: none, auto, suffix, ngram:FILE or merge:FILE", 0,
+         0, false},
         {"json", OPTION_FLAG, &s.json, NULL, "one JSON object instead of a table", 0, 0, false},
     };
     struct option_set set = {.command = "bench",
@@ -204,8 +207,9 @@ int tool_bench(int argc, char **argv) {
         fprintf(stderr, "foresay bench: --model is needed, --batch is a list such as 1,2,4 (foresay bench --help)\n");
         return 2;
     }
-    if (!engine_drafter_parse(s.drafter_name, &s.drafter)) {
-        fprintf(stderr, "foresay bench: --drafter is none, auto or suffix, not '%s'\n", s.drafter_name);
+    if (!engine_drafter_parse(s.drafter_name, &s.drafter, &s.draft_store)) {
+        fprintf(stderr, "foresay bench: --drafter is auto, auto:FILE, none, suffix, ngram:FILE or merge:FILE, not '%s'\n",
+                s.drafter_name);
         return 2;
     }
     log_set_level(LOG_WARN);

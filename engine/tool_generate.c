@@ -13,6 +13,7 @@
 struct settings {
     const char *model, *prompt, *chat, *system, *isa, *drafter_name;
     enum engine_drafter drafter;
+    const char *draft_store;
     int draft_max, n_tokens, threads, ctx, step_tokens;
     struct engine_sampling sampling;
     size_t kv_bytes;
@@ -148,6 +149,7 @@ static int generate(const struct settings *settings) {
     config.step_tokens = settings->step_tokens;
     config.kv_bytes = settings->kv_bytes;
     config.drafter = settings->drafter;
+    config.draft_store = settings->draft_store;
     config.draft_max = settings->draft_max;
     config.max_seqs = 1;
     if (engine_open(&engine, &config, &error) != ENGINE_OK) return fail(error.text);
@@ -199,8 +201,8 @@ int tool_generate(int argc, char **argv) {
         {"ctx", OPTION_INT, &s.ctx, "N", "context in tokens, 0 = the model's, at most 8192", 0, 1 << 24, false},
         {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step; does not change the text", 1, 1 << 16, false},
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},
-        {"drafter", OPTION_STRING, &s.drafter_name, "NAME", "who guesses ahead: auto, none or suffix; does not change the text",
-         0, 0, false},
+        {"drafter", OPTION_STRING, &s.drafter_name, "NAME",
+         "who guesses ahead: auto, none, suffix, ngram:FILE or merge:FILE; does not change the text", 0, 0, false},
         {"draft-max", OPTION_INT, &s.draft_max, "N", "tokens guessed ahead at most", 1, 63, false},
         {"json", OPTION_FLAG, &s.json, NULL, "one JSON object instead of streamed text", 0, 0, false},
     };
@@ -215,8 +217,9 @@ int tool_generate(int argc, char **argv) {
         fprintf(stderr, "foresay generate: --model and one of --prompt and --chat are needed (foresay generate --help)\n");
         return 2;
     }
-    if (!engine_drafter_parse(s.drafter_name, &s.drafter)) {
-        fprintf(stderr, "foresay generate: --drafter is auto, none or suffix, not '%s'\n", s.drafter_name);
+    if (!engine_drafter_parse(s.drafter_name, &s.drafter, &s.draft_store)) {
+        fprintf(stderr, "foresay generate: --drafter is auto, auto:FILE, none, suffix, ngram:FILE or merge:FILE, not '%s'\n",
+                s.drafter_name);
         return 2;
     }
     log_set_level(LOG_WARN); /* the terminal belongs to the text */

@@ -194,8 +194,9 @@ static bool take_seed(const json_t *root, struct gen_params *gen, struct openai_
 /* Not OpenAI's: who guesses ahead. The text does not depend on it. */
 static bool take_drafter(const json_t *root, struct gen_params *gen, struct openai_refusal *refusal) {
     const json_t *drafter = member(root, "drafter");
-    if (!drafter || (json_is_string(drafter) && engine_drafter_parse(json_string_value(drafter), &gen->drafter))) return true;
-    return refuse(refusal, "drafter", "drafter must be auto, none or suffix.");
+    if (!drafter || (json_is_string(drafter) && engine_drafter_parse(json_string_value(drafter), &gen->drafter, NULL)))
+        return true;
+    return refuse(refusal, "drafter", "drafter must be auto, none, suffix, ngram or merge.");
 }
 
 static bool take_sampling(const json_t *root, struct gen_params *gen, struct openai_refusal *refusal) {

@@ -25,7 +25,7 @@
 
 enum {
     TREE_MAX_NODES = 64, /* the root included: a set of nodes fits a word */
-    ODDS_CLASSES = 16,
+    ODDS_CLASSES = 24,
 };
 
 struct token_tree {
@@ -117,7 +117,10 @@ struct draft_context {
     const struct draft_odds *own, *all;
     int max_nodes; /* beside the root; at most TREE_MAX_NODES - 1 */
     int max_width; /* branches; 1 = a chain */
+    int sources;   /* of a drafter with several: DRAFT_FROM_... */
 };
+
+enum { DRAFT_FROM_SUFFIX = 1, DRAFT_FROM_STORE = 2, DRAFT_FROM_ALL = 3 };
 
 /* A slot is one sequence's place in a drafter. */
 struct drafter_ops {
@@ -132,15 +135,62 @@ struct drafter {
     void *self;
 };
 
+/* --- the n-gram store ---
+ *
+ * What the target tends to say after 1 .. 4 tokens, distilled from its own text: for each context up to NGRAM_NEXT tokens with
+ * their probability, blended with what shorter contexts say, so that the longest known context has the answer. The image is
+ * what lies in a file: a header, then for each length the records sorted by hash of their context. 8 bytes a record. */
+
+enum { NGRAM_ORDERS = 4, NGRAM_NEXT = 4 };
+
+struct ngram_header {
+    char magic[8]; /* "fsngram1" */
+    uint64_t vocab_digest, target_digest;
+    uint64_t n_text; /* tokens of text that it was made of */
+    uint32_t n_vocab;
+    uint32_t n_records[NGRAM_ORDERS]; /* by length of the context, 1 first */
+    uint32_t checksum;                /* of the records */
+};
+
+struct ngram_record {
+    uint32_t key;  /* hash of the context; ascending, of equals the likelier token first */
+    uint32_t next; /* token in the low 24 bits, probability * 255 in the high 8 */
+};
+
+struct ngram_store {
+    const struct ngram_header *header; /* into the image, which must outlive the store */
+    const struct ngram_record *records[NGRAM_ORDERS];
+};
+
+struct ngram_guess {
+    int32_t token;
+    float probability;
+};
+
+/* image: 8-byte aligned. NULL when all is well, or what is wrong, to be put behind the file's name: "is cut off ...". Digests
+ * of 0 are not compared. */
+const char *ngram_open(struct ngram_store *out, const void *image, uint64_t size, uint32_t n_vocab, uint64_t vocab_digest,
+                       uint64_t target_digest);
+/* Guesses what follows the last of n tokens, likeliest first. Returns their number, at most NGRAM_NEXT. */
+int ngram_find(const struct ngram_store *store, const int32_t *tokens, int n, struct ngram_guess *out);
+/* Makes an image of at most max_bytes from text; negative ids in it stand between texts. Returns malloc'ed memory and its size in
+ * *size; NULL when memory is refused. The longest contexts that were seen least go first where the size does not suffice. */
+void *ngram_build(const int32_t *text, uint64_t n_text, uint32_t n_vocab, uint64_t vocab_digest, uint64_t target_digest,
+                  uint64_t max_bytes, uint64_t *size);
+
+/* --- the drafter that looks things up --- */
+
 enum {
     SUFFIX_MAX_MATCH = 32, /* tokens that are compared */
-    SUFFIX_MAX_PLACES = 4, /* branches of a tree */
+    SUFFIX_MAX_PLACES = 4, /* of them are followed in one tree */
 };
-/* Finds earlier places of the sequence's own text that end like it and proposes what followed there. 8 to 12 bytes a token; a
- * proposal takes about a microsecond. Returns 0, or -1 when memory is refused. */
-int suffix_drafter_open(struct drafter *out, int n_slots, int max_tokens);
-/* Bytes that suffix_drafter_open allocates. */
-uint64_t suffix_drafter_bytes(int n_slots, int max_tokens);
+
+/* Two sources: earlier places of the sequence's own text that end like it (what followed there may follow here), and an n-gram
+ * store (NULL = none). Their guesses grow into one tree, likeliest first. 8 to 12 bytes a token of text; a proposal takes some
+ * microseconds. The store must outlive the drafter. Returns 0, or -1 when memory is refused. */
+int lookup_drafter_open(struct drafter *out, int n_slots, int max_tokens, const struct ngram_store *store);
+/* Bytes that lookup_drafter_open allocates. */
+uint64_t lookup_drafter_bytes(int n_slots, int max_tokens);
 
 /* --- the controller ---
  *

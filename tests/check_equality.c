@@ -256,9 +256,40 @@ static void run_cached(void) {
     n_failures++;
 }
 
-/* A drafter of tests/drafters.h that knows the reference, or the engine's own with which < 0. */
+enum { OWN_SUFFIX = -1, OWN_MERGE = -2 }; /* the engine's own drafters; others are indices of test_drafters */
+
+static char store_path[64];
+
+/* An n-gram store of half of the reference. */
+static void write_store(void) {
+    struct engine_config config = base_config();
+    struct engine *engine = open_engine(&config);
+    uint64_t vocab, target, size = 0;
+    int32_t *text = malloc(1 << 20);
+    int n = 0;
+    for (int i = 0; i < n_cases; i += 2) {
+        memcpy(text + n, reference[i].ids, (size_t)reference[i].n_ids * sizeof *text);
+        n += reference[i].n_ids;
+        text[n++] = -1;
+    }
+    draft_digests(engine, &vocab, &target);
+    void *image =
+        ngram_build(text, (uint64_t)n, (uint32_t)tokenizer_vocab_size(engine->tokenizer), vocab, target, 1 << 20, &size);
+    snprintf(store_path, sizeof store_path, "/tmp/foresay_check_equality_%d.ngram", getpid());
+    FILE *file = fopen(store_path, "wb");
+    if (!file || fwrite(image, 1, size, file) != size || fclose(file) != 0) n_failures++;
+    free(image);
+    free(text);
+    engine_close(engine);
+}
+
+/* A drafter of tests/drafters.h that knows the reference, or one of the engine's own. */
 static struct engine *open_drafting(struct engine_config *config, struct test_drafter *test, int which) {
     config->drafter = ENGINE_DRAFTER_SUFFIX; /* drafts whatever it costs */
+    if (which == OWN_MERGE) {
+        config->drafter = ENGINE_DRAFTER_MERGE;
+        config->draft_store = store_path;
+    }
     struct engine *engine = open_engine(config);
     if (which < 0) return engine;
     *test = (struct test_drafter){.n_answers = n_cases, .n_vocab = tokenizer_vocab_size(engine->tokenizer), .rng = 99};
@@ -274,7 +305,7 @@ static void run_drafter(int which) {
     struct test_drafter test;
     struct engine_stats stats;
     char way[80];
-    const char *name = which < 0 ? "suffix" : test_drafters[which].name;
+    const char *name = which == OWN_MERGE ? "suffix + ngram" : which < 0 ? "suffix" : test_drafters[which].name;
     config.prefix_cache = true;
     struct engine *engine = open_drafting(&config, &test, which);
     snprintf(way, sizeof way, "drafter %s, cache filled", name);
@@ -388,7 +419,8 @@ int main(int argc, char **argv) {
     run_cached();
     run_preempted(false, -1);
     run_preempted(true, -1);
-    for (int which = -1; which < N_TEST_DRAFTERS; which++) run_drafter(which);
+    write_store();
+    for (int which = OWN_MERGE; which < N_TEST_DRAFTERS; which++) run_drafter(which);
     run_preempted(false, 0);
     run_preempted(true, 2);
     run_isa("amx", 1, 0);
@@ -402,6 +434,7 @@ int main(int argc, char **argv) {
 
     for (int i = 0; i < n_cases; i++) outcome_free(&reference[i]);
     if (tiny_path[0]) unlink(tiny_path);
+    unlink(store_path);
     printf(n_failures ? "check_equality: %d differences\n" : "check_equality: all equal\n", n_failures);
     return n_failures > 0;
 }

@@ -97,8 +97,13 @@ static int oracle_place(const int32_t *tokens, int n, int *length) {
 static void propose(struct drafter *drafter, const int32_t *tokens, int n, int width, int max_nodes, struct token_tree *tree) {
     static struct draft_odds own, all;
     odds_init_prior(&all);
-    const struct draft_context context = {
-        .tokens = tokens, .n_tokens = n, .own = &own, .all = &all, .max_nodes = max_nodes, .max_width = width};
+    const struct draft_context context = {.tokens = tokens,
+                                          .n_tokens = n,
+                                          .own = &own,
+                                          .all = &all,
+                                          .max_nodes = max_nodes,
+                                          .max_width = width,
+                                          .sources = DRAFT_FROM_ALL};
     tree_init(tree, tokens[n - 1]);
     drafter->ops->propose(drafter->self, 1, &context, tree);
     assert_valid(tree);
@@ -113,7 +118,7 @@ static void suffixes_are_found(void **state) {
     struct token_tree tree;
     int32_t tokens[64 + 16];
     int n_found = 0;
-    assert_int_equal(suffix_drafter_open(&drafter, 3, 64), 0);
+    assert_int_equal(lookup_drafter_open(&drafter, 3, 64, NULL), 0);
     for (int round = 0; round < 3000; round++) {
         uint32_t alphabet = 2 + draw(12);
         drafter.ops->begin(drafter.self, 1);
@@ -143,7 +148,7 @@ static void competing_places_become_branches(void **state) {
     struct token_tree tree, chain;
     int32_t tokens[64];
     int n_branched = 0;
-    assert_int_equal(suffix_drafter_open(&drafter, 2, 64), 0);
+    assert_int_equal(lookup_drafter_open(&drafter, 2, 64, NULL), 0);
     for (int round = 0; round < 3000; round++) {
         drafter.ops->begin(drafter.self, 1);
         int n = 3 + (int)draw(60);
@@ -175,7 +180,7 @@ static void slots_are_private(void **state) {
     struct drafter drafter;
     struct token_tree tree;
     const int32_t secret[] = {1, 2, 3, 4, 1, 2}, asked[] = {9, 8, 1, 2};
-    assert_int_equal(suffix_drafter_open(&drafter, 2, 64), 0);
+    assert_int_equal(lookup_drafter_open(&drafter, 2, 64, NULL), 0);
     drafter.ops->begin(drafter.self, 1);
     propose(&drafter, secret, 6, 1, 4, &tree);
     assert_int_equal(tree.n_nodes, 5);
