@@ -76,7 +76,8 @@ $(BUILD)/obj/kernels/%_avx2.o: CFLAGS += $(AVX2)
 $(BUILD)/obj/kernels/%_avxvnni.o: CFLAGS += $(AVXVNNI)
 $(BUILD)/obj/kernels/%_avx512.o: CFLAGS += $(AVX512)
 $(BUILD)/obj/kernels/%_amx.o: CFLAGS += $(AVX512) $(AMX)
-$(BUILD)/obj/kernels/%.o: OPT = -O3
+# Sums of integers in the order written: in another order their terms do not fit the registers.
+$(BUILD)/obj/kernels/%.o: OPT = -O3 -fno-tree-reassoc
 ifdef EMULATED
 # Every instruction set on any x86 with AVX2, in plain C: see the header.
 AVXVNNI  := $(AVX2) -DEMULATE_VNNI -include tests/emulated_isa.h

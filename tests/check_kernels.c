@@ -1,7 +1,7 @@
 /* check_kernels.c - every instruction set and thread count against the plain C reference, bit by bit; with --bench the speed,
  * of a model's operations and then of every type (the latter alone with --bench-types).
  *
- * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N] [--bench|--bench-types [--threads N]]
+ * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N] [--bench|--bench-types [--threads N] [--type T]]
  *
  *  (1) What is expected always comes from the scalar backend with one thread and one row a call. So each comparison checks
  *      instruction set, thread count, batch size and place in the batch at once. Bits must be equal, except that any NaN
@@ -496,7 +496,7 @@ static void check_all(void) {
 }
 
 int main(int argc, char **argv) {
-    const char *isa = NULL;
+    const char *isa = NULL, *only_type = NULL;
     bool bench = false, types = false;
     int threads = 0;
     uint64_t seed = 1;
@@ -510,17 +510,18 @@ int main(int argc, char **argv) {
             isa = argv[++i];
         else if (strcmp(argv[i], "--threads") == 0 && value)
             threads = (int)strtol(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--type") == 0 && value)
+            only_type = argv[++i];
         else if (strcmp(argv[i], "--seed") == 0 && value)
             seed = strtoull(argv[++i], NULL, 10);
         else {
-            fprintf(
-                stderr,
-                "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N] [--bench|--bench-types [--threads N]]\n");
+            fprintf(stderr, "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N]\n"
+                            "                     [--bench|--bench-types [--threads N] [--type T]]\n");
             return 2;
         }
     }
     if (bench && bench_kernels(isa, threads)) return 1;
-    if (bench || types) return bench_types(isa, threads);
+    if (bench || types) return bench_types(isa, threads, only_type);
     random_state = seed * 0x9e3779b97f4a7c15ull + 1;
     printf("check_kernels: seed %llu\n", (unsigned long long)seed);
     open_subjects(isa);
