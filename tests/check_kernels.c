@@ -352,59 +352,7 @@ static void check_swiglu(void) {
     end_op();
 }
 
-/* --- rope_kv and attention --- */
-
-static void check_kv_case(struct kv_case *c) {
-    const int cells = c->n_rows * q_width(c);
-    const size_t bytes = sizeof(float) * (size_t)cells;
-    float *expected_q = take(bytes), *expected = take(bytes), *q = take(bytes), *out = take(bytes);
-    struct kv_pool expected_pool = new_pool(&reference, c);
-    memcpy(expected_q, c->q, bytes);
-    run_kv(&reference, c, expected_q, &expected_pool, expected, true);
-    for (int s = 0; s < n_subjects; s++) {
-        const struct backend *b = &subjects[s].backend;
-        struct kv_pool pool = new_pool(b, c);
-        memcpy(q, c->q, bytes);
-        memset(out, 0xff, bytes);
-        run_kv(b, c, q, &pool, out, false);
-        char what[96];
-        snprintf(what, sizeof what, "%d/%d heads of %d, %d rows in %d sequences from %d", c->shape.n_heads, c->shape.n_kv_heads,
-                 c->shape.head_dim, c->n_rows, c->n_seqs, c->seqs[0].first_pos);
-        expect_floats(expected_q, q, cells, subjects[s].name, "rotated queries");
-        expect(memcmp(expected_pool.data, pool.data, pool.block_bytes * MAX_BLOCKS) == 0, "%s: the KV pool differs, %s",
-               subjects[s].name, what);
-        expect_floats(expected, out, cells, subjects[s].name, what);
-        kv_pool_free(b, &pool);
-    }
-    kv_pool_free(&reference, &expected_pool);
-    free(expected_q);
-    free(expected);
-    free(q);
-    free(out);
-}
-
-/* Contexts around the edges of pages and chunks, decode and short runs together. */
-static void check_attention(void) {
-    begin_op("rope_kv, attention: ragged");
-    static const int runs[MAX_SEQS][2] = {{0, 1}, {14, 1}, {15, 1}, {16, 1}, {62, 3}, {63, 1}, {64, 1}, {199, 1}, {57, 9}};
-    for (int i = 0; i < N_KV_SHAPES; i++) {
-        struct kv_case c;
-        make_kv_case(&c, &kv_shapes[i], runs, MAX_SEQS);
-        check_kv_case(&c);
-        free_kv_case(&c);
-    }
-    end_op();
-    begin_op("rope_kv, attention: one");
-    static const int lone[][2] = {{0, 1}, {200, 1}, {0, 80}, {100, 70}, {60, 8}};
-    for (int i = 0; i < 5; i++) {
-        struct kv_case c;
-        make_kv_case(&c, &kv_shapes[i % 2], lone + i, 1);
-        if (i == 4) c.v[3 * kv_width(&c)] = INFINITY, c.k[5 * kv_width(&c)] = NAN; /* rows before them must stay finite */
-        check_kv_case(&c);
-        free_kv_case(&c);
-    }
-    end_op();
-}
+/* --- block copies --- */
 
 static void check_copy_blocks(void) {
     begin_op("copy_blocks");
@@ -475,7 +423,9 @@ static void check_pool(void) {
     end_op();
 }
 
-#include "tests/kernels_families.h" /* uses the subjects */
+/* They use the subjects. */
+#include "tests/kernels_attention.h"
+#include "tests/kernels_families.h"
 
 /* --- main --- */
 
