@@ -1,7 +1,8 @@
 /* check_kernels.c - every instruction set and thread count against the plain C reference, bit by bit; with --bench the speed,
  * of a model's operations and then of every type (the latter alone with --bench-types).
  *
- * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N] [--bench|--bench-types [--threads N]]
+ * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N]
+ *                      [--bench|--bench-types [--threads N] [--kv-type f16|int8|int4]]
  *
  *  (1) What is expected always comes from the scalar backend with one thread and one row a call. So each comparison checks
  *      instruction set, thread count, batch size and place in the batch at once. Bits must be equal, except that any NaN
@@ -79,7 +80,9 @@ static void check_open(void) {
     expect(reference.ops->weight_load(reference.self, bytes, DTYPE_F32, 0, 8, &weight) == KERNELS_ERR_DTYPE, "no rows");
     reference.ops->weight_free(reference.self, NULL);
     struct kv_pool pool;
-    expect(kv_pool_alloc(&reference, 1, 1, 1, 100000, &pool) == KERNELS_ERR_DTYPE, "head_dim 100000");
+    expect(kv_pool_alloc(&reference, 1, &(struct kv_shape){KV_F16, 1, 1, 100000}, &pool) == KERNELS_ERR_DTYPE, "head_dim 100000");
+    expect(kv_pool_alloc(&reference, 1, &(struct kv_shape){KV_INT8, 1, 1, 20}, &pool) == KERNELS_ERR_DTYPE, "int8 heads of 20");
+    expect(kv_pool_alloc(&reference, 1, &(struct kv_shape){KV_INT4, 1, 1, 80}, &pool) == KERNELS_ERR_DTYPE, "int4 heads of 80");
     struct activation activation;
     expect(activation_alloc(&reference, 1, 40, false, true, &activation) == KERNELS_ERR_DTYPE, "int8 activations of 40 columns");
     end_op();
@@ -359,7 +362,7 @@ static void check_copy_blocks(void) {
     for (int s = 0; s < n_subjects; s++) {
         const struct backend *b = &subjects[s].backend;
         struct kv_pool pool;
-        const int rc = kv_pool_alloc(b, 4, 1, 1, 8, &pool);
+        const int rc = kv_pool_alloc(b, 4, &(struct kv_shape){KV_F16, 1, 1, 8}, &pool);
         assert(rc == KERNELS_OK);
         for (int i = 0; i < 4; i++) memset(pool.data + (size_t)i * pool.block_bytes, i + 1, pool.block_bytes);
         const int32_t src[] = {0, 1, 2, 2}, dst[] = {1, 3, 2, 0}; /* in order: 3 gets what came from 0 */
@@ -449,6 +452,7 @@ int main(int argc, char **argv) {
     const char *isa = NULL;
     bool bench = false, types = false;
     int threads = 0;
+    enum kv_type type = KV_F16;
     uint64_t seed = 1;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -460,16 +464,17 @@ int main(int argc, char **argv) {
             isa = argv[++i];
         else if (strcmp(argv[i], "--threads") == 0 && value)
             threads = (int)strtol(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--kv-type") == 0 && kv_type_parse(value, &type))
+            i++;
         else if (strcmp(argv[i], "--seed") == 0 && value)
             seed = strtoull(argv[++i], NULL, 10);
         else {
-            fprintf(
-                stderr,
-                "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N] [--bench|--bench-types [--threads N]]\n");
+            fprintf(stderr, "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N] [--bench|--bench-types "
+                            "[--threads N] [--kv-type f16|int8|int4]]\n");
             return 2;
         }
     }
-    if (bench && bench_kernels(isa, threads)) return 1;
+    if (bench && bench_kernels(isa, threads, type)) return 1;
     if (bench || types) return bench_types(isa, threads);
     random_state = seed * 0x9e3779b97f4a7c15ull + 1;
     printf("check_kernels: seed %llu\n", (unsigned long long)seed);

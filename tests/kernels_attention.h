@@ -1,6 +1,6 @@
-/* kernels_attention.h - rope_kv and attention: the plain C reference against softmax attention in double, and every subject against
- * the reference: ragged batches against rows alone, and a prompt in one piece against the same prompt cut into chunks. Included by
- * check_kernels.c only. */
+/* kernels_attention.h - rope_kv and attention: the plain C reference against softmax attention in double, and every subject
+ * against the reference: ragged batches against rows alone, and a prompt in one piece against the same prompt cut into chunks.
+ * Included by check_kernels.c only. */
 #ifndef FORESAY_KERNELS_ATTENTION_H
 #define FORESAY_KERNELS_ATTENTION_H
 
@@ -8,32 +8,40 @@
 
 /* --- cases --- */
 
-enum { MAX_SEQS = 9, MAX_BLOCKS = 160, KV_LAYERS = 2, KV_LAYER = 1, MAX_POS = 512, MOST_DIMS = 256 };
+enum { MAX_SEQS = 9, MAX_BLOCKS = 160, KV_LAYERS = 2, KV_LAYER = 1, MAX_POS = 512, MOST_DIMS = 256, MOST_WIDTH = 1024 };
 
-struct kv_shape {
+struct head_shape {
     int n_heads, n_kv_heads, head_dim, rope_dim;
     enum rope_kind kind;
 };
 
-static const struct kv_shape kv_shapes[] = {
+static const struct head_shape kv_shapes[] = {
     {9, 3, 64, 64, ROPE_INTERLEAVED}, {4, 4, 16, 16, ROPE_HALVES},   {8, 1, 32, 16, ROPE_HALVES},
     {4, 2, 20, 10, ROPE_INTERLEAVED}, {8, 2, 128, 128, ROPE_HALVES}, {3, 1, 96, 96, ROPE_INTERLEAVED},
 };
 enum { N_KV_SHAPES = sizeof kv_shapes / sizeof *kv_shapes };
 
 /* Head sizes that models have, grouped (3 or 2 heads share keys) or all heads on one. */
-static const struct kv_shape head_shapes[] = {
+static const struct head_shape head_shapes[] = {
     {6, 2, 64, 64, ROPE_INTERLEAVED}, {3, 1, 80, 40, ROPE_HALVES},   {4, 1, 96, 96, ROPE_HALVES},
     {4, 2, 128, 128, ROPE_HALVES},    {4, 1, 256, 256, ROPE_HALVES},
 };
 enum { N_HEAD_SHAPES = sizeof head_shapes / sizeof *head_shapes };
+
+/* The sizes that every type of cache can hold, and 96 and 80, of which the largest powers of two are 32 and 16. */
+static const struct head_shape quantized_shapes[] = {
+    {9, 3, 64, 64, ROPE_INTERLEAVED}, {4, 1, 32, 32, ROPE_HALVES},   {3, 1, 96, 96, ROPE_HALVES},
+    {8, 2, 128, 128, ROPE_HALVES},    {4, 1, 256, 256, ROPE_HALVES}, {3, 1, 80, 40, ROPE_HALVES}, /* not for KV_INT4 */
+};
+enum { N_QUANTIZED_SHAPES = sizeof quantized_shapes / sizeof *quantized_shapes };
 
 static const int windows[] = {0, 1, 7, 16, 64, 65, 200};
 enum { N_WINDOWS = sizeof windows / sizeof *windows };
 
 /* A batch of ragged sequences over one shuffled pool. */
 struct kv_case {
-    struct kv_shape shape;
+    struct head_shape shape;
+    enum kv_type type;
     struct attention_spec spec;
     int n_seqs, n_rows;
     struct kernels_seq seqs[MAX_SEQS];
@@ -46,7 +54,7 @@ static int q_width(const struct kv_case *c) { return c->shape.n_heads * c->shape
 static int kv_width(const struct kv_case *c) { return c->shape.n_kv_heads * c->shape.head_dim; }
 
 /* Sequences of (first_pos, n_rows) pairs. */
-static void make_kv_case(struct kv_case *c, const struct kv_shape *shape, const int (*runs)[2], int n_seqs) {
+static void make_kv_case(struct kv_case *c, const struct head_shape *shape, const int (*runs)[2], int n_seqs) {
     memset(c, 0, sizeof *c);
     c->shape = *shape;
     c->spec.scale = 0.125f;
@@ -88,26 +96,23 @@ static void free_kv_case(struct kv_case *c) {
     free(c->cos_sin);
 }
 
-/* All pages are NaN, except for the positions before each run: those hold random halves, the same for each backend. */
+/* All pages are NaN, except for the positions before each run: those hold random keys and values, the same for each backend, as
+ * the reference writes them. */
 static struct kv_pool new_pool(const struct backend *b, const struct kv_case *c) {
     struct kv_pool pool;
-    const struct kv_shape *shape = &c->shape;
-    const int rc = kv_pool_alloc(b, MAX_BLOCKS, KV_LAYERS, shape->n_kv_heads, shape->head_dim, &pool);
-    assert(rc == KERNELS_OK && pool.block_bytes == kv_block_bytes(KV_LAYERS, shape->n_kv_heads, shape->head_dim));
+    const struct kv_shape shape = {c->type, KV_LAYERS, c->shape.n_kv_heads, c->shape.head_dim};
+    const int rc = kv_pool_alloc(b, MAX_BLOCKS, &shape, &pool);
+    assert(rc == KERNELS_OK && pool.block_bytes == kv_block_bytes(&shape) && pool.block_bytes % 64 == 0);
     memset(pool.data, 0xff, pool.block_bytes * MAX_BLOCKS);
     const uint64_t kept = random_state;
-    const size_t page = (size_t)KV_BLOCK * (size_t)shape->head_dim; /* halves */
     for (int s = 0; s < c->n_seqs; s++)
         for (int pos = 0; pos < c->seqs[s].first_pos; pos++) {
-            uint16_t *block = (uint16_t *)(void *)(pool.data + (size_t)c->seqs[s].blocks[pos / KV_BLOCK] * pool.block_bytes);
-            for (int head = 0; head < shape->n_kv_heads; head++) {
-                uint16_t *k = block + (size_t)(KV_LAYER * 2 * shape->n_kv_heads + head) * page;
-                uint16_t *v = k + (size_t)shape->n_kv_heads * page;
-                for (int d = 0; d < shape->head_dim; d++) {
-                    k[d * KV_BLOCK + pos % KV_BLOCK] = float_to_half(random_float());
-                    v[pos % KV_BLOCK * shape->head_dim + d] = float_to_half(random_float());
-                }
-            }
+            float k[MOST_WIDTH], v[MOST_WIDTH];
+            fill_floats(k, kv_width(c), 1.0f);
+            fill_floats(v, kv_width(c), 1.0f);
+            const struct qkv_view one = {.k = k, .v = v};
+            const struct kernels_seq seq = {.n_rows = 1, .first_pos = pos, .blocks = c->seqs[s].blocks};
+            reference.ops->rope_kv(reference.self, &one, &(struct rope_spec){0}, &seq, 1, &pool, KV_LAYER);
         }
     random_state = kept;
     return pool;
@@ -148,12 +153,52 @@ static void run_kv_chunks(const struct backend *b, const struct kv_case *c, floa
 
 /* --- the reference against double --- */
 
-static double half_in_pool(const struct kv_pool *pool, const struct kernels_seq *seq, int pos, int head, int d, bool value) {
-    const size_t page = (size_t)(KV_BLOCK * pool->head_dim);
-    const uint16_t *at = (const uint16_t *)(const void *)(pool->data + (size_t)seq->blocks[pos / KV_BLOCK] * pool->block_bytes);
-    at += (size_t)((KV_LAYER * 2 + value) * pool->n_kv_heads + head) * page;
-    const int slot = pos % KV_BLOCK;
-    return (double)half_to_float(value ? at[slot * pool->head_dim + d] : at[d * KV_BLOCK + slot]);
+/* What the pool says about dimension d of a key or value, by the layouts of kernels.h; of the quantised types before it is turned
+ * back. *step, if given: the difference between neighbouring codes. */
+static double pool_value(const struct kv_pool *pool, const struct kernels_seq *seq, int pos, int head, int d, bool value,
+                         double *step) {
+    const struct kv_shape *shape = &pool->shape;
+    const int n = shape->head_dim, heads = shape->n_kv_heads, slot = pos % KV_BLOCK;
+    const bool f16 = shape->type == KV_F16, nibbles = shape->type == KV_INT4;
+    const int k_bytes = f16 ? 32 * n : 16 * n, v_bytes = nibbles ? 8 * n : k_bytes;
+    const int k_scales = f16 ? 0 : 32, v_scales = nibbles ? 64 * (n / 32) : k_scales;
+    const int layer_bytes = (heads * (k_bytes + v_bytes + k_scales + v_scales) + 63) / 64 * 64;
+    const uint8_t *layer = pool->data + (size_t)seq->blocks[pos / KV_BLOCK] * pool->block_bytes + KV_LAYER * layer_bytes;
+    const uint8_t *page = layer + (value ? heads * k_bytes + head * v_bytes : head * k_bytes);
+    const uint8_t *scales = layer + heads * (k_bytes + v_bytes) + (value ? heads * k_scales + head * v_scales : head * k_scales);
+    const uint16_t *halves = (const uint16_t *)(const void *)(f16 ? page : scales);
+    if (f16) return (double)half_to_float(halves[value ? slot * n + d : d * KV_BLOCK + slot]);
+    if (!nibbles || !value) {
+        const double scale = (double)half_to_float(halves[slot]);
+        if (step) *step = scale;
+        return scale * (int8_t)page[value ? slot * n + d : d / 4 * 64 + slot * 4 + d % 4];
+    }
+    const int both = page[slot * n / 2 + d / 32 * 16 + d % 16];
+    const double scale = (double)half_to_float(halves[d / 32 * 32 + slot]);
+    if (step) *step = scale;
+    return scale * (d % 32 < 16 ? both & 15 : both >> 4) + (double)half_to_float(halves[d / 32 * 32 + 16 + slot]);
+}
+
+/* The quantised types: y = H x for runs of the largest power of two that divides n. */
+static void naive_hadamard(const double *x, int n, double *y) {
+    const int size = n & -n;
+    for (int i = 0; i < n; i++) {
+        y[i] = 0;
+        for (int j = 0; j < size; j++)
+            y[i] += (__builtin_parity((unsigned)(i % size & j)) ? -1 : 1) * x[i / size * size + j] / sqrt(size);
+    }
+}
+
+/* The query as attention sees it: scaled, and of the quantised types turned and rounded to codes. */
+static void naive_query(const struct kv_case *c, const float *q, double *out) {
+    const int n = c->shape.head_dim;
+    double x[MOST_DIMS], most = 0;
+    for (int d = 0; d < n; d++) out[d] = x[d] = (double)q[d] * 0.125;
+    if (c->type == KV_F16) return;
+    naive_hadamard(x, n, out);
+    for (int d = 0; d < n; d++) most = fmax(most, fabs(out[d]));
+    const double step = (double)half_to_float(float_to_half((float)(most / 127)));
+    for (int d = 0; d < n; d++) out[d] = rint(out[d] / step) * step;
 }
 
 /* Softmax attention of one head of one row of the first sequence, in double, over the pool's pages. */
@@ -162,19 +207,35 @@ static void naive_attention(const struct kv_case *c, const struct kv_pool *pool,
     const int kv_head = head / (c->shape.n_heads / c->shape.n_kv_heads), dims = c->shape.head_dim;
     const int end = seq->first_pos + row + 1, begin = c->spec.window > 0 && end > c->spec.window ? end - c->spec.window : 0;
     const double cap = (double)c->spec.soft_cap;
-    double p[MAX_POS], most = -INFINITY, total = 0;
+    double p[MAX_POS], query[MOST_DIMS], sum[MOST_DIMS] = {0}, most = -INFINITY, total = 0;
+    naive_query(c, q + row * q_width(c) + head * dims, query);
     for (int t = begin; t < end; t++) {
         p[t] = 0;
-        for (int d = 0; d < dims; d++)
-            p[t] += (double)q[row * q_width(c) + head * dims + d] * half_in_pool(pool, seq, t, kv_head, d, false);
-        p[t] *= 0.125;
+        for (int d = 0; d < dims; d++) p[t] += query[d] * pool_value(pool, seq, t, kv_head, d, false, NULL);
         if (cap > 0) p[t] = cap * tanh(p[t] / cap);
         most = fmax(most, p[t]);
     }
     for (int t = begin; t < end; t++) total += p[t] = exp(p[t] - most);
-    for (int d = 0; d < dims; d++) {
-        out[d] = 0;
-        for (int t = begin; t < end; t++) out[d] += p[t] / total * half_in_pool(pool, seq, t, kv_head, d, true);
+    for (int d = 0; d < dims; d++)
+        for (int t = begin; t < end; t++) sum[d] += p[t] / total * pool_value(pool, seq, t, kv_head, d, true, NULL);
+    if (c->type == KV_F16)
+        memcpy(out, sum, sizeof sum);
+    else
+        naive_hadamard(sum, dims, out);
+}
+
+/* What rope_kv wrote for a row: within half a step of what went in. In the pool codes stand for turned values. */
+static void expect_stored(const struct kv_case *c, const struct kv_pool *pool, int row) {
+    const int n = c->shape.head_dim;
+    for (int head = 0; c->type != KV_F16 && head < c->shape.n_kv_heads; head++) {
+        double value[MOST_DIMS], turned[MOST_DIMS], step = 0;
+        for (int d = 0; d < n; d++) value[d] = (double)c->v[row * kv_width(c) + head * n + d];
+        naive_hadamard(value, n, turned);
+        for (int d = 0; d < n; d++) {
+            const double got = pool_value(pool, &c->seqs[0], c->seqs[0].first_pos + row, head, d, true, &step);
+            expect(fabs(got - turned[d]) <= 0.502 * step + 2e-3 * fabs(turned[d]), "%s value %d of row %d: %g, not %g",
+                   kv_type_name(c->type), d, row, got, turned[d]);
+        }
     }
 }
 
@@ -200,14 +261,16 @@ static void check_against_double(const struct kv_case *c) {
     struct kv_pool pool = new_pool(&reference, c);
     run_kv(&reference, c, q, &pool, out);
     expect_rotated(c, q);
+    const double tolerance = c->type == KV_F16 ? 1e-5 : 3e-3; /* a code of the query may round the other way */
+    for (int row = 0; row < c->n_rows; row++) expect_stored(c, &pool, row);
     for (int row = 0; row < c->n_rows; row++)
         for (int head = 0; head < c->shape.n_heads; head++) {
             double expected[MOST_DIMS];
             naive_attention(c, &pool, q, row, head, expected);
             for (int d = 0; d < c->shape.head_dim; d++) {
                 const float got = out[row * q_width(c) + head * c->shape.head_dim + d];
-                expect(near(got, expected[d], 1e-5), "window %d, cap %g: row %d head %d dim %d: %g, not %g", c->spec.window,
-                       (double)c->spec.soft_cap, row, head, d, (double)got, expected[d]);
+                expect(near(got, expected[d], tolerance), "%s, window %d, cap %g: row %d head %d dim %d: %g, not %g",
+                       kv_type_name(c->type), c->spec.window, (double)c->spec.soft_cap, row, head, d, (double)got, expected[d]);
             }
         }
     kv_pool_free(&reference, &pool);
@@ -231,6 +294,20 @@ static void check_reference_attention(void) {
         make_kv_case(&c, &head_shapes[i % N_HEAD_SHAPES], i % 2 ? runs[1] : late, 1);
         c.spec.window = windows[i / N_HEAD_SHAPES % N_WINDOWS];
         c.spec.soft_cap = i >= N_HEAD_SHAPES * N_WINDOWS ? 1.5f : 0; /* scores reach some tens: it bends them all */
+        check_against_double(&c);
+        free_kv_case(&c);
+    }
+    end_op();
+    begin_op("reference: int8, int4");
+    for (int i = 0; i < 2 * N_QUANTIZED_SHAPES * 2; i++) {
+        static const int far[1][2] = {{130, 11}};
+        const enum kv_type type = i % 2 ? KV_INT8 : KV_INT4;
+        const struct head_shape *shape = &quantized_shapes[i / 2 % N_QUANTIZED_SHAPES];
+        if (shape->head_dim % kv_type_unit(type) != 0) continue;
+        make_kv_case(&c, shape, i < 2 * N_QUANTIZED_SHAPES ? far : runs[1], 1);
+        c.type = type;
+        c.spec.window = i % 3 == 0 ? 65 : 0;
+        c.spec.soft_cap = i % 5 == 0 ? 1.5f : 0;
         check_against_double(&c);
         free_kv_case(&c);
     }
@@ -259,9 +336,9 @@ static void check_kv_case(const struct kv_case *c, const int *chunks, int n_chun
         else
             run_kv_chunks(b, c, q, &pool, out, chunk);
         char what[128];
-        snprintf(what, sizeof what, "%d/%d heads of %d, window %d, cap %g, %d rows in %d sequences from %d by %d",
-                 c->shape.n_heads, c->shape.n_kv_heads, c->shape.head_dim, c->spec.window, (double)c->spec.soft_cap, c->n_rows,
-                 c->n_seqs, c->seqs[0].first_pos, chunk);
+        snprintf(what, sizeof what, "%s, %d/%d heads of %d, window %d, cap %g, %d rows in %d sequences from %d by %d",
+                 kv_type_name(c->type), c->shape.n_heads, c->shape.n_kv_heads, c->shape.head_dim, c->spec.window,
+                 (double)c->spec.soft_cap, c->n_rows, c->n_seqs, c->seqs[0].first_pos, chunk);
         expect_floats(expected_q, q, cells, subject->name, "rotated queries");
         expect(memcmp(expected_pool.data, pool.data, pool.block_bytes * MAX_BLOCKS) == 0, "%s: the KV pool differs, %s",
                subject->name, what);
@@ -322,10 +399,40 @@ static void check_windows(void) {
     end_op();
 }
 
+static void check_quantized(enum kv_type type) {
+    struct kv_case c;
+    char name[32];
+    snprintf(name, sizeof name, "rope_kv, attention: %s", kv_type_name(type));
+    begin_op(name);
+    for (int i = 0; i < 2 * N_QUANTIZED_SHAPES; i++) {
+        const struct head_shape *shape = &quantized_shapes[i % N_QUANTIZED_SHAPES];
+        if (shape->head_dim % kv_type_unit(type) != 0) continue;
+        make_kv_case(&c, shape, ragged, MAX_SEQS);
+        c.type = type;
+        c.spec.window = i < N_QUANTIZED_SHAPES ? 0 : windows[i % N_WINDOWS];
+        c.spec.soft_cap = i % 2 ? 1.5f : 0;
+        check_kv_case(&c, NULL, 0);
+        free_kv_case(&c);
+    }
+    static const int prompt[1][2] = {{0, 141}}, chunks[] = {7, 16, 64};
+    for (int i = 0; i < 3; i++) {
+        make_kv_case(&c, &quantized_shapes[2 * i], prompt, 1);
+        c.type = type;
+        c.spec.window = 30 * i;
+        if (i == 1) c.v[70 * kv_width(&c)] = INFINITY, c.k[75 * kv_width(&c)] = NAN; /* rows before them must stay finite */
+        if (i == 2) memset(c.k, 0, sizeof *c.k * (size_t)kv_width(&c)), c.v[kv_width(&c)] = 3e38f, c.k[2 * kv_width(&c)] = 1e-6f;
+        check_kv_case(&c, chunks, 3);
+        free_kv_case(&c);
+    }
+    end_op();
+}
+
 static void check_attention(void) {
     check_reference_attention();
     check_ragged_and_lone();
     check_windows();
+    check_quantized(KV_INT8);
+    check_quantized(KV_INT4);
 }
 
 #endif

@@ -97,6 +97,11 @@ INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) { return _mm256_fnmadd_ps(a,
 
 enum { SIGNED_BYTES = 0 }; /* 1: codes of 8 bits go into dot_codes with flipped signs: less 128 */
 INLINE vint vi_flip_signs(vint x) { return x; }
+#if defined(__AVX512VNNI__)
+INLINE vint vi_codes_from_signed(vint x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); } /* for dot_codes of 8 bits */
+#else
+INLINE vint vi_codes_from_signed(vint x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+#endif
 
 INLINE vint dot_quad(vint sum, vint w, const int8_t *q) {
 #if defined(__AVX512VNNI__)
@@ -122,6 +127,7 @@ INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *
 
 enum { SIGNED_BYTES = 1 };
 INLINE vint vi_flip_signs(vint x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+INLINE vint vi_codes_from_signed(vint x) { return x; }
 
 /* vpmaddubsw adds two products and saturates at 16 bits. |q| <= 127, so codes of 4 bits give at most 15 * 127 * 2 = 3,810, and
  * eight of these sums still fit (30,480); of 5 bits four (31 * 254 * 4 = 31,496); of 6 bits two (63 * 254 * 2 = 32,004). So many
