@@ -8,8 +8,8 @@
  *     while (...) n = engine_poll(engine, events, 64);       one consumer thread, woken by config.wake
  *     engine_close(engine);
  *
- * Promise: the text of a request is a pure function of (model file, messages, sampling parameters, seed). Other requests, the
- * order of arrival, thread count, chunking, cache hits and preemption do not change one byte of it.
+ * Promise: the text of a request is a pure function of (model file, KV type, messages, sampling parameters, seed). Other
+ * requests, the order of arrival, thread count, chunking, cache hits and preemption do not change one byte of it.
  *
  * Threads: the engine runs its own (one steps the model, one renders templates and tokenizes; the backend has compute workers).
  * engine_submit, engine_cancel, engine_stats and engine_info may be called from any thread; engine_poll from one thread at a
@@ -42,15 +42,16 @@ struct engine_error {
 };
 
 struct engine_config {
-    const char *model_path;  /* read during engine_open only */
-    const char *isa;         /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512", "amx" */
-    int n_threads;           /* compute threads; 0 = as many as this process may use */
-    int ctx_len;             /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
-    int max_seqs;            /* sequences that run at once */
-    int max_waiting;         /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
-    int step_tokens;         /* token budget of one step: decode rows plus prefill chunks */
-    size_t kv_bytes;         /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
-    bool prefix_cache;       /* keep finished blocks and reuse them for equal prefixes */
+    const char *model_path; /* read during engine_open only */
+    const char *isa;        /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512", "amx" */
+    const char *kv_type; /* keys and values: NULL or "f16", "int8", "int4"; the latter save memory and change the text a little */
+    int n_threads;       /* compute threads; 0 = as many as this process may use */
+    int ctx_len;         /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
+    int max_seqs;        /* sequences that run at once */
+    int max_waiting;     /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
+    int step_tokens;     /* token budget of one step: decode rows plus prefill chunks */
+    size_t kv_bytes;     /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
+    bool prefix_cache;   /* keep finished blocks and reuse them for equal prefixes */
     void (*wake)(void *arg); /* engine's thread: events went from none to some; must not block, must not call the engine */
     void *wake_arg;
 };

@@ -11,7 +11,7 @@
 #include "engine/tools.h"
 
 struct settings {
-    const char *model, *prompt, *chat, *system, *isa;
+    const char *model, *prompt, *chat, *system, *isa, *kv_type;
     int n_tokens, threads, ctx, step_tokens;
     struct engine_sampling sampling;
     size_t kv_bytes;
@@ -141,6 +141,7 @@ static int generate(const struct settings *settings) {
     struct engine_config config = engine_config_default();
     config.model_path = settings->model;
     config.isa = settings->isa;
+    config.kv_type = settings->kv_type;
     config.n_threads = settings->threads;
     config.ctx_len = settings->ctx;
     config.step_tokens = settings->step_tokens;
@@ -190,6 +191,8 @@ int tool_generate(int argc, char **argv) {
          false},
         {"ctx", OPTION_INT, &s.ctx, "N", "context in tokens, 0 = the model's, at most 8192", 0, 1 << 24, false},
         {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step; does not change the text", 1, 1 << 16, false},
+        {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as f16, int8 or int4: less memory, a little less exact",
+         0, 0, false},
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},
         {"json", OPTION_FLAG, &s.json, NULL, "one JSON object instead of streamed text", 0, 0, false},
     };

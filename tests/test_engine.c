@@ -424,6 +424,10 @@ static void bad_configurations_are_refused(void **state) {
     refused_to_open(c, ENGINE_ERR_ARGUMENT, "--step-tokens");
     c = small_config(), c.max_seqs = 0;
     refused_to_open(c, ENGINE_ERR_ARGUMENT, "--max-seqs");
+    c = small_config(), c.kv_type = "int3";
+    refused_to_open(c, ENGINE_ERR_ARGUMENT, "int3");
+    c = small_config(), c.kv_type = "int4"; /* heads of 16 */
+    refused_to_open(c, ENGINE_ERR_ARGUMENT, "this model's have 16: use int8 or f16");
     c = small_config(), c.isa = "sse9";
     refused_to_open(c, ENGINE_ERR_ARGUMENT, "sse9");
     c = small_config(), c.model_path = "/nonexistent/model.gguf";
@@ -560,6 +564,22 @@ static void info_names_the_model(void **state) {
     close_clean(engine);
 }
 
+/* Protects: the memory for keys and values that is planned, allocated and told is that of their type. */
+static void quantized_keys_and_values_take_less_memory(void **state) {
+    (void)state;
+    struct engine_info f16, int8;
+    struct engine_config c = small_config();
+    struct engine *engine = open_with(c);
+    engine_info(engine, &f16);
+    close_clean(engine);
+    c.kv_type = "int8";
+    engine = open_with(c);
+    engine_info(engine, &int8);
+    assert_int_equal(int8.kv_bytes, (uint64_t)engine->pool.n_blocks * engine->pool.block_bytes);
+    assert_int_equal(int8.kv_bytes * 16, f16.kv_bytes * 9); /* heads of 16: a scale of 2 bytes beside 16 codes */
+    close_clean(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_request_runs_from_started_to_done),
@@ -580,6 +600,7 @@ int main(void) {
         cmocka_unit_test(closing_with_requests_in_flight_is_clean),
         cmocka_unit_test(wake_comes_whenever_events_appear),
         cmocka_unit_test(info_names_the_model),
+        cmocka_unit_test(quantized_keys_and_values_take_less_memory),
     };
     struct tiny_model tiny = tiny_model_default();
     log_set_level(LOG_ERROR);

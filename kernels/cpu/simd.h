@@ -102,6 +102,11 @@ INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) { return _mm256_fnmadd_ps(a,
 
 enum { SIGNED_BYTES = 0 }; /* 1: codes of 8 bits come with flipped signs: less 128 */
 INLINE vint vi_flip_signs(vint x) { return x; }
+#if defined(__AVX512VNNI__)
+INLINE vint vi_codes_from_signed(vint x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); } /* for dot_codes of 8 bits */
+#else
+INLINE vint vi_codes_from_signed(vint x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+#endif
 
 struct ready_codes {
     vint w;
@@ -138,6 +143,7 @@ INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *
 
 enum { SIGNED_BYTES = 1 };
 INLINE vint vi_flip_signs(vint x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+INLINE vint vi_codes_from_signed(vint x) { return x; }
 
 struct ready_codes {
     vint w, magnitude; /* the latter of 8 bits */
