@@ -149,6 +149,7 @@ static int open_pool(struct engine *e, const struct model_shape *shape, int n_bl
         scheduler_init(&e->scheduler, &e->cache, e->config.step_tokens, e->config.max_seqs) != 0 ||
         sampler_init(&e->sampler, tokenizer_vocab_size(e->tokenizer)) != 0)
         return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
+    e->sampler.backend = &e->backend;
     return ENGINE_OK;
 }
 
@@ -158,8 +159,9 @@ static int open_step_buffers(struct engine *e, struct engine_error *error) {
     e->row_seqs = calloc(n_seqs, sizeof *e->row_seqs);
     e->logit_rows = calloc(n_seqs, sizeof *e->logit_rows);
     e->sampled = calloc(n_seqs, sizeof *e->sampled);
+    e->draws = calloc(n_seqs, sizeof *e->draws);
     e->ending = calloc(n_live, sizeof *e->ending);
-    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->ending) return ENGINE_OK;
+    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->draws && e->ending) return ENGINE_OK;
     return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
 }
 
@@ -263,6 +265,7 @@ void engine_close(struct engine *e) {
     free(e->row_seqs);
     free(e->logit_rows);
     free(e->sampled);
+    free(e->draws);
     free(e->ending);
     free(e->model_name);
     pthread_cond_destroy(&e->work);

@@ -83,8 +83,15 @@ struct engine_sampling {
 };
 struct engine_sampling engine_sampling_default(void); /* temperature 0.7, top_p 0.95, seed 0, everything else off */
 
+/* log softmax of the model's own logits: before temperature, penalties, bias and cuts, the same for every sampling parameter. */
+struct engine_logprob {
+    int32_t token;
+    float logprob;
+};
+
 enum {
     ENGINE_MAX_BIAS = 300,
+    ENGINE_MAX_TOP_LOGPROBS = 20,
     ENGINE_MAX_STOP = 8,       /* stop strings a request */
     ENGINE_MAX_STOP_LEN = 128, /* bytes of one */
     ENGINE_TEXT_MAX = 256,     /* bytes of text in one event */

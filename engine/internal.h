@@ -107,6 +107,7 @@ struct engine {
     struct kernels_seq *row_seqs; /* [max_seqs] */
     int32_t *logit_rows;          /* [max_seqs] */
     struct request **sampled;     /* [max_seqs] whose logits the step computed */
+    struct sampler_draw *draws;   /* [max_seqs] */
     struct request **ending;      /* [max_seqs + max_waiting] */
     int n_ending;
 
