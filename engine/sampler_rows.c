@@ -155,9 +155,8 @@ typedef void multiply_function(const uint_lanes *x, uint32_t factor, uint_lanes 
 
 /* A 32 x 32 -> 64 bit product of all lanes is two products of 64-bit lanes, even and odd ones. */
 INLINE void join_products(const ulong_lanes *even, const ulong_lanes *odd, uint_lanes *high, uint_lanes *low) {
-    const ulong_lanes mask = (ulong_lanes){0} + UINT32_MAX;
-    *low = (uint_lanes)((*even & mask) | *odd << 32);
-    *high = (uint_lanes)(*even >> 32 | (*odd & ~mask));
+    *low = __builtin_shufflevector((uint_lanes)*even, (uint_lanes)*odd, 0, 8, 2, 10, 4, 12, 6, 14);
+    *high = __builtin_shufflevector((uint_lanes)*even, (uint_lanes)*odd, 1, 9, 3, 11, 5, 13, 7, 15);
 }
 
 INLINE void multiply_plain(const uint_lanes *x, uint32_t factor, uint_lanes *high, uint_lanes *low) {
@@ -166,8 +165,8 @@ INLINE void multiply_plain(const uint_lanes *x, uint32_t factor, uint_lanes *hig
     join_products(&even, &odd, high, low);
 }
 
-#if defined(__x86_64__) && __has_builtin(__builtin_ia32_pmuludq256)
-/* The same by name: GCC does not see that the upper halves are zero and would multiply them too. */
+#if defined(__x86_64__) && !defined(__clang__)
+/* The same by name: GCC does not see that the upper halves are zero and would multiply them too (Clang does). */
 __attribute__((target("avx2"))) INLINE void multiply_avx2(const uint_lanes *x, uint32_t factor, uint_lanes *high,
                                                           uint_lanes *low) {
     const int_lanes factors = (int_lanes)((uint_lanes){0} + factor);

@@ -3,8 +3,8 @@
  *     check_sampling MODEL [THREADS] [BATCH] [STEPS]
  *
  * Decodes BATCH sequences as the engine does, model_forward and then one draw for each sequence, and takes the parameters of the
- * draws in turn, so that all of them meet the same machine and real logits. Prints the lowest decile of each and its share of the step.
- */
+ * draws in turn, so that all of them meet the same machine and real logits. Prints the lowest decile of each and its share of the
+ * step, and a checksum of the tokens: it changes with the noise or the definition of a draw, never with THREADS. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
