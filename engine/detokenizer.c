@@ -134,7 +134,7 @@ void detokenizer_push(struct detokenizer *d, int32_t token) {
     d->piece = tokenizer_piece(d->tokenizer, token, &d->piece_len);
     if (d->skips_space && d->piece_len > 0) {
         d->skips_space = false;
-        if (*d->piece == ' ') d->piece++, d->piece_len--;
+        if (*d->piece == ' ') d->piece++, d->piece_len--, d->n_out++;
     }
     if (d->n_stops > 0) d->stopped = will_end(d);
 }
@@ -150,6 +150,7 @@ static size_t take_ready(struct detokenizer *d, char *out, size_t size) {
     }
     memcpy(out, d->held, n);
     drop_ready(d, (int)n);
+    d->n_out += n;
     return n;
 }
 

@@ -35,6 +35,8 @@ struct detokenizer_stop {
 struct detokenizer {
     bool stopped; /* known after each push: a stop string is complete. The text before it is still to be taken; further tokens
                      are ignored */
+    size_t
+        n_out; /* bytes that came out, and a dropped space: compared with the bytes of the tokens it tells whose text this was */
     /* private */
     bool skips_space; /* the next byte is dropped if it is a space */
     bool ended;       /* the stop string has been reached in taking: no more text */

@@ -277,6 +277,11 @@ void engine_close(struct engine *e) {
 
 /* --- facts --- */
 
+const char *engine_token_text(const struct engine *e, int32_t token, size_t *len) {
+    const char *text = tokenizer_piece(e->tokenizer, token, len);
+    return *len > 0 ? text : tokenizer_name(e->tokenizer, token, len);
+}
+
 void engine_info(const struct engine *e, struct engine_info *out) {
     const struct model_shape *s = &e->model->shape;
     *out = (struct engine_info){

@@ -112,6 +112,8 @@ struct engine_request {
     struct engine_sampling sampling;
     const char *const *stop; /* n_stop strings that end the answer and are not part of it */
     int n_stop;
+    bool logprobs;       /* TEXT events carry log-probabilities; memory: 8 * (1 + n_top_logprobs) bytes a token of the answer */
+    int n_top_logprobs;  /* how many of the likeliest tokens beside the one drawn, 0 .. ENGINE_MAX_TOP_LOGPROBS */
     bool ignore_eos;     /* for measurements: an end token is sampled but does not end the answer */
     uint64_t cache_salt; /* requests share cached prefixes only with requests of the same salt (one per user) */
 };
@@ -150,6 +152,11 @@ struct engine_event {
     int text_len;
     char text[ENGINE_TEXT_MAX]; /* not terminated */
     int32_t token;              /* TEXT: the last token of it */
+    /* TEXT, when the request asked for it: the token and the likeliest ones, best first. Then each token has an event of its own,
+     * which comes when the first of its text does: n_tokens is 1 and n_logprobs the length, or both are 0 (rest of a long text).
+     * Tokens whose text a stop string swallows have none. */
+    int n_logprobs;
+    struct engine_logprob logprobs[1 + ENGINE_MAX_TOP_LOGPROBS];
     /* DONE only: */
     enum engine_finish finish;
     int status; /* enum engine_status, with FINISH_ERROR */
@@ -167,6 +174,10 @@ void engine_wait(struct engine *engine, int timeout_ms);
 int engine_open(struct engine **out, const struct engine_config *config, struct engine_error *error);
 /* Cancels what runs, ends the threads. Accepts NULL. */
 void engine_close(struct engine *engine);
+
+/* The bytes that a token adds to a text, perhaps part of a character; a control token's name. Empty for ids outside the
+ * vocabulary. Any thread; they live as long as the engine. */
+const char *engine_token_text(const struct engine *engine, int32_t token, size_t *len);
 
 /* Facts about the loaded model; constant, strings live as long as the engine. */
 struct engine_info {

@@ -187,18 +187,17 @@ static void append_token(struct engine *e, struct request *r, int32_t token, dou
     end_request(e, r, by_count ? ENGINE_FINISH_LENGTH : ENGINE_FINISH_CONTEXT);
 }
 
-/* Draws the next token of every sequence whose logits the step computed. */
-static void sample(struct engine *e, int n) {
-    for (int i = 0; i < n; i++) {
-        struct request *r = e->sampled[i];
-        const struct sequence *seq = &r->seq;
-        e->draws[i] = (struct sampler_draw){
-            .params = &r->sampling,
-            .history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens},
-            .logits = model_logits(e->model, i),
-        };
-    }
-    sampler_draw(&e->sampler, e->draws, n);
+/* The draw of the request's next token from these logits. */
+static struct sampler_draw next_draw(const struct request *r, float *logits) {
+    const struct sequence *seq = &r->seq;
+    struct sampler_draw draw = {
+        .params = &r->sampling,
+        .history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens},
+        .logits = logits,
+        .n_top = r->n_top,
+    };
+    if (r->logprobs) draw.logprobs = r->logprobs + (size_t)(seq->n_tokens - seq->n_prompt) * (size_t)(1 + r->n_top);
+    return draw;
 }
 
 static void take_draw(struct engine *e, struct request *r, const struct sampler_draw *draw, double now) {
@@ -219,7 +218,8 @@ static void step(struct engine *e) {
     assert(batch.n_rows == n_rows);
     model_forward(e->model, &e->pool, &batch);
     scheduler_commit(&e->scheduler);
-    sample(e, batch.n_logits);
+    for (int i = 0; i < batch.n_logits; i++) e->draws[i] = next_draw(e->sampled[i], model_logits(e->model, i));
+    sampler_draw(&e->sampler, e->draws, batch.n_logits);
     double now = now_ms();
     for (int i = 0; i < batch.n_logits; i++) take_draw(e, e->sampled[i], &e->draws[i], now);
     e->counts.steps++;
