@@ -12,6 +12,7 @@
 #include "engine/internal.h"
 #include "engine/log.h"
 #include "engine/memory.h"
+#include "engine/utf8.h"
 
 enum {
     DEFAULT_SEQ_TOKENS = 2048, /* a long chat */
@@ -277,9 +278,13 @@ void engine_close(struct engine *e) {
 
 /* --- facts --- */
 
-const char *engine_token_text(const struct engine *e, int32_t token, size_t *len) {
-    const char *text = tokenizer_piece(e->tokenizer, token, len);
-    return *len > 0 ? text : tokenizer_name(e->tokenizer, token, len);
+struct engine_token_text engine_token_text(const struct engine *e, int32_t token) {
+    struct engine_token_text text = {0};
+    text.bytes = tokenizer_piece(e->tokenizer, token, &text.len);
+    text.is_control = text.len == 0;
+    if (text.is_control) text.bytes = tokenizer_name(e->tokenizer, token, &text.len);
+    text.is_utf8 = utf8_valid(text.bytes, text.len);
+    return text;
 }
 
 void engine_info(const struct engine *e, struct engine_info *out) {

@@ -175,9 +175,15 @@ int engine_open(struct engine **out, const struct engine_config *config, struct 
 /* Cancels what runs, ends the threads. Accepts NULL. */
 void engine_close(struct engine *engine);
 
-/* The bytes that a token adds to a text, perhaps part of a character; a control token's name. Empty for ids outside the
- * vocabulary. Any thread; they live as long as the engine. */
-const char *engine_token_text(const struct engine *engine, int32_t token, size_t *len);
+/* The bytes that a token adds to a text; they live as long as the engine. */
+struct engine_token_text {
+    const char *bytes;
+    size_t len;
+    bool is_utf8;    /* whole characters */
+    bool is_control; /* it adds nothing to a text: the bytes are its name; len 0 for ids outside the vocabulary */
+};
+/* Any thread. */
+struct engine_token_text engine_token_text(const struct engine *engine, int32_t token);
 
 /* Facts about the loaded model; constant, strings live as long as the engine. */
 struct engine_info {

@@ -1,9 +1,9 @@
 /* events.c - the consumer's side: news of requests become events. Detokenizing and stop strings happen here, off the engine
  * thread.
  *
- * Order of a request's events: STARTED, PREFILL ..., TEXT ..., DONE. Tokens that pile up between two polls come out as one event, or,
- * with log-probabilities, each as its own.
- * A stop string ends the text here; the engine thread is told to stop, and DONE follows once it has given the blocks back. */
+ * Order of a request's events: STARTED, PREFILL ..., TEXT ..., DONE. Tokens that pile up between two polls come out as one event;
+ * with log-probabilities each has its own. A stop string ends the text here; the engine thread is told to stop,
+ * and DONE follows once it has given the blocks back. */
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -67,8 +67,8 @@ static bool text_event(struct engine *e, struct request *r, const struct news *n
     return true;
 }
 
-/* The text of the next token to report has begun to come out. At the end so has everything that no stop string swallowed, which may
- * be nothing: half a character. */
+/* The text of the next token to report has begun to come out. At the end so has everything that no stop string swallowed, even if
+ * it is no text: half a character. */
 static bool has_begun(const struct request *r) {
     if (r->n_reported == r->n_read) return false;
     return r->detokenizer.n_out > r->reported_bytes || (r->is_flushed && !r->detokenizer.stopped);

@@ -1,7 +1,6 @@
 /* logprobs.c - see logprobs.h. */
 #include "gateway/logprobs.h"
 
-#include "engine/utf8.h"
 #include "gateway/wire_out.h"
 
 #include <stdio.h>
@@ -42,9 +41,8 @@ bool logprobs_add(struct logprob_list *list, const struct engine *engine, const 
     token->n_top = event->n_logprobs - 1;
     token->own = event->logprobs[0];
     memcpy(token->top, event->logprobs + 1, (size_t)token->n_top * sizeof *token->top);
-    size_t len;
-    engine_token_text(engine, event->token, &len);
-    list->n_bytes += len;
+    const struct engine_token_text own = engine_token_text(engine, event->token);
+    if (!own.is_control) list->n_bytes += own.len;
     return true;
 }
 
@@ -61,32 +59,43 @@ static void put_logprob(struct buffer *out, float logprob) {
     put_text(out, digits);
 }
 
-static void put_token(struct buffer *out, const struct engine *engine, int32_t token) {
-    char name[8 + 4 * 64] = "bytes:";
-    size_t len, at = 6;
-    const char *text = engine_token_text(engine, token, &len);
-    if (utf8_valid(text, len)) {
-        put_string(out, text, len);
+static void put_token(struct buffer *out, const struct engine_token_text *text) {
+    static const char digits[] = "0123456789abcdef";
+    if (text->is_utf8) {
+        put_string(out, text->bytes, text->len);
         return;
     }
-    for (size_t i = 0; i < len && i < 64; i++) at += (size_t)sprintf(name + at, "\\x%02x", (unsigned char)text[i]);
-    put_string(out, name, at);
+    put_text(out, "\"bytes:");
+    for (size_t i = 0; i < text->len; i++) {
+        unsigned char byte = (unsigned char)text->bytes[i];
+        const char hex[] = {'\\', '\\', 'x', digits[byte >> 4], digits[byte & 15]};
+        buffer_append(out, hex, sizeof hex);
+    }
+    put_text(out, "\"");
+}
+
+/* [226,156], or null for a token that has no text. */
+static void put_bytes(struct buffer *out, const struct engine_token_text *text) {
+    if (text->is_control) {
+        put_text(out, "null");
+        return;
+    }
+    for (size_t i = 0; i < text->len; i++) {
+        put_text(out, i > 0 ? "," : "[");
+        put_integer(out, (unsigned char)text->bytes[i]);
+    }
+    put_text(out, "]");
 }
 
 /* "token":...,"logprob":...,"bytes":[...] */
 static void put_members(struct buffer *out, const struct engine *engine, const struct engine_logprob *of) {
-    size_t len;
-    const char *text = engine_token_text(engine, of->token, &len);
+    const struct engine_token_text text = engine_token_text(engine, of->token);
     put_text(out, "\"token\":");
-    put_token(out, engine, of->token);
+    put_token(out, &text);
     put_text(out, ",\"logprob\":");
     put_logprob(out, of->logprob);
-    put_text(out, ",\"bytes\":[");
-    for (size_t i = 0; i < len; i++) {
-        if (i > 0) put_text(out, ",");
-        put_integer(out, (unsigned char)text[i]);
-    }
-    put_text(out, "]");
+    put_text(out, ",\"bytes\":");
+    put_bytes(out, &text);
 }
 
 void put_chat_logprobs(struct buffer *out, const struct engine *engine, const struct logprob_list *list, int first, int end) {
@@ -108,11 +117,10 @@ void put_chat_logprobs(struct buffer *out, const struct engine *engine, const st
 
 /* Two tokens may have the same text; a name stands in an object once, for the likelier. */
 static bool is_named(const struct engine *engine, const struct logprob_token *t, int j) {
-    size_t len, other_len;
-    const char *text = engine_token_text(engine, t->top[j].token, &len);
+    const struct engine_token_text text = engine_token_text(engine, t->top[j].token);
     for (int i = 0; i < j; i++) {
-        const char *other = engine_token_text(engine, t->top[i].token, &other_len);
-        if (len == other_len && memcmp(text, other, len) == 0) return true;
+        const struct engine_token_text other = engine_token_text(engine, t->top[i].token);
+        if (text.len == other.len && memcmp(text.bytes, other.bytes, text.len) == 0) return true;
     }
     return false;
 }
@@ -121,8 +129,9 @@ static void put_top_object(struct buffer *out, const struct engine *engine, cons
     put_text(out, "{");
     for (int j = 0; j < t->n_top; j++) {
         if (is_named(engine, t, j)) continue;
+        const struct engine_token_text text = engine_token_text(engine, t->top[j].token);
         if (j > 0) put_text(out, ",");
-        put_token(out, engine, t->top[j].token);
+        put_token(out, &text);
         put_text(out, ":");
         put_logprob(out, t->top[j].logprob);
     }
@@ -137,7 +146,8 @@ void put_completion_logprobs(struct buffer *out, const struct engine *engine, co
         for (int i = first; i < end; i++) {
             const struct logprob_token *t = &list->tokens[i];
             if (i > first) put_text(out, ",");
-            if (part == 0) put_token(out, engine, t->own.token);
+            const struct engine_token_text text = engine_token_text(engine, t->own.token);
+            if (part == 0) put_token(out, &text);
             if (part == 1) put_logprob(out, t->own.logprob);
             if (part == 2) put_top_object(out, engine, t);
             if (part == 3) put_integer(out, t->text_offset);

@@ -1,9 +1,10 @@
 /* logprobs.h - the log-probabilities of an answer's tokens, kept beside its text, and as JSON in OpenAI's two shapes.
  *
  *  (1) They are the model's own: before temperature, penalties, bias and cuts (engine.h).
- *  (2) Tokens stand in the order of the text. The bytes of all of them begin with the text's; they are more where the end cut off a
- *      character or a token. Tokens that a stop string swallowed are not among them.
- *  (3) A token that is not whole characters is written "bytes:\xe2\x9c" where JSON wants text; `bytes` has the bytes themselves.
+ *  (2) Tokens stand in the order of the text. The bytes of all of them begin with the text's; they are more where the end cut
+ *      off a character or a token. Tokens that a stop string swallowed are not among them.
+ *  (3) A token that is not whole characters is written "bytes:\xe2\x9c" where JSON wants text; `bytes` has the bytes themselves,
+ *      null for control tokens, which add nothing to the text.
  * The list is as long as the answer has tokens, so its bound is the context. Service thread only. */
 #ifndef FORESAY_LOGPROBS_H
 #define FORESAY_LOGPROBS_H

@@ -7,12 +7,13 @@
  *   [[prefill 4]]  prefill events before the first token        [[fail 1]] ends as an error after half of the tokens
  *   [[busy 1]]     engine_submit refuses with ENGINE_ERR_BUSY   [[echo 1]] the answer is what follows the brackets
  *   [[halves 1]]   with echo: a token is a byte, so that characters come in parts
- * A token's id is its number, or ECHO_TOKENS + its first two bytes, or BYTE_TOKENS + its byte; log-probabilities are made up: token i of
- * the answer has -0.25 - i % 4, the likeliest ones are it and those with the next ids at -0.5, -1, -1.5 ...
+ * A token's id is its number, or ECHO_TOKENS + its first two bytes, or BYTE_TOKENS + its byte. Log-probabilities are made up:
+ * token i of the answer has -0.25 - i % 4, the likeliest ones are it and those with the next ids at -0.5, -1, -1.5 ...
  * A prompt counts one token for four bytes; more than ctx_len is ENGINE_ERR_TOO_LONG, or the oldest messages are left out if
  * asked. One thread plays all requests; the queue of events is bounded, and the thread waits when it is full. */
 #define _GNU_SOURCE /* memmem */
 #include "engine/engine.h"
+#include "engine/utf8.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -384,23 +385,22 @@ void engine_wait(struct engine *engine, int timeout_ms) {
     pthread_mutex_unlock(&engine->lock);
 }
 
-const char *engine_token_text(const struct engine *engine, int32_t token, size_t *len) {
+struct engine_token_text engine_token_text(const struct engine *engine, int32_t token) {
     static _Thread_local char texts[8][32]; /* a caller may look at a few at once */
     static _Thread_local int turn;
     char *text = texts[turn = (turn + 1) % 8];
+    size_t len = 0;
     (void)engine;
     if (token >= BYTE_TOKENS) {
-        text[0] = (char)(token - BYTE_TOKENS);
-        *len = 1;
+        text[len++] = (char)(token - BYTE_TOKENS);
     } else if (token >= ECHO_TOKENS) {
         token -= ECHO_TOKENS;
-        *len = 0;
-        if (token > 0xFF) text[(*len)++] = (char)(token >> 8);
-        text[(*len)++] = (char)token;
+        if (token > 0xFF) text[len++] = (char)(token >> 8);
+        text[len++] = (char)token;
     } else {
-        *len = (size_t)piece(text, token);
+        len = (size_t)piece(text, token);
     }
-    return text;
+    return (struct engine_token_text){.bytes = text, .len = len, .is_utf8 = utf8_valid(text, len)};
 }
 
 void engine_info(const struct engine *engine, struct engine_info *out) {

@@ -1,4 +1,5 @@
-/* fuzz_openai.c - any bytes as the body of a chat completion or a completion: no crash, no leak; what is accepted keeps the engine's ranges. */
+/* fuzz_openai.c - any bytes as the body of a chat completion or a completion: no crash, no leak; what is accepted keeps the
+ * engine's ranges. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdlib.h>
