@@ -35,8 +35,7 @@ struct detokenizer_stop {
 struct detokenizer {
     bool stopped; /* known after each push: a stop string is complete. The text before it is still to be taken; further tokens
                      are ignored */
-    size_t
-        n_out; /* bytes of the tokens that have come out as text, and a dropped space: it tells whose text that was */
+    size_t n_out; /* bytes of the tokens that have come out as text, and a dropped space: it tells whose text that was */
     /* private */
     bool skips_space; /* the next byte is dropped if it is a space */
     bool ended;       /* the stop string has been reached in taking: no more text */
