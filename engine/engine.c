@@ -12,6 +12,7 @@
 #include "engine/internal.h"
 #include "engine/log.h"
 #include "engine/memory.h"
+#include "engine/utf8.h"
 
 enum {
     DEFAULT_SEQ_TOKENS = 2048, /* a long chat */
@@ -149,6 +150,7 @@ static int open_pool(struct engine *e, const struct model_shape *shape, const st
         scheduler_init(&e->scheduler, &e->cache, e->config.step_tokens, e->config.max_seqs) != 0 ||
         sampler_init(&e->sampler, tokenizer_vocab_size(e->tokenizer)) != 0)
         return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
+    e->sampler.backend = &e->backend;
     return ENGINE_OK;
 }
 
@@ -158,8 +160,9 @@ static int open_step_buffers(struct engine *e, struct engine_error *error) {
     e->row_seqs = calloc(n_seqs, sizeof *e->row_seqs);
     e->logit_rows = calloc(n_seqs, sizeof *e->logit_rows);
     e->sampled = calloc(n_seqs, sizeof *e->sampled);
+    e->draws = calloc(n_seqs, sizeof *e->draws);
     e->ending = calloc(n_live, sizeof *e->ending);
-    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->ending) return ENGINE_OK;
+    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->draws && e->ending) return ENGINE_OK;
     return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
 }
 
@@ -266,6 +269,7 @@ void engine_close(struct engine *e) {
     free(e->row_seqs);
     free(e->logit_rows);
     free(e->sampled);
+    free(e->draws);
     free(e->ending);
     free(e->model_name);
     pthread_cond_destroy(&e->work);
@@ -276,6 +280,15 @@ void engine_close(struct engine *e) {
 }
 
 /* --- facts --- */
+
+struct engine_token_text engine_token_text(const struct engine *e, int32_t token) {
+    struct engine_token_text text = {0};
+    text.bytes = tokenizer_piece(e->tokenizer, token, &text.len);
+    text.is_control = text.len == 0;
+    if (text.is_control) text.bytes = tokenizer_name(e->tokenizer, token, &text.len);
+    text.is_utf8 = utf8_valid(text.bytes, text.len);
+    return text;
+}
 
 void engine_info(const struct engine *e, struct engine_info *out) {
     const struct model_shape *s = &e->model->shape;

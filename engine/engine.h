@@ -84,8 +84,15 @@ struct engine_sampling {
 };
 struct engine_sampling engine_sampling_default(void); /* temperature 0.7, top_p 0.95, seed 0, everything else off */
 
+/* log softmax of the model's own logits: before temperature, penalties, bias and cuts, the same for every sampling parameter. */
+struct engine_logprob {
+    int32_t token;
+    float logprob;
+};
+
 enum {
     ENGINE_MAX_BIAS = 300,
+    ENGINE_MAX_TOP_LOGPROBS = 20,
     ENGINE_MAX_STOP = 8,       /* stop strings a request */
     ENGINE_MAX_STOP_LEN = 128, /* bytes of one */
     ENGINE_TEXT_MAX = 256,     /* bytes of text in one event */
@@ -106,6 +113,8 @@ struct engine_request {
     struct engine_sampling sampling;
     const char *const *stop; /* n_stop strings that end the answer and are not part of it */
     int n_stop;
+    bool logprobs;       /* TEXT events carry log-probabilities; memory: 8 * (1 + n_top_logprobs) bytes a token of the answer */
+    int n_top_logprobs;  /* how many of the likeliest tokens beside the one drawn, 0 .. ENGINE_MAX_TOP_LOGPROBS */
     bool ignore_eos;     /* for measurements: an end token is sampled but does not end the answer */
     uint64_t cache_salt; /* requests share cached prefixes only with requests of the same salt (one per user) */
 };
@@ -144,6 +153,11 @@ struct engine_event {
     int text_len;
     char text[ENGINE_TEXT_MAX]; /* not terminated */
     int32_t token;              /* TEXT: the last token of it */
+    /* TEXT, when the request asked for it: the token and the likeliest ones, best first. Then each token has an event of its own,
+     * which comes when the first of its text does: n_tokens is 1 and n_logprobs the length, or both are 0 (rest of a long text).
+     * Tokens whose text a stop string swallows have none. */
+    int n_logprobs;
+    struct engine_logprob logprobs[1 + ENGINE_MAX_TOP_LOGPROBS];
     /* DONE only: */
     enum engine_finish finish;
     int status; /* enum engine_status, with FINISH_ERROR */
@@ -161,6 +175,16 @@ void engine_wait(struct engine *engine, int timeout_ms);
 int engine_open(struct engine **out, const struct engine_config *config, struct engine_error *error);
 /* Cancels what runs, ends the threads. Accepts NULL. */
 void engine_close(struct engine *engine);
+
+/* The bytes that a token adds to a text; they live as long as the engine. */
+struct engine_token_text {
+    const char *bytes;
+    size_t len;
+    bool is_utf8;    /* whole characters */
+    bool is_control; /* it adds nothing to a text: the bytes are its name; len 0 for ids outside the vocabulary */
+};
+/* Any thread. */
+struct engine_token_text engine_token_text(const struct engine *engine, int32_t token);
 
 /* Facts about the loaded model; constant, strings live as long as the engine. */
 struct engine_info {

@@ -267,6 +267,10 @@ struct backend_ops {
     void (*attention)(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
                       int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride);
 
+    /* Runs task(arg, 0) .. task(arg, n - 1) on the compute threads, in any order, and returns when all are done: the caller's own
+     * work on rows that lie in main memory, such as sampling. n: at most 65534 */
+    void (*parallel)(void *self, int n, void (*task)(const void *arg, int i), const void *arg);
+
     /* Block src[i] over block dst[i], in order. */
     void (*copy_blocks)(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
 };

@@ -146,6 +146,11 @@ static void cpu_weight_free(void *self, struct weight *weight) {
     free(weight);
 }
 
+static void cpu_parallel(void *self, int n, void (*task)(const void *arg, int i), const void *arg) {
+    const struct cpu *cpu = self;
+    pool_run(cpu->pool, n, task, arg);
+}
+
 static const struct backend_ops ops = {
     .name = "cpu",
     .close = cpu_close,
@@ -165,6 +170,7 @@ static const struct backend_ops ops = {
     .combine = cpu_combine,
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
+    .parallel = cpu_parallel,
     .copy_blocks = cpu_copy_blocks,
 };
 
