@@ -162,11 +162,12 @@ unit: $(unit_tests) ## C unit tests
 check-kernels: $(BUILD)/tests/check_kernels ## every instruction set against the reference, bit by bit
 	$<
 
-check-equality: $(BUILD)/tests/check_equality $(MODEL) ## same seed, same text: batch, threads, chunks, cache, preemption, ISA, every type
-	$<
-	$< $(MODEL)
-	$< --windows
-	$< --experts
+check-equality: $(BUILD)/tests/check_rows $(BUILD)/tests/check_equality $(MODEL) ## same bits: batch, threads, chunks, cache, preemption, ISA, type, family
+	$(BUILD)/tests/check_rows
+	$(BUILD)/tests/check_equality
+	$(BUILD)/tests/check_equality $(MODEL)
+	$(BUILD)/tests/check_equality --windows
+	$(BUILD)/tests/check_equality --experts
 
 e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real sockets, real clients
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_MODEL=$(abspath $(MODEL)) \
