@@ -176,13 +176,14 @@ check-emulated: ## the same for AVX-VNNI, AVX-512 and AMX on a processor without
 	@$(MAKE) --no-print-directory -j2 build/emulated/tests/check_kernels BUILD=build/emulated EMULATED=1 WARN="-Wall -Wno-psabi"
 	build/emulated/tests/check_kernels
 
-check-equality: $(BUILD)/tests/check_equality $(MODEL) ## same seed, same text: batch, threads, chunks, cache, preemption, ISA, every type of weights and KV cache
-	$<
-	$< $(MODEL)
-	$< --windows
-	$< --experts
-	$< --kv-type int8
-	$< --kv-type int4
+check-equality: $(BUILD)/tests/check_rows $(BUILD)/tests/check_equality $(MODEL) ## same bits: batch, threads, chunks, cache, preemption, ISA, type, family
+	$(BUILD)/tests/check_rows
+	$(BUILD)/tests/check_equality
+	$(BUILD)/tests/check_equality $(MODEL)
+	$(BUILD)/tests/check_equality --windows
+	$(BUILD)/tests/check_equality --experts
+	$(BUILD)/tests/check_equality --kv-type int8
+	$(BUILD)/tests/check_equality --kv-type int4
 
 e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real sockets, real clients
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_MODEL=$(abspath $(MODEL)) \

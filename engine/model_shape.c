@@ -17,7 +17,7 @@ enum {
 
 /* Files of the llama converter have their q and k permuted for pairs side by side; all others turn halves. */
 static const struct model_family families[] = {
-    {.architecture = "llama", .rope = ROPE_INTERLEAVED, .moe = MOE_IF_COUNTED},
+    {.architecture = "llama", .rope = ROPE_INTERLEAVED, .moe = MOE_IF_COUNTED, .window_period = EVERY_LAYER},
     {.architecture = "smollm3", .rope = ROPE_INTERLEAVED, .rope_free_period = 4},
     {.architecture = "qwen2", .rope = ROPE_HALVES},
     {.architecture = "qwen3", .rope = ROPE_HALVES, .qk_norm = true},
