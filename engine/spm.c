@@ -104,19 +104,6 @@ static bool fill_characters(struct spm *spm, const struct vocabulary *v) {
     return true;
 }
 
-static int read_unknown(struct spm *spm, const struct vocabulary *v, const struct gguf *gguf) {
-    uint32_t id;
-    spm->unknown = -1;
-    if (gguf_get_u32(gguf, "tokenizer.ggml.unknown_token_id", &id) == GGUF_FOUND && id < (uint32_t)v->n) {
-        spm->unknown = (int32_t)id;
-    }
-    for (int32_t i = 0; spm->unknown < 0 && i < v->n; i++) {
-        if (v->tokens[i].kind == TOKEN_UNKNOWN) spm->unknown = i;
-    }
-    for (int byte = 0; byte < 256; byte++) spm->unknown_is_used |= v->byte_ids[byte] < 0;
-    return ENGINE_OK;
-}
-
 static int read_merges(struct spm *spm, const struct vocabulary *v, const struct gguf_array *scores, struct engine_error *error) {
     struct pairs pairs = {0};
     bool fits = fill_characters(spm, v);
@@ -142,7 +129,8 @@ int spm_open(struct spm *spm, const struct vocabulary *v, const struct gguf *ggu
         return gguf_fail(error, ENGINE_ERR_MODEL, "%s: tokenizer.ggml.scores has another length than tokenizer.ggml.tokens",
                          gguf_path(gguf));
     }
-    read_unknown(spm, v, gguf);
+    spm->unknown = vocabulary_unknown(v, gguf);
+    for (int byte = 0; byte < 256; byte++) spm->unknown_is_used |= v->byte_ids[byte] < 0;
     return read_merges(spm, v, &scores, error);
 }
 

@@ -7,6 +7,7 @@ same file, takes runs of more than 31 spaces apart differently than Gemma's own 
 
 import io
 import os
+import random
 
 import pytest
 
@@ -106,3 +107,66 @@ def test_gemma():
         assert run(GEMMA, run(GEMMA, text), "--decode") == text.replace("\u2581", " ").encode("utf-8")
     odd = b"caf\xe9 \xe2\x82 \xed\xa0\x80 \x80\x80 end\xf0\x9f\x98"
     assert run(GEMMA, run(GEMMA, odd), "--decode") == odd
+
+
+# --- unigram ---
+
+def train_unigram(path, n, rule, prefix, merges, byte_fallback, added, by_space=True):
+    """A unigram vocabulary over the corpus as a GGUF file in llama.cpp's form, and the library's own processor for it."""
+    out = io.BytesIO()
+    lines = [line for text in TEXTS[:30] for line in text.split("\n") if 0 < len(line) < 4000]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=out, vocab_size=n, model_type="unigram", byte_fallback=byte_fallback,
+        character_coverage=0.99, add_dummy_prefix=prefix, normalization_rule_name=rule, remove_extra_whitespaces=merges,
+        user_defined_symbols=added, split_by_whitespace=by_space, hard_vocab_limit=False, minloglevel=2)
+    model = model_pb2.ModelProto()
+    model.ParseFromString(out.getvalue())
+    writer = gguf.GGUFWriter(path, "t5")
+    writer.add_tokenizer_model("t5")
+    writer.add_token_list([piece.piece for piece in model.pieces])
+    writer.add_token_scores([piece.score for piece in model.pieces])
+    writer.add_token_types([piece.type for piece in model.pieces])
+    writer.add_eos_token_id(model.trainer_spec.eos_id)
+    writer.add_unk_token_id(model.trainer_spec.unk_id)
+    writer.add_add_space_prefix(prefix)
+    writer.add_remove_extra_whitespaces(merges)
+    if model.normalizer_spec.precompiled_charsmap:
+        writer.add_precompiled_charsmap(model.normalizer_spec.precompiled_charsmap)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+
+
+def odd_bytes(seed, n):
+    """Texts that are not UTF-8: characters cut short, bytes put in, bytes of any value."""
+    rng = random.Random(seed)
+    texts = [bytes(rng.randrange(256) for _ in range(300)) for _ in range(n)]
+    for _ in range(n):
+        text = bytearray("Größe 智能 का 👩\u200d👧  e\u0301 ﬁ ".encode("utf-8") * 4)
+        for _ in range(12):
+            text[rng.randrange(len(text))] = rng.randrange(256)
+        texts.append(bytes(text))
+    return texts
+
+
+@pytest.mark.parametrize("n,rule,prefix,merges,byte_fallback,added,by_space", [
+    (3000, "nmt_nfkc", True, True, False, [], True),
+    (2500, "nmt_nfkc_cf", True, True, True, ["<extra>", "ﬁ", "</s2>"], True),
+    (3000, "identity", True, False, True, [], True),
+    (3000, "nfkc", False, False, False, ["<tool>", "\u2581\u2581", "中"], False),
+])
+def test_unigram(tmp_path, n, rule, prefix, merges, byte_fallback, added, by_space):
+    """Like T5 and XLM-R, folding case, leaving text alone, and with tokens across spaces: the whole corpus and bytes that are no text."""
+    path = str(tmp_path / "vocabulary.gguf")
+    processor, problems, n_bytes = train_unigram(path, n, rule, prefix, merges, byte_fallback, added, by_space), [], 0
+    spelled = ["".join(added) * 3, " ".join(added) + "  x\u2581\u2581\u2581y  ", "\u2581", " \u2581 \u3000 \u00a0", "   ", "a" * 3000, "ab " * 900]
+    for text in TEXTS + odd_bytes(7, 60) + spelled:
+        data = text if isinstance(text, bytes) else text.encode("utf-8")
+        theirs, ours = processor.encode(data), encode(path, data)
+        n_bytes += len(data)
+        if theirs != ours:
+            at = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(ours), len(theirs)))
+            problems.append(f"{data[:30]!r}: token {at}: {theirs[at:at + 6]} expected, {ours[at:at + 6]} got")
+    assert not problems, "\n".join(problems[:20])
+    assert n_bytes > 1_000_000
