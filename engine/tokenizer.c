@@ -1,6 +1,6 @@
 /* tokenizer.c - puts the parts together: added tokens are found in the text, what lies between is cut into words (byte-level
- * BPE: by pretokenizer.c, SentencePiece: by spm.c) and each word merged over the tokens of vocabulary.c. Unigram tokenizers do all
- * of this on their own (unigram.c). See tokenizer.h.
+ * BPE: by pretokenizer.c, SentencePiece: by spm.c) and each word merged over the tokens of vocabulary.c. Unigram tokenizers do
+ * all of this on their own (unigram.c). See tokenizer.h.
  *
  * Added tokens of the kind "user defined" (<tool_call> of Qwen2, runs of spaces of some others) are found in any text, leftmost
  * and longest first, as in the `tokenizers` library. Tokens of the kind "control" are not, and neither are "user defined" ones

@@ -1,5 +1,5 @@
-/* tokenizer.h - text to token ids and back: byte-level BPE as in GPT-2, SmolLM2, Llama 3 and Qwen2, SentencePiece BPE as in Llama 2,
- * Mistral, Phi-3 and Gemma, and SentencePiece unigram as in T5.
+/* tokenizer.h - text to token ids and back: byte-level BPE as in GPT-2, SmolLM2, Llama 3 and Qwen2, SentencePiece BPE as in
+ * Llama 2, Mistral, Phi-3 and Gemma, and SentencePiece unigram as in T5.
  *
  *  (1) tokenizer_encode never yields a control token: "<|im_start|>" in a text is twelve characters like any others. Control
  *      tokens come from tokenizer_find and are appended as ids by whoever builds a prompt (chat_template.c).

@@ -16,7 +16,7 @@ sentencepiece = pytest.importorskip("sentencepiece")
 pytest.importorskip("google.protobuf")
 from sentencepiece import sentencepiece_model_pb2 as model_pb2  # noqa: E402
 
-from test_tokenizer import TEXTS, encode, run  # noqa: E402
+from test_tokenizer import TEXTS, encode_all, run  # noqa: E402
 
 GEMMA = os.environ.get("FORESAY_GEMMA", "")
 NORMAL, UNKNOWN, USER_DEFINED, BYTE = 1, 2, 4, 6
@@ -72,16 +72,18 @@ def train(path, n, prefix, byte_fallback, added, control=(), template=None):
     writer.close()
 
 
-def compare(path):
-    processor, problems, n_bytes = reference(path), [], 0
-    for text in TEXTS:
-        theirs, ours = processor.encode(text), encode(path, text)
-        n_bytes += len(text.encode("utf-8"))
+def compare(path, processor, texts):
+    """Returns the size of the texts in bytes."""
+    problems, n_bytes = [], 0
+    for text, ours in zip(texts, encode_all(path, texts)):
+        data = text if isinstance(text, bytes) else text.encode("utf-8")
+        theirs = processor.encode(data)
+        n_bytes += len(data)
         if theirs != ours:
             at = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(ours), len(theirs)))
-            problems.append(f"{text[:30]!r}: token {at}: {theirs[at:at + 6]} expected, {ours[at:at + 6]} got")
+            problems.append(f"{data[:30]!r}: token {at}: {theirs[at:at + 6]} expected, {ours[at:at + 6]} got")
     assert not problems, "\n".join(problems[:20])
-    assert n_bytes > 1_000_000
+    return n_bytes
 
 
 @pytest.mark.parametrize("n,prefix,byte_fallback,added", [
@@ -93,7 +95,7 @@ def test_trained(tmp_path, n, prefix, byte_fallback, added):
     """Like Llama 2, like one without byte tokens, and like Gemma: the whole corpus, at least a megabyte."""
     path = str(tmp_path / "vocabulary.gguf")
     train(path, n, prefix, byte_fallback, added)
-    compare(path)
+    assert compare(path, reference(path), TEXTS) > 1_000_000
     if byte_fallback:
         for text in TEXTS[:60]:
             assert run(path, run(path, text), "--decode") == text.replace("\u2581", " ").encode("utf-8")
@@ -102,7 +104,7 @@ def test_trained(tmp_path, n, prefix, byte_fallback, added):
 @pytest.mark.skipif(not os.path.exists(GEMMA), reason="FORESAY_GEMMA names no file")
 def test_gemma():
     """The whole corpus in a real vocabulary of 262,144 tokens, and back."""
-    compare(GEMMA)
+    assert compare(GEMMA, reference(GEMMA), TEXTS) > 1_000_000
     for text in TEXTS[:60]:
         assert run(GEMMA, run(GEMMA, text), "--decode") == text.replace("\u2581", " ").encode("utf-8")
     odd = b"caf\xe9 \xe2\x82 \xed\xa0\x80 \x80\x80 end\xf0\x9f\x98"
@@ -159,14 +161,6 @@ def odd_bytes(seed, n):
 def test_unigram(tmp_path, n, rule, prefix, merges, byte_fallback, added, by_space):
     """Like T5 and XLM-R, folding case, leaving text alone, and with tokens across spaces: the whole corpus and bytes that are no text."""
     path = str(tmp_path / "vocabulary.gguf")
-    processor, problems, n_bytes = train_unigram(path, n, rule, prefix, merges, byte_fallback, added, by_space), [], 0
+    processor = train_unigram(path, n, rule, prefix, merges, byte_fallback, added, by_space)
     spelled = ["".join(added) * 3, " ".join(added) + "  x\u2581\u2581\u2581y  ", "\u2581", " \u2581 \u3000 \u00a0", "   ", "a" * 3000, "ab " * 900]
-    for text in TEXTS + odd_bytes(7, 60) + spelled:
-        data = text if isinstance(text, bytes) else text.encode("utf-8")
-        theirs, ours = processor.encode(data), encode(path, data)
-        n_bytes += len(data)
-        if theirs != ours:
-            at = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(ours), len(theirs)))
-            problems.append(f"{data[:30]!r}: token {at}: {theirs[at:at + 6]} expected, {ours[at:at + 6]} got")
-    assert not problems, "\n".join(problems[:20])
-    assert n_bytes > 1_000_000
+    assert compare(path, processor, TEXTS + odd_bytes(7, 60) + spelled) > 1_000_000
