@@ -1,5 +1,5 @@
-/* charsmap.c - see charsmap.h. A unit of the double array is 32 bits: the label of the byte that led here (bits 0 to 7), whether a
- * rule ends here (bit 8), and where its children are: bits 10 to 30, shifted by 8 if bit 9 is set. The child of byte b is at
+/* charsmap.c - see charsmap.h. A unit of the double array is 32 bits: the label of the byte that led here (bits 0 to 7), whether
+ * a rule ends here (bit 8), and where its children are: bits 10 to 30, shifted by 8 if bit 9 is set. The child of byte b is at
  * position ^ offset ^ b; the unit at position ^ offset holds the rule's value, where its replacement begins. */
 #include "engine/charsmap.h"
 

@@ -1,5 +1,5 @@
-/* piece_trie.c - see piece_trie.h. The names are sorted; a node is a range of them that begin alike, and its children are the parts
- * of that range by the next byte. */
+/* piece_trie.c - see piece_trie.h. The names are sorted; a node is a range of them that begin alike, and its children are the
+ * parts of that range by the next byte. */
 #define _GNU_SOURCE /* qsort_r */
 #include "engine/piece_trie.h"
 

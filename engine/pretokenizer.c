@@ -79,7 +79,7 @@
     "|[" NUMBER "]" numbers "| ?[^" SPACE LETTER NUMBER "]++[\\r\\n/]*+|" SPACES
 
 /* How DeepSeek's three generations cut, one rule after the other: what a rule finds and what lies between are cut on. White space
- * at the end of a piece is skipped at once where it does not reach the end, or a long run of it would be tried from each place. */
+ * that does not reach the end of a piece is skipped at once, or a long run of it would be tried from each place. */
 #define CASED_OF_UNICODE_11                                                                                                      \
     "A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}\\x{295}-\\x{2af}"             \
     "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37b}-\\x{37d}\\x{37f}\\x{386}\\x{388}-\\x{38a}\\x{38c}\\x{38e}-\\x{3a1}"               \
@@ -111,64 +111,63 @@
 
 enum { MAX_STEPS = PRETOKENIZER_MAX_STEPS };
 
+/* Which words of ASCII letters are found without PCRE2, which takes longer to start than to match: see plain_word. */
+enum words {
+    WORDS_BY_PATTERN,
+    WORDS_OF_LETTERS, /* a space or none, then letters */
+    WORDS_BY_CASE,    /* a space or none, then capitals or none, then small letters */
+};
+
+enum { IGNORES_MERGES = 1, ADDS_BOS = 2, COMPOSES = 4 }; /* see pretokenizer.h */
+
 struct family {
     const char *name;
     const char *aliases;          /* values of tokenizer.ggml.pre that mean the same rule, each between spaces */
     const char *steps[MAX_STEPS]; /* one: it matches everywhere; several: each cuts what the one before leaves, see scanning */
-    bool ignores_merges, adds_bos, composes;
+    enum words words;
+    int flags;
 };
 
 static const struct family families[] = {
-    {"smollm", " smollm starcoder refact command-r codeshell exaone minerva-7b mellum2 ", {PATTERN_SMOLLM}, false, false, false},
+    {"smollm", " smollm starcoder refact command-r codeshell exaone minerva-7b mellum2 ", {PATTERN_SMOLLM}, WORDS_OF_LETTERS, 0},
     {"gpt-2",
      " gpt-2 gpt2 default phi-2 mpt olmo jais trillion jina-en jina-es jina-de jina-v1-en jina-v2-es jina-v2-de jina-v2-code "
      "mellum modern-bert roberta-bpe gigachat a.x-4.0 exaone4 granite-docling ",
      {PATTERN_GPT2},
-     false,
-     false,
-     false},
+     WORDS_OF_LETTERS,
+     0},
     {"llama-bpe",
      " llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral lfm2 midm-2.0 jina-v5-nano ",
      {PATTERN_TIKTOKEN("{1,3}+", "")},
-     true,
-     true,
-     false},
-    {"dbrx", " dbrx smaug-bpe chatglm-bpe glm4 ", {PATTERN_TIKTOKEN("{1,3}+", "")}, false, false, false},
-    {"qwen2", " qwen2 ", {PATTERN_TIKTOKEN("", "")}, false, false, true},
-    {"qwen35", " qwen35 ", {PATTERN_TIKTOKEN("", MARK)}, false, false, true},
+     WORDS_OF_LETTERS,
+     IGNORES_MERGES | ADDS_BOS},
+    {"dbrx", " dbrx smaug-bpe chatglm-bpe glm4 ", {PATTERN_TIKTOKEN("{1,3}+", "")}, WORDS_OF_LETTERS, 0},
+    {"qwen2", " qwen2 ", {PATTERN_TIKTOKEN("", "")}, WORDS_OF_LETTERS, COMPOSES},
+    {"qwen35", " qwen35 ", {PATTERN_TIKTOKEN("", MARK)}, WORDS_OF_LETTERS, COMPOSES},
     {"stablelm2",
      " stablelm2 hunyuan deepseek-r1-qwen megrez hunyuan-qwen kormo f2llmv2 grok-2 solar-open ",
      {PATTERN_TIKTOKEN("", "")},
-     false,
-     false,
-     false},
-    {"gpt-4o",
-     " gpt-4o llama4 kanana2 talkie minimax-m2 ",
-     {PATTERN_CASES("{1,3}+", "(?i:" CONTRACTION ")?")},
-     false,
-     false,
-     false},
-    {"tekken", " tekken ", {PATTERN_CASES("", "")}, true, true, false},
+     WORDS_OF_LETTERS,
+     0},
+    {"gpt-4o", " gpt-4o llama4 kanana2 talkie minimax-m2 ", {PATTERN_CASES("{1,3}+", "(?i:" CONTRACTION ")?")}, WORDS_BY_CASE, 0},
+    {"tekken", " tekken ", {PATTERN_CASES("", "")}, WORDS_BY_CASE, IGNORES_MERGES | ADDS_BOS},
     {"deepseek-llm",
      " deepseek-llm ",
      {"[\\r\\n]", "[" SPACE "]?[" CASED_OF_UNICODE_11 "]++",
       "[" SPACE "]?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]++",
       "[" SPACE "]++(?:$|(*SKIP)(*FAIL))", ASIAN, "[" DIGIT "]"},
-     false,
-     false,
-     false},
+     WORDS_BY_PATTERN,
+     0},
     {"deepseek-coder",
      " deepseek-coder ",
      {"[\\r\\n]", "[" SPACE "]?[" LETTER "]++", "[" SPACE "]?[" PUNCTUATION "]++", ASIAN, "[" DIGIT "]"},
-     false,
-     false,
-     false},
+     WORDS_BY_PATTERN,
+     0},
     {"deepseek-v3",
      " deepseek-v3 hunyuan-dense joyai-llm hy_v4 ",
      {"[" NUMBER "]{1,3}+", CHINESE_KANA, PATTERN_DEEPSEEK_V3},
-     false,
-     false,
-     false},
+     WORDS_BY_PATTERN,
+     0},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
@@ -245,9 +244,9 @@ void pretokenizer_close(struct pretokenizer *pretokenizer) {
 }
 
 const char *pretokenizer_name(const struct pretokenizer *pretokenizer) { return pretokenizer->family->name; }
-bool pretokenizer_ignores_merges(const struct pretokenizer *pretokenizer) { return pretokenizer->family->ignores_merges; }
-bool pretokenizer_adds_bos(const struct pretokenizer *pretokenizer) { return pretokenizer->family->adds_bos; }
-bool pretokenizer_composes(const struct pretokenizer *pretokenizer) { return pretokenizer->family->composes; }
+bool pretokenizer_ignores_merges(const struct pretokenizer *pretokenizer) { return pretokenizer->family->flags & IGNORES_MERGES; }
+bool pretokenizer_adds_bos(const struct pretokenizer *pretokenizer) { return pretokenizer->family->flags & ADDS_BOS; }
+bool pretokenizer_composes(const struct pretokenizer *pretokenizer) { return pretokenizer->family->flags & COMPOSES; }
 
 /* --- scanning --- */
 
@@ -289,6 +288,25 @@ static int match(struct pretokenizer_scan *scan, int step, const char *piece, si
     return 1;
 }
 
+static bool is_small(char c) { return c >= 'a' && c <= 'z'; }
+static bool is_capital(char c) { return c >= 'A' && c <= 'Z'; }
+
+/* The length of the word at the start of text if it is one that is found without PCRE2, else 0. What follows must be ASCII, so
+ * that no letter, mark or number beyond it belongs to the word. */
+static size_t plain_word(enum words words, const char *text, size_t len) {
+    size_t at = len > 0 && *text == ' ', start = at;
+    if (words == WORDS_BY_PATTERN) return 0;
+    if (words == WORDS_OF_LETTERS) {
+        while (at < len && (is_small(text[at]) || is_capital(text[at]))) at++;
+    } else {
+        while (at < len && is_capital(text[at])) at++;
+        start = at;
+        while (at < len && is_small(text[at])) at++;
+    }
+    if (at == start) return 0;
+    return at == len || ((uint8_t)text[at] < 0x80 && !(words == WORDS_BY_CASE && text[at] == '\'')) ? at : 0;
+}
+
 /* What stands before the next match of the step in its piece, or that match. */
 static int cut(struct pretokenizer_scan *scan, int step, size_t *start, size_t *end) {
     struct pretokenizer_level *l = &scan->levels[step];
@@ -308,9 +326,10 @@ static int cut(struct pretokenizer_scan *scan, int step, size_t *start, size_t *
 /* The next piece after steps 0 .. step; each step looks at one piece of the step before as if that were the whole text. */
 static int next_piece(struct pretokenizer_scan *scan, int step, size_t *start, size_t *end) {
     if (step < 0) { /* the run itself */
+        if (scan->at == scan->run_end) return 0;
         *start = scan->at;
         *end = scan->at = scan->run_end;
-        return *end > *start;
+        return 1;
     }
     struct pretokenizer_level *l = &scan->levels[step];
     if (l->at == l->end) {
@@ -340,7 +359,10 @@ int pretokenizer_scan_next(struct pretokenizer_scan *scan, const char **piece, s
     if (rc == 0 && n_steps > 1) {
         rc = next_piece(scan, n_steps - 1, &start, &end);
     } else if (rc == 0) { /* the subject is the rest of the run: nothing in the patterns looks back */
-        rc = match(scan, 0, scan->text + scan->at, scan->run_end - scan->at, 0, &start, &end);
+        const char *rest = scan->text + scan->at;
+        size_t rest_len = scan->run_end - scan->at;
+        end = plain_word(scan->pretokenizer->family->words, rest, rest_len);
+        rc = end > 0 ? 1 : match(scan, 0, rest, rest_len, 0, &start, &end);
         assert(rc != 0); /* the alternatives cover every character */
         start = scan->at;
         end = scan->at += end;

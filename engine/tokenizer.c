@@ -19,12 +19,14 @@
 #include "engine/unigram.h"
 #include "engine/utf8.h"
 #include "engine/vocabulary.h"
+#include "engine/word_cache.h"
 
 enum {
     MAX_EOG = 16,
     MOST_COMPOSED = 4,     /* composing a text makes it less than this many times shorter */
     MAX_CONTROL_LEN = 255, /* longer names are no control tokens in texts of templates */
     MIN_LIST_CAPACITY = 256,
+    MIN_CACHED_TEXT = 1024, /* bytes; in shorter texts few words come again */
 };
 
 static const char space_character[] = "\xE2\x96\x81"; /* U+2581 */
@@ -264,24 +266,38 @@ struct encoder {
     const struct tokenizer *tokenizer;
     struct pretokenizer_scan scan;
     struct bpe_scratch scratch;
+    struct word_cache cache;
     struct token_list *list;
 };
 
-/* Bytes for which the vocabulary has no token are left out before merging, as the `tokenizers` library does. */
-static int encode_piece(struct encoder *e, const char *piece, size_t len) {
+/* Bytes for which the vocabulary has no token are left out before merging, as the `tokenizers` library does. The tokens are left
+ * in the scratch; returns their number, -1 without memory. */
+static long merge_piece(struct encoder *e, const char *piece, size_t len) {
     const struct tokenizer *t = e->tokenizer;
+    if (!bpe_scratch_reserve(&e->scratch, len)) return -1;
     if (pretokenizer_ignores_merges(t->pretokenizer)) {
-        int32_t id = vocabulary_find_piece(&t->vocabulary, piece, len);
-        if (id >= 0) return token_list_push(e->list, id);
+        e->scratch.ids[0] = vocabulary_find_piece(&t->vocabulary, piece, len);
+        if (e->scratch.ids[0] >= 0) return 1;
     }
-    if (!bpe_scratch_reserve(&e->scratch, len)) return ENGINE_ERR_MEMORY;
     size_t n = 0;
     for (size_t i = 0; i < len; i++) {
         int32_t id = t->vocabulary.byte_ids[(uint8_t)piece[i]];
         if (id >= 0) e->scratch.ids[n++] = id;
     }
-    long kept = bpe_merge_symbols(&t->bpe, &e->scratch, n);
-    return kept < 0 ? ENGINE_ERR_MEMORY : token_list_append(e->list, e->scratch.ids, (size_t)kept);
+    return bpe_merge_symbols(&t->bpe, &e->scratch, n);
+}
+
+/* A piece of byte-level BPE, or with prefix or without a word of SentencePiece. */
+static int encode_piece(struct encoder *e, bool prefix, const char *piece, size_t len) {
+    const struct tokenizer *t = e->tokenizer;
+    uint64_t key[4];
+    struct word_slot *slot = prefix ? NULL : word_cache_slot(&e->cache, piece, len, key);
+    if (slot && word_cache_holds(slot, key)) return token_list_append(e->list, slot->ids, (size_t)slot->n);
+    long kept =
+        t->kind == KIND_SPM ? spm_merge(&t->spm, &t->vocabulary, &e->scratch, prefix, piece, len) : merge_piece(e, piece, len);
+    if (kept < 0) return ENGINE_ERR_MEMORY;
+    word_cache_put(slot, key, e->scratch.ids, (size_t)kept);
+    return token_list_append(e->list, e->scratch.ids, (size_t)kept);
 }
 
 static int encode_pieces(struct encoder *e, const char *text, size_t len) {
@@ -290,7 +306,7 @@ static int encode_pieces(struct encoder *e, const char *text, size_t len) {
     int more, rc = ENGINE_OK;
     pretokenizer_scan_set(&e->scan, text, len);
     while (rc == ENGINE_OK && (more = pretokenizer_scan_next(&e->scan, &piece, &piece_len)) != 0) {
-        rc = more < 0 ? ENGINE_ERR_MEMORY : encode_piece(e, piece, piece_len);
+        rc = more < 0 ? ENGINE_ERR_MEMORY : encode_piece(e, false, piece, piece_len);
     }
     return rc;
 }
@@ -311,8 +327,7 @@ static int encode_words(struct encoder *e, const char *text, size_t len) {
     for (size_t at = 0, n; at < len; at += n) {
         /* A space in front of a text that begins with one belongs to the same word. */
         n = spm_word(&t->spm, text + at, len - at);
-        long kept = spm_merge(&t->spm, &t->vocabulary, &e->scratch, prefix, text + at, n);
-        int rc = kept < 0 ? ENGINE_ERR_MEMORY : token_list_append(e->list, e->scratch.ids, (size_t)kept);
+        int rc = encode_piece(e, prefix, text + at, n);
         if (rc != ENGINE_OK) return rc;
         prefix = false;
     }
@@ -395,8 +410,10 @@ int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t
     if (cannot_fit(tokenizer, len, list)) return ENGINE_ERR_TOO_LONG;
     struct encoder e = {.tokenizer = tokenizer, .list = list};
     if (tokenizer->pretokenizer && !pretokenizer_scan_init(&e.scan, tokenizer->pretokenizer)) return ENGINE_ERR_MEMORY;
+    if (len >= MIN_CACHED_TEXT && tokenizer->kind != KIND_UNIGRAM) word_cache_open(&e.cache);
     int rc = encode_any(&e, text, len);
     if (rc != ENGINE_OK) list->n = n_before;
+    word_cache_free(&e.cache);
     bpe_scratch_free(&e.scratch);
     if (tokenizer->pretokenizer) pretokenizer_scan_free(&e.scan);
     return rc;

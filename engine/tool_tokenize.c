@@ -1,7 +1,8 @@
 /* tool_tokenize.c - `foresay tokenize`: text to token ids and back, as the engine does it.
  *
- * stdin is text and stdout one JSON array of ids, or with --many one line for each text; with --decode the other way round. --chat shows the whole prompt that a
- * conversation becomes: messages separated by NUL bytes, the user's first, then by turns. */
+ * stdin is text and stdout one JSON array of ids, or with --many one line for each text; with --decode the other way round.
+ * --chat shows the whole prompt that a conversation becomes: messages separated by NUL bytes, the user's first, then by turns. */
+#define _GNU_SOURCE /* fwrite_unlocked */
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -49,15 +50,18 @@ static bool read_input(struct input *input) {
 /* --- text to ids --- */
 
 static void print_ids(const struct token_list *list) {
-    char number[12];
-    putchar_unlocked('[');
+    char number[16];
+    putchar('[');
     for (size_t i = 0; i < list->n; i++) { /* by hand: printf takes longer than finding the token did */
-        int at = sizeof number;
+        size_t at = sizeof number;
         uint32_t id = (uint32_t)list->ids[i];
         do number[--at] = (char)('0' + id % 10);
         while (id /= 10);
-        if (i) fputs(", ", stdout);
-        fwrite(number + at, 1, sizeof number - (size_t)at, stdout);
+        if (i > 0) {
+            number[--at] = ' ';
+            number[--at] = ',';
+        }
+        fwrite_unlocked(number + at, 1, sizeof number - at, stdout);
     }
     puts("]");
 }

@@ -1,5 +1,5 @@
-/* unigram.c - see unigram.h. The text is normalized into a buffer, and whenever a word begins across whose start no token reaches,
- * what stands before it is cut into tokens: the best way to that place is known, whatever follows. */
+/* unigram.c - see unigram.h. The text is normalized into a buffer, and whenever a word begins across whose start no token
+ * reaches, what stands before it is cut into tokens: the best way to that place is known, whatever follows. */
 #include "engine/unigram.h"
 
 #include <float.h>
@@ -14,7 +14,8 @@
 #define REPLACEMENT "\xEF\xBF\xBD"
 enum { SPACE_BYTES = 3, MIN_CAPACITY = 256 };
 
-/* How much worse than the worst token a character without one is, and how little an added token costs: both as in SentencePiece. */
+/* How much worse than the worst token a character without one is, and how little an added token costs: both as in SentencePiece.
+ * */
 static const float unknown_penalty = 10.0f;
 static const double added_cost = 0.1;
 

@@ -5,7 +5,8 @@
  *     spaces become "\u2581", one is put in front, and runs of them are merged where the model says so.
  * (2) Sums are floats, added from the start of the text on, and of equal sums the one found first counts: SentencePiece's own
  *     arithmetic, so that ties fall the same way.
- * (3) A character that no token covers becomes its byte tokens, or where the vocabulary lacks them an unknown token, one for a run.
+ * (3) A character that no token covers becomes its byte tokens, or where the vocabulary lacks them an unknown token, one for a
+ *     run.
  * (4) Added tokens are left as they are by (1), and win over all others in (2). */
 #ifndef FORESAY_UNIGRAM_H
 #define FORESAY_UNIGRAM_H

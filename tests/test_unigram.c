@@ -1,5 +1,6 @@
 /* test_unigram.c - protects SentencePiece unigram text: the best sum of scores against the definition, ties, unknown characters,
- * what normalization does to spaces and bytes, replacements from a charsmap, damaged files. The oracle test compares whole models. */
+ * what normalization does to spaces and bytes, replacements from a charsmap, damaged files. The oracle test compares whole
+ * models. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
