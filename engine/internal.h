@@ -61,6 +61,9 @@ struct request {
     struct sequence seq;         /* tokenizer thread, then engine thread */
     struct engine_sampling sampling;
     struct engine_bias *bias; /* owned copy behind sampling.bias */
+    bool wants_logprobs;
+    int n_top;                       /* likeliest tokens beside the one drawn */
+    struct engine_logprob *logprobs; /* [tokens of the answer][1 + n_top]; written and read like seq.tokens */
     bool ignore_eos;
     int max_output; /* tokens; 0 = until the context is full */
     enum engine_drafter drafter;
@@ -85,7 +88,20 @@ struct request {
     bool gave_started, is_flushed;
     int gave_prefilled, n_read, n_read_at_stop;
     int n_unreported; /* tokens read whose text has not come out yet */
+    int n_reported;   /* tokens whose log-probabilities are given out, and the bytes of their text */
+    size_t reported_bytes;
     int32_t last_token;
+};
+
+/* The draws of one request in one step. */
+struct drawing {
+    struct request *request;
+    int first_row; /* the first of its rows among the logits; node i of its draft has row first_row + i */
+    struct tree_walk walk;
+    int32_t drawn[TREE_MAX_NODES];
+    int n_drawn;
+    bool is_over; /* the text ends: */
+    enum engine_finish finish;
 };
 
 struct request_queue {
@@ -111,10 +127,11 @@ struct engine {
     int32_t *row_tokens;          /* [step_tokens] */
     struct kernels_seq *row_seqs; /* [max_seqs] */
     int32_t *logit_rows;          /* [max_seqs + DRAFT_ROWS] */
-    struct request **sampled;     /* [max_seqs] whose logits the step computed, */
-    int *sampled_rows;            /* [max_seqs] the first of their rows among the logits */
+    struct drawing *sampled;      /* [max_seqs] whose logits the step computed, n_sampled of them */
+    struct drawing **going;       /* [max_seqs] of these: who draws (again) */
+    struct sampler_draw *draws;   /* [max_seqs] */
+    struct request **ending;      /* [max_seqs + max_waiting] */
     int n_sampled;
-    struct request **ending; /* [max_seqs + max_waiting] */
     int n_ending;
 
     pthread_t engine_thread, tokenizer_thread;

@@ -167,8 +167,9 @@ static struct model_batch gather_batch(struct engine *e) {
             .first_row = batch.n_rows, .n_rows = seq->n_rows, .first_pos = seq->n_computed, .blocks = seq->table.blocks};
         for (int row = 0; row < seq->n_rows; row++) e->row_tokens[batch.n_rows++] = seq->tokens[seq->n_computed + row];
         if (!sequence_wants_logits(seq)) continue;
-        e->sampled[e->n_sampled] = r;
-        e->sampled_rows[e->n_sampled++] = batch.n_logits;
+        struct drawing *d = &e->sampled[e->n_sampled++];
+        *d = (struct drawing){.request = r, .first_row = batch.n_logits};
+        if (r->draft) walk_begin(&d->walk, &r->draft->tree, 1 + seq->n_draft);
         for (int row = seq->n_draft; row >= 0; row--) e->logit_rows[batch.n_logits++] = batch.n_rows - 1 - row;
     }
     return batch;
@@ -187,14 +188,34 @@ static bool append_token(struct engine *e, struct request *r, int32_t token, enu
     return false;
 }
 
-static bool sample_one(struct engine *e, struct request *r, float *logits, int32_t *token) {
+/* The draw of the request's next token from these logits. */
+static struct sampler_draw next_draw(const struct request *r, float *logits) {
     const struct sequence *seq = &r->seq;
-    struct sampler_history history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens};
-    r->status = sampler_sample(&e->sampler, &r->sampling, &history, logits, token);
-    if (r->status == ENGINE_OK) return true;
-    snprintf(r->message, sizeof r->message, "the model produced a value that is not finite for token %d", seq->n_tokens);
-    log_error("engine", "request %llu: %s", (unsigned long long)r->id, r->message);
-    return false;
+    struct sampler_draw draw = {
+        .params = &r->sampling,
+        .history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens},
+        .logits = logits,
+        .n_top = r->n_top,
+    };
+    if (r->logprobs) draw.logprobs = r->logprobs + (size_t)(seq->n_tokens - seq->n_prompt) * (size_t)(1 + r->n_top);
+    return draw;
+}
+
+/* True when a row of the draft has the token that was drawn: its logits stand on the same text as those of a later step would, so
+ * the next token is drawn from them. */
+static bool take_draw(struct engine *e, struct drawing *d, const struct sampler_draw *draw) {
+    struct request *r = d->request;
+    r->status = draw->status;
+    if (r->status != ENGINE_OK) {
+        snprintf(r->message, sizeof r->message, "the model produced a value that is not finite for token %d", r->seq.n_tokens);
+        log_error("engine", "request %llu: %s", (unsigned long long)r->id, r->message);
+        d->finish = ENGINE_FINISH_ERROR;
+        d->is_over = true;
+        return false;
+    }
+    d->drawn[d->n_drawn++] = draw->token;
+    d->is_over = !append_token(e, r, draw->token, &d->finish);
+    return !d->is_over && r->seq.n_draft > 0 && walk_step(&d->walk, draw->token);
 }
 
 static void note_times(struct engine *e, struct request *r, double now) {
@@ -206,44 +227,50 @@ static void note_times(struct engine *e, struct request *r, double now) {
     r->last_token_ms = now;
 }
 
-/* Draws this request's next token, and further ones while a row of the draft has the token that was drawn: its logits stand on
- * the same text then as those of a later step would. Returns the number of draws. */
-static int draw_tokens(struct engine *e, struct request *r, int first_row, double now) {
-    struct sequence *seq = &r->seq;
-    int32_t drawn[TREE_MAX_NODES];
-    struct tree_walk walk = {0};
-    enum engine_finish finish = ENGINE_FINISH_ERROR;
-    int n_drawn = 0, n_draft = seq->n_draft;
-    bool goes_on, is_right = false;
-    if (r->draft) walk_begin(&walk, &r->draft->tree, 1 + n_draft);
-    do {
-        int32_t *token = &drawn[n_drawn];
-        goes_on = sample_one(e, r, model_logits(e->model, first_row + walk.node), token);
-        if (!goes_on) break;
-        n_drawn++;
-        goes_on = append_token(e, r, *token, &finish);
-        is_right = goes_on && n_draft > 0 && walk_step(&walk, *token);
-    } while (is_right);
-    if (n_drawn > 0) note_times(e, r, now);
-    r->n_accepted += walk.node;
-    e->counts.accepted_tokens += (uint64_t)walk.node;
-    scheduler_accept(&e->scheduler, seq, walk.node);
-    draft_learn(e, r, drawn, n_drawn);
-    if (!goes_on) end_request(e, r, finish);
+/* All draws of this step are made. */
+static void settle(struct engine *e, struct drawing *d, double now) {
+    struct request *r = d->request;
+    if (d->n_drawn > 0) note_times(e, r, now);
+    r->n_accepted += d->walk.node;
+    e->counts.accepted_tokens += (uint64_t)d->walk.node;
+    scheduler_accept(&e->scheduler, &r->seq, d->walk.node);
+    draft_learn(e, r, d->drawn, d->n_drawn);
+    if (d->is_over) end_request(e, r, d->finish);
+}
+
+/* Everyone draws a token, then those draw again whose draft had it, and so on. Returns the number of draws. */
+static int draw_tokens(struct engine *e) {
+    int n_drawn = 0, n_going = e->n_sampled;
+    for (int i = 0; i < n_going; i++) e->going[i] = &e->sampled[i];
+    while (n_going > 0) {
+        for (int i = 0; i < n_going; i++) {
+            const struct drawing *d = e->going[i];
+            e->draws[i] = next_draw(d->request, model_logits(e->model, d->first_row + d->walk.node));
+        }
+        sampler_draw(&e->sampler, e->draws, n_going);
+        n_drawn += n_going;
+        int n_more = 0;
+        for (int i = 0; i < n_going; i++) {
+            if (take_draw(e, e->going[i], &e->draws[i])) e->going[n_more++] = e->going[i];
+        }
+        n_going = n_more;
+    }
+    double now = now_ms();
+    for (int i = 0; i < e->n_sampled; i++) settle(e, &e->sampled[i], now);
     return n_drawn;
 }
 
 static void step(struct engine *e) {
-    int n_planned = scheduler_plan(&e->scheduler), n_drafted = draft_plan(e, n_planned), n_tokens = 0;
+    int n_planned = scheduler_plan(&e->scheduler), n_drafted = draft_plan(e, n_planned);
     assert(n_planned > 0);
     struct model_batch batch = gather_batch(e);
     assert(batch.n_rows == n_planned + n_drafted);
     double start = now_ms();
     model_forward(e->model, &e->pool, &batch);
-    double now = now_ms();
+    double forward_ms = now_ms() - start;
     scheduler_commit(&e->scheduler);
-    for (int i = 0; i < e->n_sampled; i++) n_tokens += draw_tokens(e, e->sampled[i], e->sampled_rows[i], now);
-    draft_time(e, batch.n_rows, n_drafted, n_tokens, now - start);
+    int n_tokens = draw_tokens(e);
+    draft_time(e, batch.n_rows, n_drafted, n_tokens, forward_ms);
     e->counts.steps++;
 }
 

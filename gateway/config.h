@@ -11,7 +11,7 @@
 
 struct serve_config {
     const char *config; /* the file's path, or NULL */
-    const char *model, *host, *data, *isa;
+    const char *model, *host, *data, *isa, *kv_type;
     enum engine_drafter drafter;
     const char *draft_store;   /* or NULL */
     const char *public_origin; /* NULL, or normalised */

@@ -70,10 +70,10 @@ def test_a_store_is_trained_killed_and_resumed(tmp_path):
     assert re.search(r"own.ngram: \d+ bytes from \d+ tokens", done.stdout)
     assert text.stat().st_size > size and text.stat().st_size % 4 == 0
 
-    plain = generate("--drafter", "none", "--temp", 0.8)
+    plain = generate("--drafter", "none", "--temp", 0.8, "--logprobs", 2)
     for kind in ("ngram", "merge", "auto"):
-        drafted = generate("--drafter", f"{kind}:{store}", "--temp", 0.8)
-        assert drafted["ids"] == plain["ids"] and drafted["text"] == plain["text"]
+        drafted = generate("--drafter", f"{kind}:{store}", "--temp", 0.8, "--logprobs", 2)
+        assert drafted["ids"] == plain["ids"] and drafted["text"] == plain["text"] and drafted["logprobs"] == plain["logprobs"]
         assert kind == "auto" or drafted["drafted_tokens"] > 0
 
     damaged = bytearray(store.read_bytes())
