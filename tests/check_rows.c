@@ -26,10 +26,6 @@ enum {
 };
 _Static_assert(N_BLOCKS >= N_LONG / KV_BLOCK, "one long sequence fits too");
 
-/* How keys and values are kept: one entry for each type that kv_pool_alloc knows. */
-static const struct kv_kind { const char *name; } kv_kinds[] = {{"f16"}};
-enum { N_KV_KINDS = sizeof kv_kinds / sizeof kv_kinds[0] };
-
 static const int steps[] = {1, 2, 3, 5, 8, 16, 37, 512};
 enum { N_STEPS = sizeof steps / sizeof steps[0] };
 
@@ -114,17 +110,16 @@ static void add_families(void) {
 
 /* --- machines --- */
 
-static bool machine_open(struct machine *m, const struct gguf *gguf, const struct kv_kind *kind) {
+static bool machine_open(struct machine *m, const struct gguf *gguf, const struct kv_shape *kv) {
     char reason[256];
     struct engine_error error = {""};
     struct model_shape shape;
     const struct model_limits limits = {.max_rows = N_LONG, .max_logits = N_LONG, .ctx_len = N_LONG};
     const struct backend_config config = {.isa = m->isa, .n_threads = m->n_threads};
-    (void)kind;
     if (backend_open_cpu(&m->backend, &config, reason, sizeof reason) != KERNELS_OK) return false;
     if (model_read_shape(&shape, gguf, &error) != ENGINE_OK ||
         model_open(&m->model, gguf, &shape, &m->backend, &limits, &error) != ENGINE_OK ||
-        kv_pool_alloc(&m->backend, N_BLOCKS, shape.n_layers, shape.n_kv_heads, shape.head_dim, &m->pool) != KERNELS_OK) {
+        kv_pool_alloc(&m->backend, N_BLOCKS, kv, &m->pool) != KERNELS_OK) {
         fprintf(stderr, "check_rows: %s\n", error.text);
         exit(2);
     }
@@ -212,39 +207,49 @@ static void check_machine(struct machine *m, const char *name) {
 
 /* --- the program --- */
 
-static void make_reference(const struct gguf *gguf, const struct kv_kind *kind) {
+static void make_reference(const struct gguf *gguf, const struct kv_shape *kv) {
     struct machine m = {.isa = "scalar", .n_threads = 1};
     struct kernels_seq run = {.n_rows = N_LONG, .blocks = block_of};
-    machine_open(&m, gguf, kind);
+    machine_open(&m, gguf, kv);
     forward(&m, tokens, &run, 1);
     for (int i = 0; i < N_LONG; i++)
         memcpy(reference + (size_t)i * TINY_VOCAB, model_logits(m.model, i), TINY_VOCAB * sizeof *reference);
     machine_close(&m);
 }
 
-static void check_case(const struct rows_case *c, const struct kv_kind *kind) {
+static void check_kv(const struct gguf *gguf, const char *name, const struct kv_shape *kv) {
     static const char *const isas[] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
-    struct engine_error error = {""};
-    struct gguf *gguf;
     int failed_before = n_failures;
     long compared_before = n_compared;
-    if (!tiny_model_write(path, &c->model) || gguf_open(&gguf, path, &error) != ENGINE_OK) {
-        fprintf(stderr, "check_rows: %s: %s\n", path, error.text);
-        exit(2);
-    }
-    make_reference(gguf, kind);
+    make_reference(gguf, kv);
     for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
         for (int n_threads = 1; n_threads <= 2; n_threads++) {
             struct machine m = {.isa = isas[i], .n_threads = n_threads};
-            if (!machine_open(&m, gguf, kind)) continue; /* not on this processor */
-            check_machine(&m, c->name);
+            if (!machine_open(&m, gguf, kv)) continue; /* not on this processor */
+            check_machine(&m, name);
             machine_close(&m);
         }
     }
-    gguf_close(gguf);
-    printf("  %-34s %s  %7ld rows  %s\n", c->name, kind->name, n_compared - compared_before,
+    printf("  %-34s %-4s  %7ld rows  %s\n", name, kv_type_name(kv->type), n_compared - compared_before,
            n_failures == failed_before ? "equal" : "DIFFERS");
     fflush(stdout);
+}
+
+/* With every type of KV cache that can hold the model's heads. */
+static void check_case(const struct rows_case *c) {
+    struct engine_error error = {""};
+    struct model_shape shape;
+    struct kv_shape kv;
+    struct gguf *gguf;
+    if (!tiny_model_write(path, &c->model) || gguf_open(&gguf, path, &error) != ENGINE_OK ||
+        model_read_shape(&shape, gguf, &error) != ENGINE_OK) {
+        fprintf(stderr, "check_rows: %s: %s\n", path, error.text);
+        exit(2);
+    }
+    for (int type = 0; type < KV_TYPE_COUNT; type++) {
+        if (model_kv_shape(&shape, kv_type_name((enum kv_type)type), &kv, &error) == ENGINE_OK) check_kv(gguf, c->name, &kv);
+    }
+    gguf_close(gguf);
 }
 
 int main(int argc, char **argv) {
@@ -258,7 +263,7 @@ int main(int argc, char **argv) {
     add_families();
     for (int i = 0; i < n_cases; i++) {
         if (argc > 1 && !strstr(cases[i].name, argv[1])) continue;
-        for (int k = 0; k < N_KV_KINDS; k++) check_case(&cases[i], &kv_kinds[k]);
+        check_case(&cases[i]);
     }
     unlink(path);
     printf(n_failures ? "check_rows: %d differences in %ld rows\n" : "check_rows: all equal\n", n_failures, n_compared);
