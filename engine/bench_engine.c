@@ -165,21 +165,33 @@ static int run_batch(struct bench *bench, struct run *run, const int *prompts, i
 
 /* --- the parts --- */
 
-int bench_prefill(struct bench *bench) {
-    struct bench_series *series = &bench->result.prefill;
+typedef int measure_function(struct bench *bench, int at, double *rate);
+
+/* The median of --runs runs for each point of a series; of fewer where one takes long. */
+static int measure_series(struct bench *bench, struct bench_series *series, const char *what, measure_function *measure) {
+    const double enough_ms = 8000;
     double rates[BENCH_MAX_RUNS];
     for (int p = 0; p < series->n; p++) {
-        for (int i = 0; i < bench->settings.n_runs; i++) {
-            struct run run;
-            bench_progress("prefill of %d tokens, run %d of %d", series->at[p], i + 1, bench->settings.n_runs);
-            int rc = run_batch(bench, &run, &series->at[p], 1, 1);
+        const double start = now_ms();
+        int i = 0;
+        for (; i < bench->settings.n_runs && (i == 0 || now_ms() - start < enough_ms); i++) {
+            bench_progress("%s %d, run %d of %d", what, series->at[p], i + 1, bench->settings.n_runs);
+            int rc = measure(bench, series->at[p], &rates[i]);
             if (rc != ENGINE_OK) return rc;
-            rates[i] = run.prompt_tokens * 1e3 / (double)run.prefill_ms;
         }
-        series->value[p] = bench_median(rates, bench->settings.n_runs);
+        series->value[p] = bench_median(rates, i);
     }
     return ENGINE_OK;
 }
+
+static int prefill_once(struct bench *bench, int n_prompt, double *rate) {
+    struct run run;
+    int rc = run_batch(bench, &run, &n_prompt, 1, 1);
+    if (rc == ENGINE_OK) *rate = run.prompt_tokens * 1e3 / (double)run.prefill_ms;
+    return rc;
+}
+
+int bench_prefill(struct bench *bench) { return measure_series(bench, &bench->result.prefill, "prefill, tokens", prefill_once); }
 
 int bench_decode_tokens(const struct bench *bench, int n) {
     const int prefill_rows = bench->engine->config.step_tokens - n;
@@ -203,19 +215,7 @@ static int decode_once(struct bench *bench, int n, double *rate) {
     return fail(bench, ENGINE_ERR_BUSY, "this machine is too busy to measure a batch of %d in; more --generate might do", n);
 }
 
-int bench_decode(struct bench *bench) {
-    struct bench_series *series = &bench->result.decode;
-    double rates[BENCH_MAX_RUNS];
-    for (int b = 0; b < series->n; b++) {
-        for (int i = 0; i < bench->settings.n_runs; i++) {
-            bench_progress("decode, batch %d, run %d of %d", series->at[b], i + 1, bench->settings.n_runs);
-            int rc = decode_once(bench, series->at[b], &rates[i]);
-            if (rc != ENGINE_OK) return rc;
-        }
-        series->value[b] = bench_median(rates, bench->settings.n_runs);
-    }
-    return ENGINE_OK;
-}
+int bench_decode(struct bench *bench) { return measure_series(bench, &bench->result.decode, "decode, batch", decode_once); }
 
 /* Lengths from a fifth of the longest to the longest, in an order of chance. */
 int bench_block_use(struct bench *bench) {

@@ -1,6 +1,7 @@
 """`foresay bench` and `foresay inspect` on a small random model: what they print, and what they refuse."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -8,7 +9,7 @@ import sys
 
 import gguf
 import pytest
-from conftest import REAL
+from conftest import MODEL, REAL
 
 MAKE_MODEL = pathlib.Path(__file__).parents[1] / "make_model.py"
 SHORT = ["--runs", "1", "--generate", "8", "--prompt", "40", "--batch", "1,3", "--rows", "1,4", "--context", "32,300", "--depth", "20"]
@@ -22,7 +23,8 @@ def model(tmp_path_factory):
 
 
 def run(*args):
-    return subprocess.run([REAL, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("FORESAY_")}  # they are settings too
+    return subprocess.run([REAL, *map(str, args)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300)
 
 
 def refused(result, *words, code):
@@ -58,6 +60,20 @@ def test_bench_runs_the_parts_that_are_asked_for(model):
     result = run("bench", "--model", model, "--json", "--only", "verify", *SHORT)
     report = json.loads(result.stdout)
     assert "verify" in report and not {"prefill", "decode", "context", "kv_waste", "read_gb_s"} & report.keys()
+
+
+@pytest.mark.real_model
+def test_a_loaded_model_lies_in_memory_once():
+    report = inspect(MODEL)
+    weights, buffers = mib(value(report, "weights"))[0], mib(value(report, "buffers"))[0]
+    result = run("bench", "--model", MODEL, "--json", "--only", "verify", "--rows", "1")
+    peak = json.loads(result.stdout)["peak_memory_bytes"] / 2**20
+    assert weights < peak < weights + buffers + 50  # the file's own pages would be 94 more
+
+
+def test_bench_works_in_plain_c(model):
+    report = json.loads(run("bench", "--model", model, "--json", "--isa", "scalar", *SHORT).stdout)
+    assert report["isa"] == "scalar" and "int8_tops" not in report and report["decode"][0]["tok_s"] > 0
 
 
 def test_bench_prints_a_table(model):
