@@ -232,12 +232,13 @@ bench: $(BUILD)/foresay $(BUILD)/tests/check_kernels $(MODEL) ## speed of the ke
 	$(BUILD)/tests/check_kernels --bench
 	$(BUILD)/foresay bench --model $(MODEL)
 
-# With AMX in the processor the peer's own AMX path crashes in this version, so there it gets everything but AMX.
+# With AMX in the processor the peer's own AMX path crashes in this version, so there it gets everything but AMX. Its library for images is
+# half of the work and not needed.
 PEER     := llama-cpp-python==0.3.36
 PEER_512 := -DGGML_NATIVE=OFF $(patsubst %,-DGGML_%=ON,AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16 AVX_VNNI AVX2 FMA F16C BMI2)
 $(VENV)/.peer: $(VENV)/.done
 	@echo "Building $(PEER) for comparison: some minutes"
-	if grep -qw amx_tile /proc/cpuinfo; then export CMAKE_ARGS="$(PEER_512)"; fi; \
+	export CMAKE_ARGS="-DLLAVA_BUILD=OFF"; if grep -qw amx_tile /proc/cpuinfo; then CMAKE_ARGS="$$CMAKE_ARGS $(PEER_512)"; fi; \
 	    nice $(PY) -m pip install -q --disable-pip-version-check --no-binary llama-cpp-python $(PEER)
 	@touch $@
 bench-peer: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.peer ## beside llama-cpp-python (built on first use), alternating, as ratios (ARGS="--rounds 5")

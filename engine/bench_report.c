@@ -55,7 +55,7 @@ static void print_table(const struct bench *bench, const struct engine_info *inf
     const struct bench_result *r = &bench->result;
     const int depth = bench->settings.depth;
     char memory[32];
-    printf("%s, %s, %.1f M parameters, %s, %d threads, medians of up to %d runs\n", info->model_name, info->quantization,
+    printf("%s, %s, %.1f M parameters, %s, %d threads, median of at most %d runs\n", info->model_name, info->quantization,
            (double)info->n_parameters / 1e6, info->isa, info->n_threads, bench->settings.n_runs);
     for (int i = 0; i < r->prefill.n; i++)
         printf("%sprefill %6d tokens  %9.1f tok/s\n", i ? "" : "\n", r->prefill.at[i], r->prefill.value[i]);

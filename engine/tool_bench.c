@@ -33,7 +33,7 @@ double bench_median(double *values, int n) {
 }
 
 void bench_progress(const char *format, ...) {
-    char text[100];
+    char text[79]; /* one line of a terminal */
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
