@@ -46,7 +46,7 @@ def why_not(shape, kind, folder):
 
 def measure(args, path):
     command = [args.bin, "bench", "--model", str(path), "--only", "prefill,decode,verify", "--prompt", str(args.prompt), "--batch", "1,4,16",
-               "--rows", "1,4,8", "--generate", str(args.generate), "--runs", str(args.runs), "--threads", str(args.threads), "--json"]
+               "--rows", "1,4,8", "--depth", str(args.depth), "--generate", str(args.generate), "--runs", str(args.runs), "--threads", str(args.threads), "--json"]
     out = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if out.returncode != 0:
         sys.exit(f"bench_sizes: {' '.join(command)} failed")
@@ -68,26 +68,25 @@ def main():
     parser.add_argument("--type", choices=make_model.TYPES, default="q4_0")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("build"), help="where the files are made")
     parser.add_argument("--prompt", type=int, default=256)
+    parser.add_argument("--depth", type=int, default=32, help="tokens before decode")
     parser.add_argument("--generate", type=int, default=16)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
-    rows = []
+    print(f"{'':<13}{'file':>8}{'prefill':>10}{'decode, tok/s by batch':>27}{'of memory':>12}{'of int8':>10}{'4 rows':>9}{'8 rows':>8}{'memory':>9}")
+    print(f"{'':<13}{'MiB':>8}{args.prompt:>10}{1:>9}{4:>9}{16:>9}{'speed':>12}{'peak':>10}{'x':>9}{'x':>8}{'MiB':>9}", flush=True)
     for shape in args.shape:
         reason = why_not(shape, args.type, args.folder)
         if reason:
-            rows.append(f"{shape + ' ' + args.type:<13}left out: {reason}")
+            print(f"{shape + ' ' + args.type:<13}left out: {reason}", flush=True)
             continue
         path = args.folder / f"random-{shape}-{args.type}.gguf"
         try:
             print(f"writing {path} ({expected_bytes(shape, args.type) / 2**20:.0f} MiB)", file=sys.stderr)
             subprocess.run([sys.executable, make_model.__file__, "--shape", shape, "--type", args.type, "--out", str(path)], check=True)
-            rows.append(row(shape, args.type, path, measure(args, path)))
+            print(row(shape, args.type, path, measure(args, path)), flush=True)
         finally:
             path.unlink(missing_ok=True)
-    print(f"{'':<13}{'file':>8}{'prefill':>10}{'decode, tok/s by batch':>27}{'of memory':>12}{'of int8':>10}{'4 rows':>9}{'8 rows':>8}{'memory':>9}")
-    print(f"{'':<13}{'MiB':>8}{args.prompt:>10}{1:>9}{4:>9}{16:>9}{'speed':>12}{'peak':>10}{'x':>9}{'x':>8}{'MiB':>9}")
-    print("\n".join(rows))
 
 
 if __name__ == "__main__":
