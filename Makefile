@@ -76,7 +76,8 @@ $(BUILD)/obj/kernels/%_avx2.o: CFLAGS += $(AVX2)
 $(BUILD)/obj/kernels/%_avxvnni.o: CFLAGS += $(AVXVNNI)
 $(BUILD)/obj/kernels/%_avx512.o: CFLAGS += $(AVX512)
 $(BUILD)/obj/kernels/%_amx.o: CFLAGS += $(AVX512) $(AMX)
-$(BUILD)/obj/kernels/%.o: OPT = -O3
+# Sums of integers in the order written: in another order their terms do not fit the registers.
+$(BUILD)/obj/kernels/%.o: OPT = -O3 -fno-tree-reassoc
 ifdef EMULATED
 # Every instruction set on any x86 with AVX2, in plain C: see the header.
 AVXVNNI  := $(AVX2) -DEMULATE_VNNI -include tests/emulated_isa.h
@@ -175,11 +176,14 @@ check-emulated: ## the same for AVX-VNNI, AVX-512 and AMX on a processor without
 	@$(MAKE) --no-print-directory -j2 build/emulated/tests/check_kernels BUILD=build/emulated EMULATED=1 WARN="-Wall -Wno-psabi"
 	build/emulated/tests/check_kernels
 
-check-equality: $(BUILD)/tests/check_equality $(MODEL) ## same seed, same text: batch, threads, chunks, cache, preemption, ISA, every type
-	$<
-	$< $(MODEL)
-	$< --windows
-	$< --experts
+check-equality: $(BUILD)/tests/check_rows $(BUILD)/tests/check_equality $(MODEL) ## same bits: batch, threads, chunks, cache, preemption, ISA, type, family
+	$(BUILD)/tests/check_rows
+	$(BUILD)/tests/check_equality
+	$(BUILD)/tests/check_equality $(MODEL)
+	$(BUILD)/tests/check_equality --windows
+	$(BUILD)/tests/check_equality --experts
+	$(BUILD)/tests/check_equality --kv-type int8
+	$(BUILD)/tests/check_equality --kv-type int4
 
 e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real sockets, real clients
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_MODEL=$(abspath $(MODEL)) \

@@ -31,7 +31,7 @@ enum bench_part { BENCH_PREFILL, BENCH_DECODE, BENCH_VERIFY, BENCH_CONTEXT, BENC
 extern const char *const bench_part_names[BENCH_N_PARTS];
 
 struct bench_settings {
-    const char *model, *isa, *parts, *prompts, *batches, *rows, *contexts;
+    const char *model, *isa, *kv_type, *parts, *prompts, *batches, *rows, *contexts;
     int threads, depth, n_generate, n_runs, step_tokens;
     bool json;
     bool wants[BENCH_N_PARTS];

@@ -32,6 +32,8 @@ static double int8_share(const struct bench_result *r) {
     return r->int8_speed > 0 ? best_of(&r->prefill) * r->cost.layer_ops / r->int8_speed : 0;
 }
 
+static const char *kv_type(const struct bench *bench) { return kv_type_name(bench->engine->pool.shape.type); }
+
 /* --- table --- */
 
 static void print_limits(const struct bench_result *r) {
@@ -55,8 +57,9 @@ static void print_table(const struct bench *bench, const struct engine_info *inf
     const struct bench_result *r = &bench->result;
     const int depth = bench->settings.depth;
     char memory[32];
-    printf("%s, %s, %.1f M parameters, %s, %d threads, median of at most %d runs\n", info->model_name, info->quantization,
-           (double)info->n_parameters / 1e6, info->isa, info->n_threads, bench->settings.n_runs);
+    printf("%s, %s, %.1f M parameters, keys and values %s, %s, %d threads, median of at most %d runs\n", info->model_name,
+           info->quantization, (double)info->n_parameters / 1e6, kv_type(bench), info->isa, info->n_threads,
+           bench->settings.n_runs);
     for (int i = 0; i < r->prefill.n; i++)
         printf("%sprefill %6d tokens  %9.1f tok/s\n", i ? "" : "\n", r->prefill.at[i], r->prefill.value[i]);
     for (int i = 0; i < r->decode.n; i++)
@@ -96,9 +99,10 @@ static void print_json(const struct bench *bench, const struct engine_info *info
     const struct bench_result *r = &bench->result;
     printf("{");
     json_string("model", info->model_name);
-    printf(", \"type\": \"%s\", \"parameters\": %llu, \"isa\": \"%s\", \"threads\": %d, \"runs\": %d, \"depth\": %d",
-           info->quantization, (unsigned long long)info->n_parameters, info->isa, info->n_threads, bench->settings.n_runs,
-           bench->settings.depth);
+    printf(", \"type\": \"%s\", \"kv_type\": \"%s\", \"parameters\": %llu, \"isa\": \"%s\", \"threads\": %d, \"runs\": %d, "
+           "\"depth\": %d",
+           info->quantization, kv_type(bench), (unsigned long long)info->n_parameters, info->isa, info->n_threads,
+           bench->settings.n_runs, bench->settings.depth);
     json_series("prefill", "tokens", "tok_s", &r->prefill);
     json_series("decode", "batch", "tok_s", &r->decode);
     json_series("verify", "rows", "ms", &r->verify);

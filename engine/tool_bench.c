@@ -181,6 +181,7 @@ static int open_engine(struct bench *b) {
     struct engine_config config = engine_config_default();
     config.model_path = s->model;
     config.isa = s->isa;
+    config.kv_type = s->kv_type;
     config.n_threads = s->threads;
     config.max_seqs = n_logits > n_seqs ? n_logits : n_seqs;
     if (config.max_seqs < BENCH_BLOCK_SEQS) config.max_seqs = BENCH_BLOCK_SEQS;
@@ -227,6 +228,7 @@ int tool_bench(int argc, char **argv) {
         {"generate", OPTION_INT, &s->n_generate, "N", "decode: steps that are measured", 2, 1 << 20, false},
         {"runs", OPTION_INT, &s->n_runs, "N", "runs behind each median of prefill and decode", 1, BENCH_MAX_RUNS, false},
         {"step-tokens", OPTION_INT, &s->step_tokens, "N", "rows of one step of the engine", 1, 1 << 16, false},
+        {"kv-type", OPTION_STRING, &s->kv_type, "TYPE", "keys and values as f16, int8 or int4", 0, 0, false},
         {"isa", OPTION_STRING, &s->isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"json", OPTION_FLAG, &s->json, NULL, "one JSON object instead of a table", 0, 0, false},
     };

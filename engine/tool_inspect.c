@@ -87,7 +87,8 @@ static void print_tensors(const struct gguf *gguf) {
 
 /* What the engine takes with its default settings and a single conversation that fills the context. */
 struct memory_need {
-    uint64_t weights, buffers, kv_per_1000, all;
+    uint64_t weights, buffers, all;
+    uint64_t kv_per_1000[KV_TYPE_COUNT]; /* 0 where this model's heads do not suit the type */
     int ctx;
 };
 
@@ -95,10 +96,15 @@ static struct memory_need memory_need(const struct gguf *gguf, const struct mode
     const struct engine_config config = engine_config_default();
     struct memory_need need = {.weights = model_weight_memory(gguf), .ctx = engine_default_ctx(shape->ctx_train)};
     const struct model_limits limits = {.max_rows = config.step_tokens, .max_logits = config.max_seqs, .ctx_len = need.ctx};
-    const uint64_t kv_block = kv_block_bytes(shape->n_layers, shape->n_kv_heads, shape->head_dim);
+    struct engine_error unused;
+    struct kv_shape kv;
     need.buffers = model_buffer_bytes(shape, &limits);
-    need.kv_per_1000 = kv_block * 1000 / KV_BLOCK;
-    need.all = need.weights + need.buffers + kv_block * (uint64_t)((need.ctx + KV_BLOCK - 1) / KV_BLOCK);
+    need.all = need.weights + need.buffers;
+    for (int type = 0; type < KV_TYPE_COUNT; type++) {
+        if (model_kv_shape(shape, kv_type_name((enum kv_type)type), &kv, &unused) != ENGINE_OK) continue;
+        need.kv_per_1000[type] = kv_block_bytes(&kv) * 1000 / KV_BLOCK;
+        if (type == KV_F16) need.all += kv_block_bytes(&kv) * (uint64_t)kv_blocks_for(need.ctx);
+    }
     return need;
 }
 
@@ -116,7 +122,12 @@ static void print_memory(const struct gguf *gguf, const struct model_shape *shap
     line("  weights", text);
     snprintf(text, sizeof text, "%s with default settings", memory_format(need->buffers, t[0], sizeof t[0]));
     line("  buffers", text);
-    snprintf(text, sizeof text, "%s for 1,000 tokens (f16)", memory_format(need->kv_per_1000, t[0], sizeof t[0]));
+    size_t n = 0;
+    for (int type = 0; type < KV_TYPE_COUNT; type++)
+        if (need->kv_per_1000[type] > 0)
+            n += (size_t)snprintf(text + n, sizeof text - n, "%s%s (%s)", n ? ", " : "",
+                                  memory_format(need->kv_per_1000[type], t[0], sizeof t[0]), kv_type_name((enum kv_type)type));
+    snprintf(text + n, sizeof text - n, " for 1,000 tokens");
     line("  keys, values", text);
 }
 

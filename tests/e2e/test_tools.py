@@ -71,9 +71,9 @@ def test_a_loaded_model_lies_in_memory_once():
     assert weights < peak < weights + buffers + 50  # the file's own pages would be 94 more
 
 
-def test_bench_works_in_plain_c(model):
-    report = json.loads(run("bench", "--model", model, "--json", "--isa", "scalar", *SHORT).stdout)
-    assert report["isa"] == "scalar" and "int8_tops" not in report and report["decode"][0]["tok_s"] > 0
+def test_bench_works_in_plain_c_with_small_keys_and_values(model):
+    report = json.loads(run("bench", "--model", model, "--json", "--isa", "scalar", "--kv-type", "int4", *SHORT).stdout)
+    assert report["isa"] == "scalar" and report["kv_type"] == "int4" and "int8_tops" not in report and report["decode"][0]["tok_s"] > 0
 
 
 def test_bench_prints_a_table(model):
@@ -93,6 +93,7 @@ def test_bench_refuses_what_it_cannot_do(model, tmp_path):
     refused(run("bench", "--model", model, "--context", "5000"), "--context", "5000", code=1)
     refused(run("bench", "--model", model, "--depth", "2040"), "--depth 2040", "2048", code=1)
     refused(run("bench", "--model", model, "--isa", "mmx"), "mmx", code=1)
+    refused(run("bench", "--model", model, "--kv-type", "int3"), "int3", code=1)
 
 
 # --- inspect ---
@@ -141,8 +142,10 @@ def test_inspect_tells_the_memory_that_is_needed(model):
     size = sum(int(t.n_bytes) for t in gguf.GGUFReader(model).tensors) / 2**20
     weights, read = mib(value(report, "weights"))
     assert size - 0.1 < weights < 1.2 * size + 0.1 and read < weights
-    [kv] = mib(value(report, "keys, values"))
+    kv, int8, int4 = mib(value(report, "keys, values"))
     assert abs(kv - 1000 * 2 * 2 * 2 * 64 * 2 / 2**20) < 0.1  # layers, K and V, heads, head_dim, bytes
+    assert kv / 4 < int4 < int8 < 0.6 * kv
+    assert re.search(r"MiB \(f16\), .* \(int8\), .* \(int4\) for 1,000 tokens", value(report, "keys, values"))
     [buffers] = mib(value(report, "buffers"))
     needed = mib(value(report, "memory"))[0]
     assert abs(needed - weights - buffers - 2.048 * kv) < 0.2
