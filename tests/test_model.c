@@ -356,6 +356,7 @@ static void foreign_family_keys_are_refused(void **state) {
 static void foreign_family_tensors_are_refused(void **state) {
     (void)state;
     struct tiny_model t = tiny_model_default();
+    t.tensors_of = "llama";
     t.architecture = "qwen3";
     cannot_open(t, "lacks the tensor blk.0.attn_q_norm.weight");
     t.architecture = "phi3";
@@ -363,6 +364,9 @@ static void foreign_family_tensors_are_refused(void **state) {
     t.architecture = "gemma2";
     t.window = 8;
     cannot_open(t, "lacks the tensor blk.0.post_attention_norm.weight");
+    t = tiny_model_default();
+    t.tensors_of = "qwen3";
+    cannot_open(t, "tensor blk.0.attn_q_norm.weight has no place in the llama architecture");
 }
 
 /* Protects: families with all that they add give the same bits in chunks of any size. */

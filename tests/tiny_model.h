@@ -32,6 +32,7 @@ struct tiny_model {
     bool long_rope;            /* with rope_factors_short.weight and _long.weight, from TINY_CTX_ORIGINAL tokens */
     int rope_dim;              /* > 0: dimensions of a head that turn */
     const char *architecture;  /* "llama" by default; see tiny_traits */
+    const char *tensors_of;    /* another architecture whose tensors stand in the file; NULL = its own */
     int window, window_period; /* keys of sliding windows, where window > 0 */
     float soft_cap;            /* > 0: of scores and of logits */
     int n_experts, n_experts_used;
@@ -334,7 +335,7 @@ static inline void tiny_tensors(struct tiny_writer *w, bool describe, const stru
     float in = 1 / sqrtf((float)d), ffn = 1 / sqrtf((float)t->n_ffn);
     char name[64];
     int turn = 0;
-    const struct tiny_traits has = tiny_traits(t->architecture);
+    const struct tiny_traits has = tiny_traits(t->tensors_of ? t->tensors_of : t->architecture);
     bool moe = t->n_experts > 0;
     tiny_tensor(w, describe, "token_embd.weight", 1, TINY_VOCAB, d, t->embedding_type, 0.35f);
     for (int i = 0; i < t->n_layers; i++) {
