@@ -36,6 +36,7 @@ struct tiny_model {
     int window, window_period; /* keys of sliding windows, where window > 0 */
     float soft_cap;            /* > 0: of scores and of logits */
     int n_experts, n_experts_used;
+    uint32_t foreign_type; /* > 0: ggml's number that attention's and experts' gate matrices claim as their type */
 };
 
 enum { TINY_VOCAB = 300, TINY_MERGES = 41, TINY_CTX_ORIGINAL = 64 };
@@ -89,6 +90,7 @@ struct tiny_writer {
     FILE *file;
     uint64_t rng;
     uint64_t n_tensors, n_keys, data_bytes;
+    uint32_t foreign_type;
 };
 
 /* --- values --- */
@@ -288,7 +290,8 @@ static inline void tiny_tensor(struct tiny_writer *w, bool describe, const char 
         tiny_u64(w, (uint64_t)n_cols);
         if (n_rows != 1) tiny_u64(w, (uint64_t)n_rows);
         if (depth != 1) tiny_u64(w, (uint64_t)depth);
-        tiny_u32(w, tiny_ggml_type(type));
+        bool is_foreign = w->foreign_type > 0 && (strstr(name, "attn_output") || strstr(name, "gate_exps"));
+        tiny_u32(w, is_foreign ? w->foreign_type : tiny_ggml_type(type));
         tiny_u64(w, w->data_bytes);
         w->data_bytes += padded;
         w->n_tensors++;
@@ -432,7 +435,8 @@ static inline void tiny_write_keys(struct tiny_writer *w, const struct tiny_mode
 }
 
 static inline bool tiny_model_write(const char *path, const struct tiny_model *t) {
-    struct tiny_writer w = {.file = fopen(path, "wb"), .rng = t->seed * 2862933555777941757u + 3037000493u};
+    struct tiny_writer w = {
+        .file = fopen(path, "wb"), .rng = t->seed * 2862933555777941757u + 3037000493u, .foreign_type = t->foreign_type};
     if (!w.file) return false;
     const uint64_t no_count[2] = {0, 0};
     tiny_put(&w, "GGUF", 4);
