@@ -26,12 +26,18 @@ bool pretokenizer_adds_bos(const struct pretokenizer *pretokenizer);
 /* Text is brought into Unicode's composed form first (Qwen). */
 bool pretokenizer_composes(const struct pretokenizer *pretokenizer);
 
+enum { PRETOKENIZER_MAX_STEPS = 6 };
+struct pretokenizer_level { /* one of several rules: the piece that it cuts, how far, and its next match there */
+    size_t start, end, at, match_start, match_end;
+};
+
 struct pretokenizer_scan {
     const struct pretokenizer *pretokenizer;
     void *match; /* scratch of PCRE2 */
     const char *text;
     size_t len, at;
     size_t run_end; /* text[at .. run_end) is valid UTF-8 */
+    struct pretokenizer_level levels[PRETOKENIZER_MAX_STEPS];
 };
 
 /* Allocates the scratch; false without memory. The scan may be used for many texts. */

@@ -67,19 +67,20 @@ static bool add_pair(struct pairs *pairs, int32_t left, int32_t right, uint32_t 
     return true;
 }
 
-/* All pairs that make the token, and what stands before the spaces inside it. */
-static bool add_token(struct spm *spm, const struct vocabulary *v, int32_t id, uint32_t rank, struct pairs *pairs) {
-    static const char space[] = "\xE2\x96\x81";
+/* Notes which bytes follow each other inside the token. */
+static void note_inside(struct spm *spm, const struct vocabulary *v, int32_t id) {
+    const uint8_t *piece = (const uint8_t *)v->pieces + v->tokens[id].piece;
+    for (uint32_t i = 1; i < v->tokens[id].piece_len; i++) spm->inside[piece[i - 1]][piece[i] / 32] |= 1u << piece[i] % 32;
+}
+
+/* All pairs that make the token. */
+static bool add_token(const struct vocabulary *v, int32_t id, uint32_t rank, struct pairs *pairs) {
     const char *name = v->names + v->tokens[id].name;
     size_t len = v->tokens[id].name_len;
     for (size_t at = 0; at < len;) {
         int n = utf8_scan(name + at, len - at);
         if (n <= 0) return true; /* text never holds this token */
-        bool is_space = n == SPACE_BYTES && memcmp(name + at, space, SPACE_BYTES) == 0;
         if (at > 0) {
-            uint8_t before = (uint8_t)name[at - 1];
-            bool after_space = at >= SPACE_BYTES && memcmp(name + at - SPACE_BYTES, space, SPACE_BYTES) == 0;
-            if (is_space && !after_space) spm->glued[before / 32] |= 1u << before % 32;
             int32_t left = find_symbol(v, name, at);
             int32_t right = left < 0 ? -1 : find_symbol(v, name + at, len - at);
             if (right >= 0 && !add_pair(pairs, left, right, rank, id)) return false;
@@ -104,26 +105,14 @@ static bool fill_characters(struct spm *spm, const struct vocabulary *v) {
     return true;
 }
 
-static int read_unknown(struct spm *spm, const struct vocabulary *v, const struct gguf *gguf) {
-    uint32_t id;
-    spm->unknown = -1;
-    if (gguf_get_u32(gguf, "tokenizer.ggml.unknown_token_id", &id) == GGUF_FOUND && id < (uint32_t)v->n) {
-        spm->unknown = (int32_t)id;
-    }
-    for (int32_t i = 0; spm->unknown < 0 && i < v->n; i++) {
-        if (v->tokens[i].kind == TOKEN_UNKNOWN) spm->unknown = i;
-    }
-    for (int byte = 0; byte < 256; byte++) spm->unknown_is_used |= v->byte_ids[byte] < 0;
-    return ENGINE_OK;
-}
-
 static int read_merges(struct spm *spm, const struct vocabulary *v, const struct gguf_array *scores, struct engine_error *error) {
     struct pairs pairs = {0};
     bool fits = fill_characters(spm, v);
     for (int32_t id = 0; fits && id < v->n; id++) {
         const struct vocabulary_token *token = &v->tokens[id];
         if (find_normal(v, v->names + token->name, token->name_len) != id) continue; /* also of two tokens of one name */
-        fits = add_token(spm, v, id, rank_of((float)gguf_array_f64(scores, (size_t)id)), &pairs);
+        note_inside(spm, v, id);
+        fits = add_token(v, id, rank_of((float)gguf_array_f64(scores, (size_t)id)), &pairs);
     }
     fits = fits && bpe_reserve(&spm->bpe, pairs.n);
     for (size_t i = 0; fits && i < pairs.n; i++) bpe_add(&spm->bpe, &pairs.items[i]);
@@ -142,7 +131,8 @@ int spm_open(struct spm *spm, const struct vocabulary *v, const struct gguf *ggu
         return gguf_fail(error, ENGINE_ERR_MODEL, "%s: tokenizer.ggml.scores has another length than tokenizer.ggml.tokens",
                          gguf_path(gguf));
     }
-    read_unknown(spm, v, gguf);
+    spm->unknown = vocabulary_unknown(v, gguf);
+    for (int byte = 0; byte < 256; byte++) spm->unknown_is_used |= v->byte_ids[byte] < 0;
     return read_merges(spm, v, &scores, error);
 }
 
@@ -154,10 +144,13 @@ void spm_close(struct spm *spm) {
 
 /* --- words --- */
 
+/* Where unknown tokens are used words are cut before spaces only: one unknown token stands for a run of characters. */
 size_t spm_word(const struct spm *spm, const char *text, size_t len) {
+    const uint8_t *bytes = (const uint8_t *)text;
     for (size_t at = 1; at < len; at++) {
-        uint8_t before = (uint8_t)text[at - 1];
-        if (text[at] == ' ' && before != ' ' && !(spm->glued[before / 32] >> before % 32 & 1)) return at;
+        uint8_t c = bytes[at];
+        bool begins = spm->unknown_is_used ? c == ' ' && bytes[at - 1] != ' ' : (c & 0xC0) != 0x80; /* a character */
+        if (begins && !(spm->inside[bytes[at - 1]][c / 32] >> c % 32 & 1)) return at;
     }
     return len;
 }

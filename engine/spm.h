@@ -4,8 +4,8 @@
  * (2) A symbol in the course of merging is a token's id, or vocabulary size + code point for a character that is no token, or
  *     vocabulary size + 0x110000 + byte for a byte that is no part of a character.
  * (3) What is left of the latter becomes byte tokens; where the vocabulary lacks them, a run of it is one unknown token.
- * (4) A text is cut into words wherever no token reaches across, so that words are merged one by one: the result is that of
- *     merging the whole text. */
+ * (4) A text is cut into words wherever no token reaches across, which two bytes decide: no token has the one behind the other.
+ *     So words are merged one by one, and the result is that of merging the whole text. */
 #ifndef FORESAY_SPM_H
 #define FORESAY_SPM_H
 
@@ -19,10 +19,10 @@
 /* Immutable after spm_open. */
 struct spm {
     struct bpe bpe;
-    int32_t *characters;  /* [0x10000], the symbol of each character of the BMP; of the space, that of "\u2581" */
-    uint32_t glued[8];    /* bit b: some token has a space behind a character that ends in byte b */
-    int32_t unknown;      /* -1: characters without a token are left out */
-    bool unknown_is_used; /* some byte has no token */
+    int32_t *characters;     /* [0x10000], the symbol of each character of the BMP; of the space, that of "\u2581" */
+    uint32_t inside[256][8]; /* bit c of [b]: some token has byte c behind byte b; the space is one byte here */
+    int32_t unknown;         /* -1: characters without a token are left out */
+    bool unknown_is_used;    /* some byte has no token */
 };
 
 /* Zero-initialise first; spm_close also takes a half-built one. */

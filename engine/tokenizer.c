@@ -1,5 +1,6 @@
 /* tokenizer.c - puts the parts together: added tokens are found in the text, what lies between is cut into words (byte-level
- * BPE: by pretokenizer.c, SentencePiece: by spm.c) and each word merged over the tokens of vocabulary.c. See tokenizer.h.
+ * BPE: by pretokenizer.c, SentencePiece: by spm.c) and each word merged over the tokens of vocabulary.c. Unigram tokenizers do
+ * all of this on their own (unigram.c). See tokenizer.h.
  *
  * Added tokens of the kind "user defined" (<tool_call> of Qwen2, runs of spaces of some others) are found in any text, leftmost
  * and longest first, as in the `tokenizers` library. Tokens of the kind "control" are not, and neither are "user defined" ones
@@ -15,19 +16,25 @@
 #include "engine/normalize.h"
 #include "engine/pretokenizer.h"
 #include "engine/spm.h"
+#include "engine/unigram.h"
 #include "engine/utf8.h"
 #include "engine/vocabulary.h"
+#include "engine/word_cache.h"
 
 enum {
     MAX_EOG = 16,
     MOST_COMPOSED = 4,     /* composing a text makes it less than this many times shorter */
     MAX_CONTROL_LEN = 255, /* longer names are no control tokens in texts of templates */
     MIN_LIST_CAPACITY = 256,
+    MIN_CACHED_TEXT = 1024, /* bytes; in shorter texts few words come again */
 };
 
 static const char space_character[] = "\xE2\x96\x81"; /* U+2581 */
 
-enum kind { KIND_BYTE_LEVEL, KIND_SPM };
+enum kind { KIND_BYTE_LEVEL, KIND_SPM, KIND_UNIGRAM };
+static const struct {
+    const char *model, *words; /* in tokenizer.ggml.model, and for people */
+} kinds[] = {{"gpt2", "byte-level BPE"}, {"llama", "SentencePiece BPE"}, {"t5", "SentencePiece unigram"}};
 
 struct tokenizer {
     enum kind kind;
@@ -35,6 +42,7 @@ struct tokenizer {
     struct bpe bpe;                    /* KIND_BYTE_LEVEL */
     struct pretokenizer *pretokenizer; /* KIND_BYTE_LEVEL */
     struct spm spm;                    /* KIND_SPM */
+    struct unigram unigram;            /* KIND_UNIGRAM */
     int32_t *added;                    /* [n_added], user defined tokens by first byte, longer ones first */
     int32_t n_added;
     int32_t added_start[257];                        /* added[added_start[b] .. added_start[b + 1]) begin with byte b */
@@ -161,11 +169,10 @@ static int read_flag(const struct gguf *gguf, const char *key, bool *out, struct
 }
 
 static int read_flags(struct tokenizer *t, const struct gguf *gguf, struct engine_error *error) {
-    bool is_spm = t->kind == KIND_SPM;
-    t->adds_bos = is_spm || pretokenizer_adds_bos(t->pretokenizer);
-    t->prefixes_space = is_spm;
+    t->adds_bos = t->kind == KIND_SPM || (t->pretokenizer && pretokenizer_adds_bos(t->pretokenizer));
+    t->prefixes_space = t->kind != KIND_BYTE_LEVEL;
     int rc = read_flag(gguf, "tokenizer.ggml.add_bos_token", &t->adds_bos, error);
-    if (rc == ENGINE_OK && is_spm) rc = read_flag(gguf, "tokenizer.ggml.add_space_prefix", &t->prefixes_space, error);
+    if (rc == ENGINE_OK && t->prefixes_space) rc = read_flag(gguf, "tokenizer.ggml.add_space_prefix", &t->prefixes_space, error);
     t->adds_bos = t->adds_bos && t->bos >= 0;
     return rc;
 }
@@ -198,17 +205,14 @@ static int read_kind(struct tokenizer *t, const struct gguf *gguf, struct engine
         return gguf_fail(error, ENGINE_ERR_MODEL, "%s holds no tokenizer (metadata key tokenizer.ggml.model is missing)",
                          gguf_path(gguf));
     }
-    if (model.len == 4 && memcmp(model.data, "gpt2", 4) == 0) {
-        t->kind = KIND_BYTE_LEVEL;
-    } else if (model.len == 5 && memcmp(model.data, "llama", 5) == 0) {
-        t->kind = KIND_SPM;
-    } else {
-        return gguf_fail(error, ENGINE_ERR_MODEL,
-                         "%s has a tokenizer of kind \"%s\"; supported are byte-level BPE (\"gpt2\") and SentencePiece BPE "
-                         "(\"llama\")",
-                         gguf_path(gguf), gguf_printable(shown, sizeof shown, model.data, model.len));
+    for (int kind = KIND_BYTE_LEVEL; kind <= KIND_UNIGRAM; kind++) {
+        t->kind = (enum kind)kind;
+        if (model.len == strlen(kinds[kind].model) && memcmp(model.data, kinds[kind].model, model.len) == 0) return ENGINE_OK;
     }
-    return ENGINE_OK;
+    return gguf_fail(error, ENGINE_ERR_MODEL,
+                     "%s has a tokenizer of kind \"%s\"; supported are byte-level BPE (\"gpt2\"), SentencePiece BPE (\"llama\") "
+                     "and SentencePiece unigram (\"t5\")",
+                     gguf_path(gguf), gguf_printable(shown, sizeof shown, model.data, model.len));
 }
 
 static int open_byte_level(struct tokenizer *t, const struct gguf *gguf, struct engine_error *error) {
@@ -219,9 +223,11 @@ static int open_byte_level(struct tokenizer *t, const struct gguf *gguf, struct 
     return rc == ENGINE_OK ? bpe_open(&t->bpe, &t->vocabulary, gguf, error) : rc;
 }
 
-static int open_spm(struct tokenizer *t, const struct gguf *gguf, struct engine_error *error) {
+static int open_sentencepiece(struct tokenizer *t, const struct gguf *gguf, struct engine_error *error) {
     int rc = vocabulary_open(&t->vocabulary, gguf, VOCABULARY_SENTENCEPIECE, error);
-    return rc == ENGINE_OK ? spm_open(&t->spm, &t->vocabulary, gguf, error) : rc;
+    if (rc != ENGINE_OK) return rc;
+    return t->kind == KIND_SPM ? spm_open(&t->spm, &t->vocabulary, gguf, error)
+                               : unigram_open(&t->unigram, &t->vocabulary, gguf, error);
 }
 
 int tokenizer_open(struct tokenizer **out, const struct gguf *gguf, struct engine_error *error) {
@@ -229,7 +235,7 @@ int tokenizer_open(struct tokenizer **out, const struct gguf *gguf, struct engin
     struct tokenizer *t = calloc(1, sizeof *t);
     if (!t) return gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the tokenizer");
     int rc = read_kind(t, gguf, error);
-    if (rc == ENGINE_OK) rc = t->kind == KIND_SPM ? open_spm(t, gguf, error) : open_byte_level(t, gguf, error);
+    if (rc == ENGINE_OK) rc = t->kind == KIND_BYTE_LEVEL ? open_byte_level(t, gguf, error) : open_sentencepiece(t, gguf, error);
     if (rc == ENGINE_OK && !collect_added(t)) {
         rc = gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory for the tokenizer");
     }
@@ -248,6 +254,7 @@ void tokenizer_close(struct tokenizer *tokenizer) {
     free(tokenizer->added);
     bpe_close(&tokenizer->bpe);
     spm_close(&tokenizer->spm);
+    unigram_close(&tokenizer->unigram);
     vocabulary_close(&tokenizer->vocabulary);
     pretokenizer_close(tokenizer->pretokenizer);
     free(tokenizer);
@@ -259,24 +266,38 @@ struct encoder {
     const struct tokenizer *tokenizer;
     struct pretokenizer_scan scan;
     struct bpe_scratch scratch;
+    struct word_cache cache;
     struct token_list *list;
 };
 
-/* Bytes for which the vocabulary has no token are left out before merging, as the `tokenizers` library does. */
-static int encode_piece(struct encoder *e, const char *piece, size_t len) {
+/* Bytes for which the vocabulary has no token are left out before merging, as the `tokenizers` library does. The tokens are left
+ * in the scratch; returns their number, -1 without memory. */
+static long merge_piece(struct encoder *e, const char *piece, size_t len) {
     const struct tokenizer *t = e->tokenizer;
+    if (!bpe_scratch_reserve(&e->scratch, len)) return -1;
     if (pretokenizer_ignores_merges(t->pretokenizer)) {
-        int32_t id = vocabulary_find_piece(&t->vocabulary, piece, len);
-        if (id >= 0) return token_list_push(e->list, id);
+        e->scratch.ids[0] = vocabulary_find_piece(&t->vocabulary, piece, len);
+        if (e->scratch.ids[0] >= 0) return 1;
     }
-    if (!bpe_scratch_reserve(&e->scratch, len)) return ENGINE_ERR_MEMORY;
     size_t n = 0;
     for (size_t i = 0; i < len; i++) {
         int32_t id = t->vocabulary.byte_ids[(uint8_t)piece[i]];
         if (id >= 0) e->scratch.ids[n++] = id;
     }
-    long kept = bpe_merge_symbols(&t->bpe, &e->scratch, n);
-    return kept < 0 ? ENGINE_ERR_MEMORY : token_list_append(e->list, e->scratch.ids, (size_t)kept);
+    return bpe_merge_symbols(&t->bpe, &e->scratch, n);
+}
+
+/* A piece of byte-level BPE, or with prefix or without a word of SentencePiece. */
+static int encode_piece(struct encoder *e, bool prefix, const char *piece, size_t len) {
+    const struct tokenizer *t = e->tokenizer;
+    uint64_t key[4];
+    struct word_slot *slot = prefix ? NULL : word_cache_slot(&e->cache, piece, len, key);
+    if (slot && word_cache_holds(slot, key)) return token_list_append(e->list, slot->ids, (size_t)slot->n);
+    long kept =
+        t->kind == KIND_SPM ? spm_merge(&t->spm, &t->vocabulary, &e->scratch, prefix, piece, len) : merge_piece(e, piece, len);
+    if (kept < 0) return ENGINE_ERR_MEMORY;
+    word_cache_put(slot, key, e->scratch.ids, (size_t)kept);
+    return token_list_append(e->list, e->scratch.ids, (size_t)kept);
 }
 
 static int encode_pieces(struct encoder *e, const char *text, size_t len) {
@@ -285,7 +306,7 @@ static int encode_pieces(struct encoder *e, const char *text, size_t len) {
     int more, rc = ENGINE_OK;
     pretokenizer_scan_set(&e->scan, text, len);
     while (rc == ENGINE_OK && (more = pretokenizer_scan_next(&e->scan, &piece, &piece_len)) != 0) {
-        rc = more < 0 ? ENGINE_ERR_MEMORY : encode_piece(e, piece, piece_len);
+        rc = more < 0 ? ENGINE_ERR_MEMORY : encode_piece(e, false, piece, piece_len);
     }
     return rc;
 }
@@ -306,8 +327,7 @@ static int encode_words(struct encoder *e, const char *text, size_t len) {
     for (size_t at = 0, n; at < len; at += n) {
         /* A space in front of a text that begins with one belongs to the same word. */
         n = spm_word(&t->spm, text + at, len - at);
-        long kept = spm_merge(&t->spm, &t->vocabulary, &e->scratch, prefix, text + at, n);
-        int rc = kept < 0 ? ENGINE_ERR_MEMORY : token_list_append(e->list, e->scratch.ids, (size_t)kept);
+        int rc = encode_piece(e, prefix, text + at, n);
         if (rc != ENGINE_OK) return rc;
         prefix = false;
     }
@@ -365,7 +385,9 @@ static char *with_spaces(const char *text, size_t *len) {
 }
 
 static int encode_any(struct encoder *e, const char *text, size_t len) {
-    if (e->tokenizer->kind != KIND_SPM || !memmem(text, len, space_character, 3)) return encode_text(e, text, len);
+    const struct tokenizer *t = e->tokenizer;
+    if (t->kind == KIND_UNIGRAM) return unigram_encode(&t->unigram, &t->vocabulary, t->prefixes_space, text, len, e->list);
+    if (t->kind != KIND_SPM || !memmem(text, len, space_character, 3)) return encode_text(e, text, len);
     char *copy = with_spaces(text, &len);
     int rc = copy ? encode_text(e, copy, len) : ENGINE_ERR_MEMORY;
     free(copy);
@@ -375,7 +397,9 @@ static int encode_any(struct encoder *e, const char *text, size_t len) {
 /* A text that no tokenization can make fit is refused before any work is done on it. */
 static bool cannot_fit(const struct tokenizer *t, size_t len, const struct token_list *list) {
     size_t most = t->vocabulary.longest_piece + 1;
-    if (!list->limit || (t->kind == KIND_SPM && t->spm.unknown_is_used)) return false; /* an unknown token stands for any text */
+    if (!list->limit || t->kind == KIND_UNIGRAM || (t->kind == KIND_SPM && t->spm.unknown_is_used)) {
+        return false; /* an unknown token stands for any text, and a unigram tokenizer may drop some */
+    }
     if (t->kind == KIND_SPM) most *= sizeof space_character - 1;
     if (t->pretokenizer && pretokenizer_composes(t->pretokenizer)) most *= MOST_COMPOSED;
     return len / most > list->limit - list->n;
@@ -386,8 +410,10 @@ int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t
     if (cannot_fit(tokenizer, len, list)) return ENGINE_ERR_TOO_LONG;
     struct encoder e = {.tokenizer = tokenizer, .list = list};
     if (tokenizer->pretokenizer && !pretokenizer_scan_init(&e.scan, tokenizer->pretokenizer)) return ENGINE_ERR_MEMORY;
+    if (len >= MIN_CACHED_TEXT && tokenizer->kind != KIND_UNIGRAM) word_cache_open(&e.cache);
     int rc = encode_any(&e, text, len);
     if (rc != ENGINE_OK) list->n = n_before;
+    word_cache_free(&e.cache);
     bpe_scratch_free(&e.scratch);
     if (tokenizer->pretokenizer) pretokenizer_scan_free(&e.scan);
     return rc;
@@ -404,9 +430,7 @@ int tokenizer_encode_prompt(const struct tokenizer *tokenizer, const char *text,
 /* --- facts --- */
 
 int tokenizer_vocab_size(const struct tokenizer *tokenizer) { return tokenizer->vocabulary.n; }
-const char *tokenizer_kind(const struct tokenizer *tokenizer) {
-    return tokenizer->kind == KIND_SPM ? "SentencePiece BPE" : "byte-level BPE";
-}
+const char *tokenizer_kind(const struct tokenizer *tokenizer) { return kinds[tokenizer->kind].words; }
 const char *tokenizer_pre_name(const struct tokenizer *tokenizer) {
     return tokenizer->pretokenizer ? pretokenizer_name(tokenizer->pretokenizer) : NULL;
 }

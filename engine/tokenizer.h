@@ -1,5 +1,5 @@
-/* tokenizer.h - text to token ids and back: byte-level BPE as in GPT-2, SmolLM2, Llama 3 and Qwen2, and SentencePiece BPE as in
- * Llama 2, Mistral, Phi-3 and Gemma.
+/* tokenizer.h - text to token ids and back: byte-level BPE as in GPT-2, SmolLM2, Llama 3 and Qwen2, SentencePiece BPE as in
+ * Llama 2, Mistral, Phi-3 and Gemma, and SentencePiece unigram as in T5.
  *
  *  (1) tokenizer_encode never yields a control token: "<|im_start|>" in a text is twelve characters like any others. Control
  *      tokens come from tokenizer_find and are appended as ids by whoever builds a prompt (chat_template.c).
@@ -7,7 +7,8 @@
  *      were; bytes that are not UTF-8 stand for themselves. Only bytes that the vocabulary lacks are left out (SmolLM2: 21 that
  *      hardly occur, such as U+0004 and 0xFF), as transformers does. Exceptions: for Qwen text is composed (NFC) first. In
  *      SentencePiece U+2581 comes back as a space, characters without a token and without byte tokens become one unknown token,
- *      and where tokenizer_prefixes_space says so each text gets a space in front.
+ *      and where tokenizer_prefixes_space says so each text gets a space in front; unigram tokenizers also replace characters and
+ *      merge spaces as their file says, and bytes that are not UTF-8 become U+FFFD.
  *  (3) A tokenizer does not change after tokenizer_open: any number of threads may use it at once. */
 #ifndef FORESAY_TOKENIZER_H
 #define FORESAY_TOKENIZER_H

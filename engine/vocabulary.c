@@ -92,6 +92,16 @@ int32_t vocabulary_find(const struct vocabulary *v, const char *name, size_t len
     return (int32_t)*find_slot(v, name, len) - 1;
 }
 
+int32_t vocabulary_unknown(const struct vocabulary *v, const struct gguf *gguf) {
+    uint32_t given;
+    if (gguf_get_u32(gguf, "tokenizer.ggml.unknown_token_id", &given) == GGUF_FOUND && given < (uint32_t)v->n)
+        return (int32_t)given;
+    for (int32_t id = 0; id < v->n; id++) {
+        if (v->tokens[id].kind == TOKEN_UNKNOWN) return id;
+    }
+    return -1;
+}
+
 int32_t vocabulary_find_piece(const struct vocabulary *v, const char *bytes, size_t len) {
     char name[256];
     size_t n = 0;

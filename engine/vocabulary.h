@@ -46,6 +46,8 @@ void vocabulary_close(struct vocabulary *v);
 
 /* -1 if there is none. */
 int32_t vocabulary_find(const struct vocabulary *v, const char *name, size_t len);
+/* SentencePiece: the token for characters that the model has no other for, -1 if there is none. */
+int32_t vocabulary_unknown(const struct vocabulary *v, const struct gguf *gguf);
 /* Byte-level only: the token whose piece is exactly these bytes and that text may become; -1 if there is none. */
 int32_t vocabulary_find_piece(const struct vocabulary *v, const char *bytes, size_t len);
 /* False for control and unused tokens: these never come from text. */

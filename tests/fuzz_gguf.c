@@ -133,13 +133,14 @@ static void use_network(const struct gguf *g) {
     struct model_shape shape;
     struct model *model;
     struct kv_pool pool;
+    struct kv_shape kv;
     const int32_t zero = 0;
     const struct kernels_seq run = {.n_rows = 1, .blocks = &zero};
     const struct model_batch batch = {
         .tokens = &zero, .n_rows = 1, .seqs = &run, .n_seqs = 1, .logit_rows = &zero, .n_logits = 1};
     if (model_read_shape(&shape, g, &error) != ENGINE_OK || (int64_t)shape.n_layers * shape.n_embd > most_widths) return;
     if (model_open(&model, g, &shape, &backend, &limits, &error) != ENGINE_OK) return;
-    if (kv_pool_alloc(&backend, 1, shape.n_layers, shape.n_kv_heads, shape.head_dim, &pool) == KERNELS_OK) {
+    if (model_kv_shape(&shape, NULL, &kv, &error) == ENGINE_OK && kv_pool_alloc(&backend, 1, &kv, &pool) == KERNELS_OK) {
         model_forward(model, &pool, &batch);
         sink += model_logits(model, 0)[0] > 0;
         kv_pool_free(&backend, &pool);

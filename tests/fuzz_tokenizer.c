@@ -10,7 +10,7 @@
 #include "tests/small_spm.h"
 #include "tests/small_vocabulary.h"
 
-enum { N_BYTE_LEVEL = 8, N_TOKENIZERS = N_BYTE_LEVEL + 3 };
+enum { N_BYTE_LEVEL = 11, N_TOKENIZERS = N_BYTE_LEVEL + 3 };
 static struct tokenizer *tokenizers[N_TOKENIZERS];
 
 /* With and without a space in front, and one without byte tokens. A piece with a space inside, equal scores. */
@@ -27,8 +27,8 @@ static void open_spm(void) {
 }
 
 static void open_all(void) {
-    static const char *const pres[N_BYTE_LEVEL] = {"smollm", "gpt-2",  "llama-bpe", "qwen2",
-                                                   "qwen2",  "qwen35", "gpt-4o",    "tekken"};
+    static const char *const pres[N_BYTE_LEVEL] = {"smollm", "gpt-2",  "llama-bpe",    "qwen2",          "qwen2",      "qwen35",
+                                                   "gpt-4o", "tekken", "deepseek-llm", "deepseek-coder", "deepseek-v3"};
     static const char *const merges[] = {"a a", "t h", "th e", "aa aa", "\u0120 a", "\u0120 \u0120", "\u0120\u0120 \u0120\u0120",
                                          NULL};
     static const char *const added[] = {"<tool>", "   ", "<to", "\u4f60\u597d", NULL};

@@ -19,7 +19,10 @@ struct small_spm {
     int n;
     const char *const *added; /* ends with NULL; may be NULL */
     bool has_bytes, no_prefix, no_scores;
-    const char *model;         /* NULL: "llama" */
+    const char *model;    /* NULL: "llama"; "t5" for unigram, which also reads the next three */
+    const void *charsmap; /* [n_charsmap] bytes; NULL: no such key */
+    size_t n_charsmap;
+    bool merges_spaces;
     const char *chat_template; /* NULL: no such key */
 };
 
@@ -30,13 +33,18 @@ static inline void small_spm_write(struct gguf_writer *w, const struct small_spm
     int n_added = 0, first = spm_first_piece(v);
     while (v->added && v->added[n_added]) n_added++;
     uint64_t n = (uint64_t)(first + v->n + n_added);
-    writer_begin(w, 3, 0, (uint64_t)(7 + !v->no_scores + (v->chat_template != NULL)));
+    writer_begin(w, 3, 0, (uint64_t)(8 + !v->no_scores + (v->chat_template != NULL) + (v->charsmap != NULL)));
     writer_key_string(w, "tokenizer.ggml.model", v->model ? v->model : "llama");
     if (v->chat_template) writer_key_string(w, "tokenizer.chat_template", v->chat_template);
     writer_key_u32(w, "tokenizer.ggml.bos_token_id", SPM_BOS);
     writer_key_u32(w, "tokenizer.ggml.eos_token_id", SPM_EOS);
     writer_key_u32(w, "tokenizer.ggml.unknown_token_id", SPM_UNKNOWN);
     writer_key_bool(w, "tokenizer.ggml.add_space_prefix", !v->no_prefix);
+    writer_key_bool(w, "tokenizer.ggml.remove_extra_whitespaces", v->merges_spaces);
+    if (v->charsmap) {
+        writer_key_array(w, "tokenizer.ggml.precompiled_charsmap", GGUF_U8, v->n_charsmap);
+        writer_put(w, v->charsmap, v->n_charsmap);
+    }
     writer_key_array(w, "tokenizer.ggml.tokens", GGUF_STRING, n);
     for (int i = 0; i < SPM_FIRST_BYTE; i++) writer_string(w, names[i]);
     for (int byte = 0; v->has_bytes && byte < 256; byte++) {

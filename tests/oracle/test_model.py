@@ -1,8 +1,8 @@
 """Protects the arithmetic: perplexity and greedy text against transformers (float32) on the same GGUF file.
 
-Two real models: SmolLM2-135M-Instruct and Gemma 3 270M. The engine rounds activations to int8 and keys and values to half floats, so logits differ by a few tenths and a greedy text may part from
-the oracle's where two tokens are nearly tied. What must hold: perplexity within 0.5 %, and every token the engine chose is, in the
-oracle's eyes after the same text, the best one or nearly tied with it.
+Two real models: SmolLM2-135M-Instruct and Gemma 3 270M. The engine rounds activations to int8 and keys and values to half floats, so
+logits differ by a few tenths and a greedy text may part from the oracle's where two tokens are nearly tied. What must hold: perplexity
+within 0.5 %, and every token the engine chose is, in the oracle's eyes after the same text, the best one or nearly tied with it.
 """
 
 import json
@@ -59,6 +59,33 @@ def test_greedy_tokens_are_the_oracles_best_or_nearly_tied(model_and_length):
         n_same += (gap == 0).sum().item()
         n_all += len(chosen)
     assert n_same / n_all > 0.9
+
+
+LOGPROB_MEAN, LOGPROB_MOST = 0.1, NEARLY_TIED  # measured: 0.074 and 0.75, from activations rounded to int8
+
+
+def test_logprobs_are_the_oracles():
+    """Of the model's own distribution: temperature, cuts and penalties change the tokens, not what is said of them."""
+    model = real_model("FORESAY_MODEL")
+    deviations = []
+    for i, prompt in enumerate(PROMPTS):
+        sampling = ["--temp", 0.9, "--top-k", 30, "--repeat-penalty", 1.3, "--seed", i] if i % 2 else ["--temp", 0]
+        command = ["generate", "--model", model.path, "--prompt", prompt, "-n", 24, "--logprobs", 5, "--json", *sampling]
+        answer = json.loads(foresay(*command))
+        ids = tokenize(model, prompt)
+        start = len(ids)
+        with torch.no_grad():
+            logits = model.oracle(torch.tensor([ids + answer["ids"]])).logits[0, start - 1 : -1].double()
+        want = torch.log_softmax(logits, dim=1)
+        assert [own[0] for own, *_ in answer["logprobs"]] == answer["ids"]
+        for position, (own, *top) in zip(want, answer["logprobs"], strict=True):
+            assert len(top) == 5 and [x[1] for x in top] == sorted([x[1] for x in top], reverse=True)
+            assert top[0][1] >= own[1] and all(x[1] == own[1] for x in top if x[0] == own[0])
+            deviations += [abs(position[token].item() - logprob) for token, logprob in [own, *top]]
+            assert position[top[0][0]].item() > position.max().item() - NEARLY_TIED
+    mean = sum(deviations) / len(deviations)
+    print(f"log-probabilities: mean deviation {mean:.4f}, largest {max(deviations):.4f} of {len(deviations)}")
+    assert mean < LOGPROB_MEAN and max(deviations) < LOGPROB_MOST
 
 
 def test_perplexity_needs_two_windows(tmp_path):

@@ -87,6 +87,14 @@ def encode(model, text, *flags):
     return json.loads(run(model, text, *flags))
 
 
+def encode_all(model, texts):
+    """The same for many texts, in one run where they hold no NUL."""
+    datas = [text if isinstance(text, bytes) else text.encode("utf-8") for text in texts]
+    plain = [data for data in datas if b"\0" not in data]
+    lines = iter(run(model, b"\0".join(plain), "--many").splitlines() if plain else [])
+    return [encode(model, data) if b"\0" in data else json.loads(next(lines)) for data in datas]
+
+
 def difference(theirs, ours, text):
     """A short account of the first difference, None if there is none."""
     if theirs.ids == ours:
@@ -98,9 +106,9 @@ def difference(theirs, ours, text):
 
 def compare(tokenizer, model, texts):
     problems, n_bytes = [], 0
-    for text in texts:
+    for text, ours in zip(texts, encode_all(model, texts)):
         n_bytes += len(text.encode("utf-8"))
-        found = difference(tokenizer.encode(text, add_special_tokens=False), encode(model, text), text)
+        found = difference(tokenizer.encode(text, add_special_tokens=False), ours, text)
         if found:
             problems.append(found)
     assert not problems, "\n".join(problems[:20])
@@ -151,6 +159,22 @@ CASED = [r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}
          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"]
 CASED_END = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TEKKEN = "|".join(CASED) + r"|\p{N}" + CASED_END
+ASIAN = "[一-龥ࠀ-一가-퟿]+"
+CASED_LETTERS = ("A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
+                 "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-"
+                 "\u052f\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-"
+                 "\u1d77\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d"
+                 "\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-"
+                 "\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-"
+                 "\u212d\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-"
+                 "\u2cee\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-"
+                 "\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-"
+                 "\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943")
+DEEPSEEK_LLM = ["[\r\n]", r"\s?[" + CASED_LETTERS + "]+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", ASIAN]
+DEEPSEEK_CODER = ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", ASIAN]
+DEEPSEEK_V3 = [r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
+               r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
+               r"|\s*[\r\n]+|\s+(?!\S)|\s+"]
 GPT4O = "|".join(word + r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?" for word in CASED) + r"|\p{N}{1,3}" + CASED_END
 
 
@@ -180,8 +204,10 @@ def reference(vocabulary, pre, added=(), ignore_merges=False, composes=False):
     return tokenizer
 
 
-def split(pattern):
-    return [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+def split(*patterns, digits=False):
+    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    steps += [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    return steps + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
 
 
 @pytest.mark.parametrize("name,pre,ignore_merges", [
@@ -194,6 +220,9 @@ def split(pattern):
     ("gpt-4o", split(GPT4O), False),
     ("tekken", split(TEKKEN), True),
     ("starcoder", SMOLLM_PRE, False),
+    ("deepseek-llm", split(*DEEPSEEK_LLM, digits=True), False),
+    ("deepseek-coder", split(*DEEPSEEK_CODER, digits=True), False),
+    ("deepseek-v3", split(*DEEPSEEK_V3), False),
 ])
 def test_other_families(tmp_path, vocabulary, name, pre, ignore_merges):
     """The cutting rules of the other families cut as the regular expressions of their own tokenizers do."""
