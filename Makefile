@@ -193,7 +193,7 @@ oracle: $(BUILD)/foresay $(BUILD)/tests/check_dequantize $(BUILD)/tests/check_lo
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/oracle
 
-oracle-types: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.done ## perplexity of both real models in every weight type against transformers (half an hour)
+oracle-types: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.done ## perplexity of both real models in every weight type against transformers (hours)
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) FORESAY_ALL_TYPES=1 \
 	    $(PY) -m pytest -q -s -p no:cacheprovider tests/oracle/test_types.py
 

@@ -1,8 +1,10 @@
 """Protects the arithmetic of every weight type: the real models' matrices, quantised again to each type, give the perplexity of
-transformers (float32) with the same file's weights dequantised by the gguf package, within 0.5 %.
+transformers (float32) with the same file's weights dequantised by the gguf package.
 
 Matrices whose rows do not suit a K type's blocks of 256 take another type, as in files that people have (FALLBACK); the printed line says
-how many weights each type carries. Three types of SmolLM2 by default; all, and Gemma's, with FORESAY_ALL_TYPES=1 (make oracle-types).
+how many weights each type carries. By default three types of SmolLM2 on about 500 tokens, where activations rounded to int8 leave up to a
+percent of noise: that finds wrong arithmetic. With FORESAY_ALL_TYPES=1 (make oracle-types) all types of both models on ten times as many,
+within 0.5 %.
 """
 
 import copy
@@ -25,7 +27,7 @@ FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_
 ALL = os.environ.get("FORESAY_ALL_TYPES")
 RUNS = [("FORESAY_MODEL", t) for t in (TYPES if ALL else ["Q3_K", "Q5_1", "IQ4_NL"])]
 RUNS += [("FORESAY_GEMMA", t) for t in (TYPES if ALL else [])]
-TEXT_BYTES = int(os.environ.get("FORESAY_TYPES_BYTES", 9_000))  # about four windows
+TEXT_BYTES, TOLERANCE = (50_000, 0.005) if ALL else (5_000, 0.02)
 
 NAMES = {
     "attn_q": "self_attn.q_proj",
@@ -113,11 +115,11 @@ def requantise(model, name, path):
 
 
 @pytest.mark.parametrize("variable,name", RUNS)
-def test_perplexity_is_within_half_a_percent(variable, name, tmp_path):
+def test_perplexity(variable, name, tmp_path):
     model, path = real_model(variable), tmp_path / "model.gguf"
     oracle, carried = requantise(model, name, path)
     ours, theirs = perplexities(model, path, oracle, english(TEXT_BYTES), tmp_path)
     path.unlink()
     share = ", ".join(f"{used} {100 * n / sum(carried.values()):.0f} %" for used, n in carried.items())
     print(f"\n{model.path.name} as {name} ({share}): ours {ours:.4f}, transformers {theirs:.4f}, {100 * (ours / theirs - 1):+.2f} %")
-    assert abs(ours / theirs - 1) < 0.005
+    assert abs(ours / theirs - 1) < TOLERANCE
