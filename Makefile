@@ -46,7 +46,7 @@ all_c       := $(wildcard kernels/*.[ch] kernels/cpu/*.[ch] engine/*.[ch] specul
 
 all: $(BUILD)/foresay ## build the binary (default)
 
-.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-emulated check-equality e2e oracle browser page page-check asan tsan binaries sanitizer sanitized \
+.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-emulated check-equality e2e oracle oracle-types browser page page-check asan tsan binaries sanitizer sanitized \
         fuzz fuzz-run fuzz-long soak bench bench-peer bench-sizes format tidy clean
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -192,6 +192,10 @@ e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real socke
 oracle: $(BUILD)/foresay $(BUILD)/tests/check_dequantize $(BUILD)/tests/check_logits $(MODEL) $(GEMMA) $(VENV)/.done ## tokens, text and perplexity against transformers
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/oracle
+
+oracle-types: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.done ## perplexity of both real models in every weight type against transformers (hours)
+	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) FORESAY_ALL_TYPES=1 \
+	    $(PY) -m pytest -q -s -p no:cacheprovider tests/oracle/test_types.py
 
 # The server with a scripted engine: states that a real model reaches rarely, at full speed.
 $(BUILD)/foresay-fake: $(BUILD)/obj/gateway/main.o $(BUILD)/obj/tests/fake_engine.o $(archives)
