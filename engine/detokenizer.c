@@ -47,14 +47,16 @@ static void consume(struct detokenizer *d, int n) {
     d->piece_len -= (size_t)(n - from_part);
 }
 
-/* The next character, from the bytes left over and the piece, into out; its length, or 0 when more bytes are needed. */
-static int next_character(struct detokenizer *d, char out[4]) {
+/* The next character, from the bytes left over and the piece, into out; its length, or 0 when more bytes are needed. n_read: how
+ * many bytes it was. */
+static int next_character(struct detokenizer *d, char out[4], int *n_read) {
     char bytes[4];
     size_t n = (size_t)d->n_part;
     memcpy(bytes, d->part, n);
     for (size_t i = 0; n < sizeof bytes && i < d->piece_len; i++) bytes[n++] = d->piece[i];
     if (n == 0) return 0;
     int len = utf8_scan(bytes, n);
+    *n_read = len < 0 ? -len : len;
     if (len > 0) {
         memcpy(out, bytes, (size_t)len);
         consume(d, len);
@@ -85,9 +87,10 @@ static int match_byte(struct detokenizer *d, char byte) {
     return complete;
 }
 
-static void add_character(struct detokenizer *d, const char *character, int len) {
+static void add_character(struct detokenizer *d, const char *character, int len, int n_read) {
     int complete = 0, longest = 0;
     memcpy(d->held + d->n_held, character, (size_t)len);
+    for (int i = 0; i < len; i++) d->stands_for_byte[d->n_held + i] = i < n_read;
     d->n_held += len;
     /* Stop strings are UTF-8: they can only be complete at the end of a character. */
     for (int i = 0; i < len; i++) complete = match_byte(d, character[i]);
@@ -106,7 +109,9 @@ static void add_character(struct detokenizer *d, const char *character, int len)
 }
 
 static void drop_ready(struct detokenizer *d, int n) {
+    for (int i = 0; i < n; i++) d->n_out += d->stands_for_byte[i];
     memmove(d->held, d->held + n, (size_t)(d->n_held - n));
+    memmove(d->stands_for_byte, d->stands_for_byte + n, (size_t)(d->n_held - n) * sizeof *d->stands_for_byte);
     d->n_held -= n;
     d->n_ready -= n;
 }
@@ -118,9 +123,9 @@ static void drop_ready(struct detokenizer *d, int n) {
 static bool will_end(const struct detokenizer *d) {
     struct detokenizer copy = *d;
     char character[4];
-    int len;
-    while (!copy.ended && (len = next_character(&copy, character)) > 0) {
-        add_character(&copy, character, len);
+    int len, n_read;
+    while (!copy.ended && (len = next_character(&copy, character, &n_read)) > 0) {
+        add_character(&copy, character, len, n_read);
         drop_ready(&copy, copy.n_ready);
     }
     return copy.ended;
@@ -134,7 +139,7 @@ void detokenizer_push(struct detokenizer *d, int32_t token) {
     d->piece = tokenizer_piece(d->tokenizer, token, &d->piece_len);
     if (d->skips_space && d->piece_len > 0) {
         d->skips_space = false;
-        if (*d->piece == ' ') d->piece++, d->piece_len--;
+        if (*d->piece == ' ') d->piece++, d->piece_len--, d->n_out++;
     }
     if (d->n_stops > 0) d->stopped = will_end(d);
 }
@@ -157,9 +162,9 @@ size_t detokenizer_take(struct detokenizer *d, char *out, size_t size) {
     assert(size >= 4);
     size_t used = take_ready(d, out, size);
     char character[4];
-    int len;
-    while (d->n_ready == 0 && !d->ended && (len = next_character(d, character)) > 0) {
-        add_character(d, character, len);
+    int len, n_read;
+    while (d->n_ready == 0 && !d->ended && (len = next_character(d, character, &n_read)) > 0) {
+        add_character(d, character, len, n_read);
         used += take_ready(d, out + used, size - used);
     }
     return used;

@@ -35,6 +35,7 @@ struct detokenizer_stop {
 struct detokenizer {
     bool stopped; /* known after each push: a stop string is complete. The text before it is still to be taken; further tokens
                      are ignored */
+    size_t n_out; /* bytes of the tokens that have come out as text, and a dropped space: it tells whose text that was */
     /* private */
     bool skips_space; /* the next byte is dropped if it is a space */
     bool ended;       /* the stop string has been reached in taking: no more text */
@@ -43,7 +44,8 @@ struct detokenizer {
     size_t piece_len;
     uint8_t part[4]; /* the beginning of an unfinished character */
     int n_part;
-    char held[ENGINE_MAX_STOP_LEN + 4]; /* text that is read; the first n_ready bytes may go out */
+    char held[ENGINE_MAX_STOP_LEN + 4];            /* text that is read; the first n_ready bytes may go out */
+    bool stands_for_byte[ENGINE_MAX_STOP_LEN + 4]; /* of a token: U+FFFD may have more bytes than what it stands for */
     int n_held, n_ready;
     int n_stops;
     struct detokenizer_stop stops[ENGINE_MAX_STOP];

@@ -12,6 +12,7 @@
 #include "engine/internal.h"
 #include "engine/log.h"
 #include "engine/memory.h"
+#include "engine/utf8.h"
 
 enum {
     DEFAULT_SEQ_TOKENS = 2048, /* a long chat */
@@ -72,10 +73,10 @@ static uint64_t default_kv_bytes(const struct engine_config *c, uint64_t block_b
 }
 
 /* Chooses the number of blocks and refuses what the machine cannot hold. */
-static int choose_memory(struct engine *e, const struct model_shape *shape, uint64_t weights, const struct model_limits *limits,
-                         int *n_blocks, struct engine_error *error) {
+static int choose_memory(struct engine *e, const struct model_shape *shape, const struct kv_shape *kv_shape, uint64_t weights,
+                         const struct model_limits *limits, int *n_blocks, struct engine_error *error) {
     struct engine_config *c = &e->config;
-    uint64_t block_bytes = kv_block_bytes(shape->n_layers, shape->n_kv_heads, shape->head_dim), available = memory_available();
+    uint64_t block_bytes = kv_block_bytes(kv_shape), available = memory_available();
     uint64_t kv = c->kv_bytes ? c->kv_bytes : default_kv_bytes(c, block_bytes, available);
     uint64_t buffers = model_buffer_bytes(shape, limits), need = weights + buffers + kv;
     char t[5][32];
@@ -133,13 +134,13 @@ static int open_text(struct engine *e, const struct gguf *gguf, const struct mod
     return e->model_name ? ENGINE_OK : fail(error, ENGINE_ERR_MEMORY, "no memory");
 }
 
-static int open_pool(struct engine *e, const struct model_shape *shape, int n_blocks, struct engine_error *error) {
-    uint64_t identity = shape->n_parameters * 31 + shape->weight_bytes;
-    int status = kv_pool_alloc(&e->backend, n_blocks, shape->n_layers, shape->n_kv_heads, shape->head_dim, &e->pool);
+static int open_pool(struct engine *e, const struct model_shape *shape, const struct kv_shape *kv_shape, int n_blocks,
+                     struct engine_error *error) {
+    uint64_t identity = (shape->n_parameters * 31 + shape->weight_bytes) * KV_TYPE_COUNT + (uint64_t)kv_shape->type;
+    int status = kv_pool_alloc(&e->backend, n_blocks, kv_shape, &e->pool);
     if (status != KERNELS_OK)
         return fail(error, ENGINE_ERR_MEMORY, "no memory for %d KV blocks (%.0f MiB); lower --kv-mem, --ctx or --max-seqs",
-                    n_blocks,
-                    (double)n_blocks * (double)kv_block_bytes(shape->n_layers, shape->n_kv_heads, shape->head_dim) / (1 << 20));
+                    n_blocks, (double)n_blocks * (double)kv_block_bytes(kv_shape) / (1 << 20));
     e->limit = e->config.ctx_len;
     if (n_blocks < kv_blocks_for(e->limit)) {
         e->limit = n_blocks * KV_BLOCK;
@@ -149,6 +150,7 @@ static int open_pool(struct engine *e, const struct model_shape *shape, int n_bl
         scheduler_init(&e->scheduler, &e->cache, e->config.step_tokens, e->config.max_seqs) != 0 ||
         sampler_init(&e->sampler, tokenizer_vocab_size(e->tokenizer)) != 0)
         return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
+    e->sampler.backend = &e->backend;
     return ENGINE_OK;
 }
 
@@ -158,24 +160,27 @@ static int open_step_buffers(struct engine *e, struct engine_error *error) {
     e->row_seqs = calloc(n_seqs, sizeof *e->row_seqs);
     e->logit_rows = calloc(n_seqs, sizeof *e->logit_rows);
     e->sampled = calloc(n_seqs, sizeof *e->sampled);
+    e->draws = calloc(n_seqs, sizeof *e->draws);
     e->ending = calloc(n_live, sizeof *e->ending);
-    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->ending) return ENGINE_OK;
+    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->draws && e->ending) return ENGINE_OK;
     return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
 }
 
 static int open_model(struct engine *e, const struct gguf *gguf, struct engine_error *error) {
     struct model_shape shape;
+    struct kv_shape kv_shape;
     int rc, n_blocks = 0;
     if ((rc = model_read_shape(&shape, gguf, error)) || (rc = choose_ctx(&e->config, &shape, error)) ||
-        (rc = open_text(e, gguf, &shape, error)))
+        (rc = model_kv_shape(&shape, e->config.kv_type, &kv_shape, error)) || (rc = open_text(e, gguf, &shape, error)))
         return rc;
     struct model_limits limits = {
         .max_rows = e->config.step_tokens, .max_logits = e->config.max_seqs, .ctx_len = e->config.ctx_len};
-    if ((rc = choose_memory(e, &shape, model_weight_memory(gguf), &limits, &n_blocks, error)) || (rc = open_backend(e, error)))
+    if ((rc = choose_memory(e, &shape, &kv_shape, model_weight_memory(gguf), &limits, &n_blocks, error)) ||
+        (rc = open_backend(e, error)))
         return rc;
     rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error);
     log_progress_end();
-    if (rc != ENGINE_OK || (rc = open_pool(e, &shape, n_blocks, error))) return rc;
+    if (rc != ENGINE_OK || (rc = open_pool(e, &shape, &kv_shape, n_blocks, error))) return rc;
     return open_step_buffers(e, error);
 }
 
@@ -192,9 +197,10 @@ static void log_opened(const struct engine *e, double started_ms) {
     log_info("engine", "%s: %s, %.1f M parameters, %s, %s of weights, loaded in %.1f s", e->model_name, s->family->architecture,
              (double)s->n_parameters / 1e6, gguf_type_name(s->main_type), memory_format(s->weight_bytes, weights, sizeof weights),
              (now_ms() - started_ms) / 1e3);
-    log_info("engine", "%s, %d threads; context %d, %d sequences at once; KV memory %s = %d blocks of %d tokens",
+    log_info("engine", "%s, %d threads; context %d, %d sequences at once; KV memory %s = %d blocks of %d tokens as %s",
              backend_cpu_isa(&e->backend), backend_cpu_threads(&e->backend), e->config.ctx_len, e->config.max_seqs,
-             memory_format((uint64_t)e->pool.n_blocks * e->pool.block_bytes, kv, sizeof kv), e->pool.n_blocks, KV_BLOCK);
+             memory_format((uint64_t)e->pool.n_blocks * e->pool.block_bytes, kv, sizeof kv), e->pool.n_blocks, KV_BLOCK,
+             kv_type_name(e->pool.shape.type));
 }
 
 static void init_locks(struct engine *e) {
@@ -219,7 +225,7 @@ int engine_open(struct engine **out, const struct engine_config *config, struct 
     e->config = *config;
     init_locks(e);
     if ((rc = gguf_open(&gguf, config->model_path, error)) || (rc = open_model(e, gguf, error))) goto done;
-    e->config.model_path = NULL; /* the caller's; not to be read from here on */
+    e->config.model_path = e->config.kv_type = NULL; /* the caller's; not to be read from here on */
     e->stats.blocks_total = e->stats.blocks_free = e->cache.n_blocks;
     if ((rc = open_threads(e, error))) goto done;
     log_opened(e, started_ms);
@@ -263,6 +269,7 @@ void engine_close(struct engine *e) {
     free(e->row_seqs);
     free(e->logit_rows);
     free(e->sampled);
+    free(e->draws);
     free(e->ending);
     free(e->model_name);
     pthread_cond_destroy(&e->work);
@@ -273,6 +280,15 @@ void engine_close(struct engine *e) {
 }
 
 /* --- facts --- */
+
+struct engine_token_text engine_token_text(const struct engine *e, int32_t token) {
+    struct engine_token_text text = {0};
+    text.bytes = tokenizer_piece(e->tokenizer, token, &text.len);
+    text.is_control = text.len == 0;
+    if (text.is_control) text.bytes = tokenizer_name(e->tokenizer, token, &text.len);
+    text.is_utf8 = utf8_valid(text.bytes, text.len);
+    return text;
+}
 
 void engine_info(const struct engine *e, struct engine_info *out) {
     const struct model_shape *s = &e->model->shape;

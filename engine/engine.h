@@ -8,8 +8,8 @@
  *     while (...) n = engine_poll(engine, events, 64);       one consumer thread, woken by config.wake
  *     engine_close(engine);
  *
- * Promise: the text of a request is a pure function of (model file, messages, sampling parameters, seed). Other requests, the
- * order of arrival, thread count, chunking, cache hits and preemption do not change one byte of it.
+ * Promise: the text of a request is a pure function of (model file, KV type, messages, sampling parameters, seed). Other
+ * requests, the order of arrival, thread count, chunking, cache hits and preemption do not change one byte of it.
  *
  * Threads: the engine runs its own (one steps the model, one renders templates and tokenizes; the backend has compute workers).
  * engine_submit, engine_cancel, engine_stats and engine_info may be called from any thread; engine_poll from one thread at a
@@ -42,15 +42,16 @@ struct engine_error {
 };
 
 struct engine_config {
-    const char *model_path;  /* read during engine_open only */
-    const char *isa;         /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512", "amx" */
-    int n_threads;           /* compute threads; 0 = as many as this process may use */
-    int ctx_len;             /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
-    int max_seqs;            /* sequences that run at once */
-    int max_waiting;         /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
-    int step_tokens;         /* token budget of one step: decode rows plus prefill chunks */
-    size_t kv_bytes;         /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
-    bool prefix_cache;       /* keep finished blocks and reuse them for equal prefixes */
+    const char *model_path; /* read during engine_open only */
+    const char *isa;        /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512", "amx" */
+    const char *kv_type; /* keys and values: NULL or "f16", "int8", "int4"; the latter save memory and change the text a little */
+    int n_threads;       /* compute threads; 0 = as many as this process may use */
+    int ctx_len;         /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
+    int max_seqs;        /* sequences that run at once */
+    int max_waiting;     /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
+    int step_tokens;     /* token budget of one step: decode rows plus prefill chunks */
+    size_t kv_bytes;     /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
+    bool prefix_cache;   /* keep finished blocks and reuse them for equal prefixes */
     void (*wake)(void *arg); /* engine's thread: events went from none to some; must not block, must not call the engine */
     void *wake_arg;
 };
@@ -83,8 +84,15 @@ struct engine_sampling {
 };
 struct engine_sampling engine_sampling_default(void); /* temperature 0.7, top_p 0.95, seed 0, everything else off */
 
+/* log softmax of the model's own logits: before temperature, penalties, bias and cuts, the same for every sampling parameter. */
+struct engine_logprob {
+    int32_t token;
+    float logprob;
+};
+
 enum {
     ENGINE_MAX_BIAS = 300,
+    ENGINE_MAX_TOP_LOGPROBS = 20,
     ENGINE_MAX_STOP = 8,       /* stop strings a request */
     ENGINE_MAX_STOP_LEN = 128, /* bytes of one */
     ENGINE_TEXT_MAX = 256,     /* bytes of text in one event */
@@ -105,6 +113,8 @@ struct engine_request {
     struct engine_sampling sampling;
     const char *const *stop; /* n_stop strings that end the answer and are not part of it */
     int n_stop;
+    bool logprobs;       /* TEXT events carry log-probabilities; memory: 8 * (1 + n_top_logprobs) bytes a token of the answer */
+    int n_top_logprobs;  /* how many of the likeliest tokens beside the one drawn, 0 .. ENGINE_MAX_TOP_LOGPROBS */
     bool ignore_eos;     /* for measurements: an end token is sampled but does not end the answer */
     uint64_t cache_salt; /* requests share cached prefixes only with requests of the same salt (one per user) */
 };
@@ -143,6 +153,11 @@ struct engine_event {
     int text_len;
     char text[ENGINE_TEXT_MAX]; /* not terminated */
     int32_t token;              /* TEXT: the last token of it */
+    /* TEXT, when the request asked for it: the token and the likeliest ones, best first. Then each token has an event of its own,
+     * which comes when the first of its text does: n_tokens is 1 and n_logprobs the length, or both are 0 (rest of a long text).
+     * Tokens whose text a stop string swallows have none. */
+    int n_logprobs;
+    struct engine_logprob logprobs[1 + ENGINE_MAX_TOP_LOGPROBS];
     /* DONE only: */
     enum engine_finish finish;
     int status; /* enum engine_status, with FINISH_ERROR */
@@ -160,6 +175,16 @@ void engine_wait(struct engine *engine, int timeout_ms);
 int engine_open(struct engine **out, const struct engine_config *config, struct engine_error *error);
 /* Cancels what runs, ends the threads. Accepts NULL. */
 void engine_close(struct engine *engine);
+
+/* The bytes that a token adds to a text; they live as long as the engine. */
+struct engine_token_text {
+    const char *bytes;
+    size_t len;
+    bool is_utf8;    /* whole characters */
+    bool is_control; /* it adds nothing to a text: the bytes are its name; len 0 for ids outside the vocabulary */
+};
+/* Any thread. */
+struct engine_token_text engine_token_text(const struct engine *engine, int32_t token);
 
 /* Facts about the loaded model; constant, strings live as long as the engine. */
 struct engine_info {

@@ -1,8 +1,9 @@
 /* events.c - the consumer's side: news of requests become events. Detokenizing and stop strings happen here, off the engine
  * thread.
  *
- * Order of a request's events: STARTED, PREFILL ..., TEXT ..., DONE. Tokens that pile up between two polls come out as one event.
- * A stop string ends the text here; the engine thread is told to stop, and DONE follows once it has given the blocks back. */
+ * Order of a request's events: STARTED, PREFILL ..., TEXT ..., DONE. Tokens that pile up between two polls come out as one event;
+ * with log-probabilities each has its own. A stop string ends the text here; the engine thread is told to stop,
+ * and DONE follows once it has given the blocks back. */
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -28,36 +29,73 @@ static void push_token(struct engine *e, struct request *r) {
     request_stop(e, r);
 }
 
+/* The next token, or the end of the text. False when there is nothing new. */
+static bool advance(struct engine *e, struct request *r, const struct news *news) {
+    if (!r->detokenizer.stopped && r->n_read < news->n_ready) {
+        push_token(e, r);
+        return true;
+    }
+    if (!news->is_finished || r->is_flushed) return false;
+    detokenizer_finish(&r->detokenizer);
+    return r->is_flushed = true;
+}
+
+enum { CHAR_BYTES = 4 }; /* what detokenizer_take wants to have room for */
+
+/* Adds what the detokenizer has to the event's text. */
+static void take_text(struct request *r, struct engine_event *event) {
+    size_t len = (size_t)event->text_len, n = 1;
+    while (n > 0 && len + CHAR_BYTES <= sizeof event->text)
+        len += n = detokenizer_take(&r->detokenizer, event->text + len, sizeof event->text - len);
+    event->text_len = (int)len;
+}
+
 /* Fills the event with text until it is full or nothing more is known. False when there is no text (with each_token: no token).
  */
 static bool text_event(struct engine *e, struct request *r, const struct news *news, struct engine_event *event) {
-    enum { CHAR_BYTES = 4 }; /* what detokenizer_take wants to have room for */
-    size_t len = 0;
-    bool pushed = false;
+    int n_read = r->n_read;
     for (;;) {
-        while (len + CHAR_BYTES <= sizeof event->text) {
-            size_t n = detokenizer_take(&r->detokenizer, event->text + len, sizeof event->text - len);
-            if (n == 0) break;
-            len += n;
-        }
-        if (len + CHAR_BYTES > sizeof event->text || (e->each_token && (pushed || len > 0))) break;
-        if (!r->detokenizer.stopped && r->n_read < news->n_ready) {
-            push_token(e, r);
-            pushed = true;
-        } else if (news->is_finished && !r->is_flushed) {
-            detokenizer_finish(&r->detokenizer);
-            r->is_flushed = true;
-        } else {
-            break;
-        }
+        take_text(r, event);
+        bool is_full = event->text_len + CHAR_BYTES > (int)sizeof event->text;
+        if (is_full || (e->each_token && (r->n_read > n_read || event->text_len > 0)) || !advance(e, r, news)) break;
     }
-    if (len == 0 && !(e->each_token && pushed)) return false;
+    if (event->text_len == 0 && !(e->each_token && r->n_read > n_read)) return false;
     event->kind = ENGINE_EVENT_TEXT;
-    event->text_len = (int)len;
     event->n_tokens = r->n_unreported;
     event->token = r->last_token;
     r->n_unreported = 0;
     return true;
+}
+
+/* The text of the next token to report has begun to come out. At the end so has everything that no stop string swallowed, even if
+ * it is no text: half a character. */
+static bool has_begun(const struct request *r) {
+    if (r->n_reported == r->n_read) return false;
+    return r->detokenizer.n_out > r->reported_bytes || (r->is_flushed && !r->detokenizer.stopped);
+}
+
+static void report_token(const struct engine *e, struct request *r, struct engine_event *event) {
+    const struct engine_logprob *from = r->logprobs + (size_t)r->n_reported * (size_t)(1 + r->n_top);
+    size_t len;
+    event->n_tokens = 1;
+    event->token = from->token;
+    event->n_logprobs = 1 + r->n_top;
+    memcpy(event->logprobs, from, (size_t)event->n_logprobs * sizeof *from);
+    tokenizer_piece(e->tokenizer, event->token, &len);
+    r->reported_bytes += len;
+    r->n_reported++;
+}
+
+/* One token, or the rest of a long text. */
+static bool logprob_event(struct engine *e, struct request *r, const struct news *news, struct engine_event *event) {
+    do {
+        take_text(r, event);
+        if (!has_begun(r) && event->text_len == 0) continue;
+        if (has_begun(r)) report_token(e, r, event);
+        event->kind = ENGINE_EVENT_TEXT;
+        return true;
+    } while (advance(e, r, news));
+    return false;
 }
 
 /* --- events --- */
@@ -81,6 +119,7 @@ static bool next_event(struct engine *e, struct request *r, const struct news *n
     memset(event, 0, offsetof(struct engine_event, text));
     memset((char *)event + offsetof(struct engine_event, token), 0, sizeof *event - offsetof(struct engine_event, token));
     event->id = r->id;
+    event->text_len = 0;
     if (news->is_started && !r->gave_started) {
         event->kind = ENGINE_EVENT_STARTED;
         event->usage.prompt_tokens = r->seq.n_prompt;
@@ -93,7 +132,7 @@ static bool next_event(struct engine *e, struct request *r, const struct news *n
         event->usage.prompt_tokens = r->seq.n_prompt;
         return true;
     }
-    if (text_event(e, r, news, event)) return true;
+    if (r->wants_logprobs ? logprob_event(e, r, news, event) : text_event(e, r, news, event)) return true;
     if (news->is_finished) done_event(r, event);
     return news->is_finished;
 }

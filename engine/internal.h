@@ -60,6 +60,9 @@ struct request {
     struct sequence seq;         /* tokenizer thread, then engine thread */
     struct engine_sampling sampling;
     struct engine_bias *bias; /* owned copy behind sampling.bias */
+    bool wants_logprobs;
+    int n_top;                       /* likeliest tokens beside the one drawn */
+    struct engine_logprob *logprobs; /* [tokens of the answer][1 + n_top]; written and read like seq.tokens */
     bool ignore_eos;
     int max_output; /* tokens; 0 = until the context is full */
     int status;     /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
@@ -81,6 +84,8 @@ struct request {
     bool gave_started, is_flushed;
     int gave_prefilled, n_read, n_read_at_stop;
     int n_unreported; /* tokens read whose text has not come out yet */
+    int n_reported;   /* tokens whose log-probabilities are given out, and the bytes of their text */
+    size_t reported_bytes;
     int32_t last_token;
 };
 
@@ -107,6 +112,7 @@ struct engine {
     struct kernels_seq *row_seqs; /* [max_seqs] */
     int32_t *logit_rows;          /* [max_seqs] */
     struct request **sampled;     /* [max_seqs] whose logits the step computed */
+    struct sampler_draw *draws;   /* [max_seqs] */
     struct request **ending;      /* [max_seqs + max_waiting] */
     int n_ending;
 

@@ -122,6 +122,10 @@ uint64_t model_weight_memory(const struct gguf *gguf);
 /* Bytes that model_open allocates besides the weights. */
 uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_limits *limits);
 
+/* What kernels.h needs to know of the cache, for a type by name (NULL = "f16"). Fails if there is no such type or it does not
+ * suit the heads of the model. */
+int model_kv_shape(const struct model_shape *shape, const char *kv_type, struct kv_shape *out, struct engine_error *error);
+
 /* backend must outlive the model; gguf may be closed afterwards. On failure *out is NULL. */
 int model_open(struct model **out, const struct gguf *gguf, const struct model_shape *shape, const struct backend *backend,
                const struct model_limits *limits, struct engine_error *error);

@@ -17,7 +17,7 @@ enum {
 
 /* Files of the llama converter have their q and k permuted for pairs side by side; all others turn halves. */
 static const struct model_family families[] = {
-    {.architecture = "llama", .rope = ROPE_INTERLEAVED, .moe = MOE_IF_COUNTED},
+    {.architecture = "llama", .rope = ROPE_INTERLEAVED, .moe = MOE_IF_COUNTED, .window_period = EVERY_LAYER},
     {.architecture = "smollm3", .rope = ROPE_INTERLEAVED, .rope_free_period = 4},
     {.architecture = "qwen2", .rope = ROPE_HALVES},
     {.architecture = "qwen3", .rope = ROPE_HALVES, .qk_norm = true},
@@ -288,4 +288,20 @@ int model_read_shape(struct model_shape *shape, const struct gguf *gguf, struct 
         return rc;
     count_parameters(shape, gguf);
     return ENGINE_OK;
+}
+
+int model_kv_shape(const struct model_shape *shape, const char *kv_type, struct kv_shape *out, struct engine_error *error) {
+    struct kv_shape kv = {.n_layers = shape->n_layers, .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim};
+    int rc = ENGINE_ERR_ARGUMENT;
+    if (!kv_type_parse(kv_type, &kv.type)) {
+        snprintf(error->text, sizeof error->text, "--kv-type is \"%.40s\"; there are f16, int8 and int4", kv_type);
+    } else if (kv.head_dim % kv_type_unit(kv.type) != 0) {
+        snprintf(error->text, sizeof error->text,
+                 "--kv-type %s needs heads of a multiple of %d dimensions, and this model's have %d: use %s", kv_type,
+                 kv_type_unit(kv.type), kv.head_dim, kv.head_dim % kv_type_unit(KV_INT8) == 0 ? "int8 or f16" : "f16");
+    } else {
+        *out = kv;
+        rc = ENGINE_OK;
+    }
+    return rc;
 }

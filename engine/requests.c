@@ -81,6 +81,11 @@ static int check_request(const struct engine *e, const struct engine_request *q,
     int rc = check_text(e, q, n_bytes, error);
     if (rc != ENGINE_OK) return rc;
     if (q->max_tokens < 0) return refuse(error, ENGINE_ERR_ARGUMENT, "max_tokens must be 0 (until the context is full) or more");
+    if (q->n_top_logprobs < 0 || q->n_top_logprobs > ENGINE_MAX_TOP_LOGPROBS) {
+        snprintf(error->text, sizeof error->text, "n_top_logprobs is %d; it must be 0 .. %d", q->n_top_logprobs,
+                 ENGINE_MAX_TOP_LOGPROBS);
+        return ENGINE_ERR_ARGUMENT;
+    }
     return sampling_check(&q->sampling, tokenizer_vocab_size(e->tokenizer), error);
 }
 
@@ -110,6 +115,7 @@ void request_free(struct request *r) {
     if (!r) return;
     free(r->input);
     free(r->bias);
+    free(r->logprobs);
     free(r->seq.tokens);
     free(r->seq.table.blocks);
     free(r);
@@ -129,6 +135,8 @@ static struct request *request_new(const struct engine_request *q, size_t n_byte
     r->sampling.bias = r->bias;
     r->ignore_eos = q->ignore_eos;
     r->max_output = q->max_tokens;
+    r->wants_logprobs = q->logprobs;
+    r->n_top = q->n_top_logprobs;
     r->seq.salt = q->cache_salt;
     r->submitted_ms = now_ms();
     return r;
@@ -246,7 +254,12 @@ static bool sequence_open(const struct engine *e, struct request *r, const struc
     int n_blocks = kv_blocks_for(most);
     int32_t *blocks = malloc((size_t)n_blocks * sizeof *blocks);
     seq->tokens = malloc((size_t)most * sizeof *seq->tokens);
-    if (!seq->tokens || !blocks) {
+    if (r->wants_logprobs) {
+        int vocab_size = tokenizer_vocab_size(e->tokenizer);
+        if (r->n_top > vocab_size) r->n_top = vocab_size;
+        r->logprobs = malloc((size_t)(most - n_prompt) * (size_t)(1 + r->n_top) * sizeof *r->logprobs);
+    }
+    if (!seq->tokens || !blocks || (r->wants_logprobs && !r->logprobs)) {
         free(blocks);
         return false;
     }

@@ -1,7 +1,13 @@
-/* sampler.c - see sampler.h.
+/* sampler.c - see sampler.h. How the token is found without looking at every token closely:
  *
- * Nothing here sorts the vocabulary. Candidates are collected by a threshold below the best logit that falls until enough are in,
- * then a quickselect cuts exactly. Passes over the whole row are in sampler_rows.c. */
+ *  (1) One pass over the row gives the largest logit of each block of 64 tokens. Greedy needs no more; the others look into those
+ *      blocks only whose largest logit can matter. Nothing sorts the vocabulary: a quickselect cuts the few candidates exactly.
+ *  (2) The k-th largest block maximum is reached by k logits at least, so the k best are among those that reach it.
+ *  (3) Sums of candidates' weights are whole numbers, so no result depends on the order in which candidates are found.
+ *  (4) A token can only win with noise that makes up for its distance to the leader. Its coarse noise bits bound its noise, so
+ *      most tokens need none of the fine bits, and most blocks are passed over by their largest coarse bits.
+ *  (5) Passes over whole rows (maxima, weights, noise) are cut into parts and spread over the compute threads, several draws
+ *      together; a part's result does not depend on who computes it. All else is microseconds on the caller's thread. */
 #include "engine/sampler.h"
 
 #include <assert.h>
@@ -11,7 +17,13 @@
 
 #include "engine/philox.h"
 
-enum { MANY = 16 }; /* one in so many tokens is a candidate: many */
+enum {
+    TOGETHER = 16,             /* most draws of one pass */
+    PART = 16 * WEIGHTS_CHUNK, /* tokens that one thread looks at in one go */
+    PART_BLOCKS = PART / ROW_BLOCK,
+    PART_SUMS = PART / WEIGHTS_CHUNK * WEIGHTS_LANES,
+    MANY = 16, /* one in so many tokens is a candidate: many */
+};
 
 /* Flag in uses[]: repeat_penalty applies; the other bits count the uses in the answer. */
 static const uint32_t USE_IN_WINDOW = 1u << 31;
@@ -47,31 +59,87 @@ double sampler_noise(uint64_t seed, uint64_t position, int32_t token) {
     return gumbel_of_bits(philox_coarse(seed, position, (uint32_t)token), philox_fine(seed, position, (uint32_t)token));
 }
 
+/* --- the passes' own memory --- */
+
+/* The best (logit - max) / temperature + noise so far. */
+struct contest {
+    const struct sampler *sampler;
+    uint64_t seed, position;
+    double score, inverse_t;
+    int32_t token;
+    float max, temperature;
+    float min_p;
+    struct sampler_candidate worst; /* of those that may win; token < 0 = all may */
+    float border[256];              /* a token with these coarse bits and a lower logit cannot win: it is spared the logarithms */
+};
+
+struct sampler_leader {
+    double score;
+    int32_t token;
+};
+
+struct sampler_work {
+    struct sampler_draw *draw;
+    float *maxima; /* [n_blocks] */
+    float *sums;   /* [sampler_weights_room] */
+    int n_sums;
+    float max, temperature, inverse_t;
+    struct contest contest;
+    struct sampler_leader *leaders; /* [n_parts] */
+};
+
 /* --- open, close --- */
 
 int sampler_init(struct sampler *sampler, int vocab_size) {
-    size_t n = (size_t)vocab_size;
-    *sampler = (struct sampler){.vocab_size = vocab_size, .rows = sampler_rows_best()};
+    size_t n = (size_t)vocab_size, n_blocks = (n + ROW_BLOCK - 1) / ROW_BLOCK, n_parts = (n + PART - 1) / PART;
+    size_t row = n_blocks + (size_t)sampler_weights_room(vocab_size);
+    *sampler = (struct sampler){
+        .vocab_size = vocab_size, .n_blocks = (int)n_blocks, .n_parts = (int)n_parts, .rows = sampler_rows_best()};
     /* The largest number that begins with these coarse bits, and a little for rounding. */
     for (uint32_t coarse = 0; coarse < 256; coarse++) sampler->noise_bound[coarse] = gumbel_of_bits(coarse, UINT32_MAX) + 1e-6;
     sampler->candidates = malloc(n * sizeof *sampler->candidates);
-    sampler->weights = malloc(n * sizeof *sampler->weights);
+    sampler->before = malloc((n + ENGINE_MAX_BIAS) * sizeof *sampler->before);
     sampler->uses = calloc(n, sizeof *sampler->uses);
-    sampler->coarse = malloc(n + COARSE_BLOCK);
-    if (sampler->candidates && sampler->weights && sampler->uses && sampler->coarse) return 0;
-    sampler_free(sampler);
-    return -1;
+    sampler->work = calloc(TOGETHER, sizeof *sampler->work);
+    sampler->leaders = malloc(TOGETHER * n_parts * sizeof *sampler->leaders);
+    sampler->row_memory = malloc(TOGETHER * row * sizeof *sampler->row_memory);
+    if (!sampler->candidates || !sampler->before || !sampler->uses || !sampler->work || !sampler->leaders ||
+        !sampler->row_memory) {
+        sampler_free(sampler);
+        return -1;
+    }
+    for (size_t i = 0; i < TOGETHER; i++) {
+        sampler->work[i].maxima = sampler->row_memory + i * row;
+        sampler->work[i].sums = sampler->row_memory + i * row + n_blocks;
+        sampler->work[i].leaders = sampler->leaders + i * n_parts;
+    }
+    return 0;
 }
 
 void sampler_free(struct sampler *sampler) {
     free(sampler->candidates);
-    free(sampler->weights);
+    free(sampler->before);
     free(sampler->uses);
-    free(sampler->coarse);
+    free(sampler->work);
+    free(sampler->leaders);
+    free(sampler->row_memory);
     *sampler = (struct sampler){0};
 }
 
 /* --- 1: penalties and bias --- */
+
+/* The first change of a logit is remembered: log-probabilities are those of the model. */
+static void change(struct sampler *sampler, float *logits, int32_t token, float logit) {
+    sampler->before[sampler->n_before++] = (struct sampler_candidate){.logit = logits[token], .token = token};
+    logits[token] = logit;
+}
+
+static float logit_before(const struct sampler *sampler, const float *logits, int32_t token) {
+    for (int i = 0; i < sampler->n_before; i++) {
+        if (sampler->before[i].token == token) return sampler->before[i].logit;
+    }
+    return logits[token];
+}
 
 static float penalized(const struct engine_sampling *params, uint32_t use, float logit) {
     if (use & USE_IN_WINDOW) logit = logit > 0 ? logit / params->repeat_penalty : logit * params->repeat_penalty;
@@ -85,30 +153,89 @@ static void apply_uses(struct sampler *sampler, const struct engine_sampling *pa
     for (int i = 0; i < n; i++) {
         uint32_t *use = &sampler->uses[tokens[i]];
         if (*use == 0) continue; /* done at an earlier occurrence */
-        logits[tokens[i]] = penalized(params, *use, logits[tokens[i]]);
+        change(sampler, logits, tokens[i], penalized(params, *use, logits[tokens[i]]));
         *use = 0;
     }
 }
 
-static void apply_penalties(struct sampler *sampler, const struct engine_sampling *params, const struct sampler_history *history,
-                            float *logits) {
+static void apply_changes(struct sampler *sampler, const struct sampler_draw *draw) {
+    const struct engine_sampling *params = draw->params;
+    const struct sampler_history *history = &draw->history;
     const int32_t *answer = history->tokens + history->n_prompt;
     int n_answer = 0, n_window = 0;
     if (params->frequency_penalty != 0 || params->presence_penalty != 0) n_answer = history->n_tokens - history->n_prompt;
     if (params->repeat_penalty != 1) n_window = params->penalty_last_n;
     if (n_window > history->n_tokens) n_window = history->n_tokens;
     const int32_t *window = history->tokens + history->n_tokens - n_window;
+    sampler->n_before = 0;
     for (int i = 0; i < n_answer; i++) sampler->uses[answer[i]]++;
     for (int i = 0; i < n_window; i++) sampler->uses[window[i]] |= USE_IN_WINDOW;
-    apply_uses(sampler, params, answer, n_answer, logits);
-    apply_uses(sampler, params, window, n_window, logits);
+    apply_uses(sampler, params, answer, n_answer, draw->logits);
+    apply_uses(sampler, params, window, n_window, draw->logits);
+    for (int i = 0; i < params->n_bias; i++) {
+        const struct engine_bias *bias = &params->bias[i];
+        change(sampler, draw->logits, bias->token, draw->logits[bias->token] + bias->bias);
+    }
 }
 
-/* --- whole rows --- */
+/* --- passes over whole rows --- */
 
-static int32_t first_reaching(const struct sampler *sampler, const float *x, float threshold) {
-    int i = sampler->rows->next_block(x, 0, sampler->vocab_size, threshold);
-    while (!(x[i] >= threshold)) i++;
+struct spread {
+    const struct sampler *sampler;
+    struct sampler_work *const *works;
+    void (*pass)(const struct sampler *sampler, struct sampler_work *work, int first, int end);
+};
+
+static void run_part(const void *arg, int i) {
+    const struct spread *spread = arg;
+    const struct sampler *s = spread->sampler;
+    int first = i % s->n_parts * PART, end = first + PART < s->vocab_size ? first + PART : s->vocab_size;
+    spread->pass(s, spread->works[i / s->n_parts], first, end);
+}
+
+/* The pass over all parts of all works. */
+static void spread_pass(const struct sampler *s, struct sampler_work *const *works, int n,
+                        void (*pass)(const struct sampler *sampler, struct sampler_work *work, int first, int end)) {
+    const struct spread spread = {s, works, pass};
+    if (s->backend)
+        s->backend->ops->parallel(s->backend->self, n * s->n_parts, run_part, &spread);
+    else
+        for (int i = 0; i < n * s->n_parts; i++) run_part(&spread, i);
+}
+
+static void maxima_pass(const struct sampler *s, struct sampler_work *w, int first, int end) {
+    s->rows->maxima(w->draw->logits + first, end - first, w->maxima + first / ROW_BLOCK);
+}
+
+static void weights_pass(const struct sampler *s, struct sampler_work *w, int first, int end) {
+    int at = first / PART * PART_SUMS;
+    int n = s->rows->weights(w->draw->logits + first, end - first, w->max, w->inverse_t, w->sums + at);
+    if (end == s->vocab_size) w->n_sums = at + n;
+}
+
+static double total_weight(const struct sampler_work *w) {
+    double total = 0;
+    for (int i = 0; i < w->n_sums; i++) total += (double)w->sums[i];
+    return total;
+}
+
+/* The first block from `block` on whose largest logit is at least threshold; n_blocks when there is none. */
+static int find_block(const struct sampler *s, const struct sampler_work *w, int block, float threshold) {
+    while (block < s->n_blocks && !(w->maxima[block] >= threshold)) {
+        block++;
+        if (block % ROW_BLOCK == 0) block = s->rows->next_block(w->maxima, block, s->n_blocks, threshold);
+    }
+    return block;
+}
+
+static int block_end(const struct sampler *s, int block) {
+    int end = (block + 1) * ROW_BLOCK;
+    return end < s->vocab_size ? end : s->vocab_size;
+}
+
+static int32_t first_reaching(const struct sampler *s, const struct sampler_work *w, float threshold) {
+    int i = find_block(s, w, 0, threshold) * ROW_BLOCK;
+    while (!(w->draw->logits[i] >= threshold)) i++;
     return i;
 }
 
@@ -118,12 +245,13 @@ static float logit_border(float max, float temperature, double base) {
     return (float)((double)max + base * (double)temperature - 0.01 - 1e-6 * fabs((double)max));
 }
 
-/* Candidates with logits from the threshold up, by id. Weights are not set. */
-static int collect(struct sampler *sampler, const float *logits, float threshold) {
-    int n = 0, vocab = sampler->vocab_size;
-    for (int i = 0; (i = sampler->rows->next_block(logits, i, vocab, threshold)) < vocab;) {
-        for (int end = i + ROW_BLOCK < vocab ? i + ROW_BLOCK : vocab; i < end; i++) {
-            if (logits[i] >= threshold) sampler->candidates[n++] = (struct sampler_candidate){.logit = logits[i], .token = i};
+/* Adds the candidates with low <= logit < high to the n that are there. */
+static int collect(struct sampler *s, const struct sampler_work *w, int n, float low, float high) {
+    const float *logits = w->draw->logits;
+    for (int b = 0; (b = find_block(s, w, b, low)) < s->n_blocks; b++) {
+        for (int i = b * ROW_BLOCK, end = block_end(s, b); i < end; i++) {
+            if (logits[i] >= low && logits[i] < high)
+                s->candidates[n++] = (struct sampler_candidate){logits[i], sampler_exp((logits[i] - w->max) * w->inverse_t), i};
         }
     }
     return n;
@@ -169,53 +297,80 @@ static void select_count(struct sampler_candidate *c, int n, int k) {
     }
 }
 
-/* Moves the smallest set of best candidates that weighs at least `mass` to the front; returns its size. */
-static int select_mass(struct sampler_candidate *c, int n, double mass) {
+static uint64_t candidates_mass(const struct sampler_candidate *c, int n) {
+    uint64_t mass = 0;
+    for (int i = 0; i < n; i++) mass += sampler_fixed(c[i].weight);
+    return mass;
+}
+
+/* Moves the smallest set of best candidates that weighs at least `mass` to the front; returns its size, or n. */
+static int select_mass(struct sampler_candidate *c, int n, uint64_t mass) {
     int lo = 0, hi = n;
-    double before = 0; /* weight of c[0 .. lo) */
+    uint64_t before = 0; /* weight of c[0 .. lo) */
     while (lo < hi) {
         int place = partition(c, lo, hi);
-        double left = before;
-        for (int i = lo; i < place; i++) left += (double)c[i].weight;
+        uint64_t left = before + candidates_mass(c + lo, place - lo);
         if (left >= mass && place > 0) {
             hi = place;
-        } else if (left + (double)c[place].weight >= mass) {
+        } else if (left + sampler_fixed(c[place].weight) >= mass) {
             return place + 1;
         } else {
-            before = left + (double)c[place].weight;
+            before = left + sampler_fixed(c[place].weight);
             lo = place + 1;
         }
     }
     return lo;
 }
 
-static double candidates_mass(const struct sampler_candidate *c, int n) {
-    double mass = 0;
-    for (int i = 0; i < n; i++) mass += (double)c[i].weight;
-    return mass;
-}
-
 /* Distance below the best logit at which to look first, then next, ...; in the end everything counts. */
 static const float levels[] = {2, 4, 6, 8, 10, 12, 16, 20, INFINITY};
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };
 
-static int cut_top_k(struct sampler *sampler, const float *logits, float max, int k) {
+/* A logit that at least k tokens reach. */
+static float kth_maximum(struct sampler *s, const struct sampler_work *w, int k) {
+    struct sampler_candidate *c = s->candidates;
     int n = 0;
-    for (int i = 0; i < N_LEVELS && n < k; i++) n = collect(sampler, logits, max - levels[i]);
+    for (int i = 0; i < N_LEVELS && n < k; i++) {
+        n = 0;
+        for (int b = 0; (b = find_block(s, w, b, w->max - levels[i])) < s->n_blocks; b++)
+            c[n++] = (struct sampler_candidate){.logit = w->maxima[b], .token = b};
+    }
+    if (n < k) return -INFINITY;
+    select_count(c, n, k);
+    float least = w->max;
+    for (int i = 0; i < k; i++) least = c[i].logit < least ? c[i].logit : least;
+    return least;
+}
+
+static int cut_top_k(struct sampler *s, const struct sampler_work *w, int k) {
+    float high = kth_maximum(s, w, k);
+    int n = 0;
+    if (high == -INFINITY) { /* more than there are blocks: by levels */
+        high = INFINITY;
+        for (int i = 0; i < N_LEVELS && n < k; i++) {
+            n = collect(s, w, n, w->max - levels[i], high);
+            high = w->max - levels[i];
+        }
+    } else {
+        n = collect(s, w, 0, high, INFINITY);
+    }
     if (n <= k) return n;
-    select_count(sampler->candidates, n, k);
+    select_count(s->candidates, n, k);
     return k;
 }
 
 /* The nucleus of the whole vocabulary. */
-static int cut_top_p(struct sampler *sampler, const float *logits, float max, double mass, float temperature) {
-    int n = 0;
-    for (int i = 0; i < N_LEVELS; i++) {
-        n = collect(sampler, logits, max - levels[i] * temperature);
-        for (int c = 0; c < n; c++) sampler->candidates[c].weight = sampler->weights[sampler->candidates[c].token];
-        if (candidates_mass(sampler->candidates, n) >= mass) break;
+static int cut_top_p(struct sampler *s, const struct sampler_work *w, uint64_t mass) {
+    uint64_t sum = 0;
+    float high = INFINITY;
+    int n = 0, from = 0;
+    for (int i = 0; i < N_LEVELS && (n == 0 || sum < mass); i++, from = n) {
+        float low = w->max - levels[i] * w->temperature;
+        n = collect(s, w, n, low, high);
+        sum += candidates_mass(s->candidates + from, n - from);
+        high = low;
     }
-    return select_mass(sampler->candidates, n, mass);
+    return select_mass(s->candidates, n, mass);
 }
 
 static int cut_min_p(struct sampler_candidate *c, int n, float min_p) {
@@ -226,36 +381,31 @@ static int cut_min_p(struct sampler_candidate *c, int n, float min_p) {
     return kept;
 }
 
+static bool has_top_k(const struct sampler *s, const struct engine_sampling *p) {
+    return p->top_k > 0 && p->top_k < s->vocab_size;
+}
+
+static bool has_cut(const struct sampler *s, const struct engine_sampling *p) {
+    return p->top_p < 1 || p->min_p > 0 || has_top_k(s, p);
+}
+
 /* The candidates left by top-k, top-p and min-p; at least one of them is on. */
-static int cut(struct sampler *sampler, const struct engine_sampling *params, const float *logits, float max, float temperature) {
-    struct sampler_candidate *c = sampler->candidates;
-    float inverse_t = 1 / temperature;
+static int cut(struct sampler *s, const struct sampler_work *w) {
+    const struct engine_sampling *p = w->draw->params;
+    struct sampler_candidate *c = s->candidates;
     int n;
-    if (params->top_k > 0 && params->top_k < sampler->vocab_size) {
-        n = cut_top_k(sampler, logits, max, params->top_k);
-        for (int i = 0; i < n; i++) c[i].weight = sampler_exp((c[i].logit - max) * inverse_t);
-        if (params->top_p < 1) n = select_mass(c, n, (double)params->top_p * candidates_mass(c, n));
-    } else if (params->top_p < 1) {
-        double total = sampler->rows->weights(logits, sampler->vocab_size, max, inverse_t, sampler->weights);
-        n = cut_top_p(sampler, logits, max, (double)params->top_p * total, temperature);
+    if (has_top_k(s, p)) {
+        n = cut_top_k(s, w, p->top_k);
+        if (p->top_p < 1) n = select_mass(c, n, (uint64_t)((double)p->top_p * (double)candidates_mass(c, n)));
+    } else if (p->top_p < 1) {
+        n = cut_top_p(s, w, (uint64_t)((double)p->top_p * total_weight(w) * 0x1p44));
     } else {
-        n = collect(sampler, logits, logit_border(max, temperature, sampler_log((double)params->min_p)));
-        for (int i = 0; i < n; i++) c[i].weight = sampler_exp((c[i].logit - max) * inverse_t);
+        n = collect(s, w, 0, logit_border(w->max, w->temperature, sampler_log((double)p->min_p)), INFINITY);
     }
-    return params->min_p > 0 ? cut_min_p(c, n, params->min_p) : n;
+    return p->min_p > 0 ? cut_min_p(c, n, p->min_p) : n;
 }
 
 /* --- 4: noise --- */
-
-/* The best (logit - max) / temperature + noise so far. */
-struct contest {
-    const struct sampler *sampler;
-    uint64_t seed, position;
-    double score, inverse_t;
-    int32_t token;
-    float max, temperature;
-    float border[256]; /* a token with these coarse bits and a lower logit cannot win: it is spared the logarithms */
-};
 
 static void contest_lead(struct contest *c, int32_t token, double score) {
     c->token = token;
@@ -263,17 +413,18 @@ static void contest_lead(struct contest *c, int32_t token, double score) {
     for (int i = 0; i < 256; i++) c->border[i] = logit_border(c->max, c->temperature, score - c->sampler->noise_bound[i]);
 }
 
+/* Of all tokens those that the cuts left. */
+static bool may_win(const struct contest *c, const struct sampler_candidate *x) {
+    if (c->worst.token >= 0 && is_better(&c->worst, x)) return false;
+    return c->min_p == 0 || sampler_exp((x->logit - c->max) * (1 / c->temperature)) >= c->min_p;
+}
+
 static void contest_enter(struct contest *c, float logit, uint32_t coarse, int32_t token) {
     if (logit < c->border[coarse]) return;
     double base = (double)(logit - c->max) * c->inverse_t;
     double score = base + gumbel_of_bits(coarse, philox_fine(c->seed, c->position, (uint32_t)token));
-    if (score > c->score || (score == c->score && token < c->token)) contest_lead(c, token, score);
-}
-
-static void draw_from_many(struct contest *c, const struct sampler_candidate *candidates, int n) {
-    const struct sampler *s = c->sampler;
-    s->rows->coarse(c->seed, c->position, s->vocab_size, s->coarse); /* all together are cheaper than many one by one */
-    for (int i = 0; i < n; i++) contest_enter(c, candidates[i].logit, s->coarse[candidates[i].token], candidates[i].token);
+    if (score < c->score || (score == c->score && token >= c->token)) return;
+    if (may_win(c, &(struct sampler_candidate){.logit = logit, .token = token})) contest_lead(c, token, score);
 }
 
 static void draw_from_few(struct contest *c, const struct sampler_candidate *candidates, int n) {
@@ -284,50 +435,165 @@ static void draw_from_few(struct contest *c, const struct sampler_candidate *can
     }
 }
 
-/* Two sieves pass over whole blocks: no logit could win with the largest noise there is; none with the largest in this block. */
-static void draw_from_all(struct contest *c, const float *logits) {
-    const struct sampler *s = c->sampler;
-    int vocab = s->vocab_size, first = 0;
-    s->rows->coarse(c->seed, c->position, vocab, s->coarse);
-    for (; (first = s->rows->next_block(logits, first, vocab, c->border[255])) < vocab; first += ROW_BLOCK) {
-        int end = first + ROW_BLOCK < vocab ? first + ROW_BLOCK : vocab;
-        const uint8_t *coarse = s->coarse + first;
-        uint8_t largest = 0;
-        for (int i = 0; i < ROW_BLOCK; i++) largest = coarse[i] > largest ? coarse[i] : largest;
-        if (s->rows->next_block(logits + first, 0, end - first, c->border[largest]) != 0) continue;
-        for (int t = first; t < end; t++) contest_enter(c, logits[t], coarse[t - first], t);
+/* Tokens of one block: none with fewer coarse bits than `least` could win, whatever its logit. */
+static void enter_block(struct contest *c, const struct coarse_block *coarse, const float *logits, float max, int first,
+                        int end) {
+    const uint8_t *bytes = (const uint8_t *)coarse->word;
+    uint32_t least = coarse->largest[first % COARSE_BLOCK / ROW_BLOCK];
+    while (least > 0 && c->border[least - 1] <= max) least--;
+    for (int t = first; t < end; t++) {
+        uint32_t own = bytes[t % 16 / 4 * 64 + t % COARSE_BLOCK / 16 * 4 + t % 4];
+        if (own >= least) contest_enter(c, logits[t], own, t);
     }
+}
+
+static void noise_pass(const struct sampler *s, struct sampler_work *w, int first, int end) {
+    struct contest c = w->contest;
+    struct coarse_block coarse;
+    for (int at = first; at < end; at += COARSE_BLOCK) {
+        int block = at / ROW_BLOCK, last = (end - at + ROW_BLOCK - 1) / ROW_BLOCK;
+        if (last > COARSE_BLOCK / ROW_BLOCK) last = COARSE_BLOCK / ROW_BLOCK;
+        bool may_matter = false;
+        for (int b = 0; b < last; b++) may_matter |= w->maxima[block + b] >= c.border[255];
+        if (!may_matter) continue;
+        s->rows->coarse(c.seed, c.position, (uint32_t)at, &coarse);
+        for (int b = 0; b < last; b++) {
+            float max = w->maxima[block + b];
+            if (max < c.border[coarse.largest[b]]) continue;
+            enter_block(&c, &coarse, w->draw->logits, max, at + b * ROW_BLOCK, block_end(s, block + b));
+        }
+    }
+    w->leaders[first / PART] = (struct sampler_leader){c.score, c.token};
+}
+
+static void take_leader(const struct sampler *s, struct sampler_work *w) {
+    struct sampler_leader best = w->leaders[0];
+    for (int i = 1; i < s->n_parts; i++) {
+        const struct sampler_leader *x = &w->leaders[i];
+        if (x->score > best.score || (x->score == best.score && x->token < best.token)) best = *x;
+    }
+    w->draw->token = best.token;
+}
+
+/* --- draws --- */
+
+/* The best token, which is the result when there is no temperature. False: nothing is left to do. */
+static bool begin_draw(const struct sampler *s, struct sampler_work *w) {
+    struct sampler_draw *draw = w->draw;
+    const struct engine_sampling *p = draw->params;
+    draw->status = s->rows->max(w->maxima, s->n_blocks, &w->max) ? ENGINE_OK : ENGINE_ERR_NUMERIC;
+    if (draw->status != ENGINE_OK) return false;
+    int32_t best = draw->token = first_reaching(s, w, w->max);
+    if (p->temperature <= 0) return false;
+    w->temperature = p->temperature > 1e-4f ? p->temperature : 1e-4f; /* its inverse stays finite */
+    w->inverse_t = 1 / w->temperature;
+    struct contest *c = &w->contest;
+    *c = (struct contest){.sampler = s, .seed = p->seed, .position = (uint64_t)draw->history.n_tokens};
+    c->max = w->max;
+    c->temperature = w->temperature;
+    c->inverse_t = 1.0 / (double)w->temperature;
+    c->worst.token = -1;
+    contest_lead(c, best, sampler_noise(c->seed, c->position, best));
+    return true;
+}
+
+/* After the cuts. True: the token is drawn; false: there are so many candidates that a pass over all tokens is quicker. */
+static bool draw_from_candidates(struct sampler *s, struct sampler_work *w) {
+    const struct engine_sampling *p = w->draw->params;
+    if (!has_cut(s, p)) return false;
+    const struct sampler_candidate *c = s->candidates;
+    int n = cut(s, w);
+    assert(n > 0);
+    if (n < s->vocab_size / MANY || n < 2 * ROW_BLOCK) {
+        draw_from_few(&w->contest, c, n);
+        w->draw->token = w->contest.token;
+        return true;
+    }
+    w->contest.min_p = p->min_p;
+    if (!has_top_k(s, p) && p->top_p >= 1) return false;
+    w->contest.worst = c[0];
+    for (int i = 1; i < n; i++) {
+        if (is_better(&w->contest.worst, &c[i])) w->contest.worst = c[i];
+    }
+    return false;
+}
+
+static void draw_together(struct sampler *s, struct sampler_draw *draws, int n) {
+    struct sampler_work *open[TOGETHER] = {0}, *summed[TOGETHER], *noisy[TOGETHER];
+    int n_open = 0, n_summed = 0, n_noisy = 0;
+    for (int i = 0; i < n; i++) {
+        open[i] = &s->work[i];
+        open[i]->draw = &draws[i];
+        apply_changes(s, &draws[i]);
+    }
+    spread_pass(s, open, n, maxima_pass);
+    for (int i = 0; i < n; i++) {
+        struct sampler_work *w = open[i];
+        const struct engine_sampling *p = w->draw->params;
+        if (!begin_draw(s, w)) continue;
+        open[n_open++] = w;
+        if (!has_top_k(s, p) && p->top_p < 1) summed[n_summed++] = w;
+    }
+    spread_pass(s, summed, n_summed, weights_pass);
+    for (int i = 0; i < n_open; i++) {
+        if (!draw_from_candidates(s, open[i])) noisy[n_noisy++] = open[i];
+    }
+    spread_pass(s, noisy, n_noisy, noise_pass);
+    for (int i = 0; i < n_noisy; i++) take_leader(s, noisy[i]);
+}
+
+/* --- log-probabilities --- */
+
+static void sort_best_first(struct sampler_candidate *c, int n) {
+    for (int i = 1; i < n; i++) {
+        for (int j = i; j > 0 && is_better(&c[j], &c[j - 1]); j--) swap(&c[j], &c[j - 1]);
+    }
+}
+
+/* A draw of its own, because the row is looked at twice: first as the model left it. */
+static void draw_with_logprobs(struct sampler *s, struct sampler_draw *draw) {
+    struct sampler_work *w = &s->work[0];
+    struct engine_logprob *top = draw->logprobs + 1;
+    w->draw = draw;
+    spread_pass(s, &w, 1, maxima_pass);
+    draw->status = s->rows->max(w->maxima, s->n_blocks, &w->max) ? ENGINE_OK : ENGINE_ERR_NUMERIC;
+    if (draw->status != ENGINE_OK) return;
+    w->inverse_t = 1;
+    spread_pass(s, &w, 1, weights_pass);
+    double log_sum = (double)w->max + sampler_log(total_weight(w));
+    int n = draw->n_top > 0 ? cut_top_k(s, w, draw->n_top) : 0;
+    assert(n == draw->n_top);
+    sort_best_first(s->candidates, n);
+    for (int i = 0; i < n; i++) {
+        const struct sampler_candidate *c = &s->candidates[i];
+        top[i] = (struct engine_logprob){c->token, (float)((double)c->logit - log_sum)};
+    }
+    draw_together(s, draw, 1);
+    if (draw->status != ENGINE_OK) return;
+    float logit = logit_before(s, draw->logits, draw->token);
+    draw->logprobs[0] = (struct engine_logprob){draw->token, (float)((double)logit - log_sum)};
 }
 
 /* --- public --- */
 
+void sampler_draw(struct sampler *s, struct sampler_draw *draws, int n) {
+    for (int first = 0; first < n;) {
+        int count = 0;
+        while (first + count < n && count < TOGETHER && !draws[first + count].logprobs) count++;
+        if (count > 0)
+            draw_together(s, draws + first, count);
+        else
+            draw_with_logprobs(s, draws + first);
+        first += count > 0 ? count : 1;
+    }
+}
+
 int sampler_sample(struct sampler *sampler, const struct engine_sampling *params, const struct sampler_history *history,
                    float *logits, int32_t *token) {
-    apply_penalties(sampler, params, history, logits);
-    for (int i = 0; i < params->n_bias; i++) logits[params->bias[i].token] += params->bias[i].bias;
-    float max;
-    if (!sampler->rows->max(logits, sampler->vocab_size, &max)) return ENGINE_ERR_NUMERIC;
-    int32_t best = first_reaching(sampler, logits, max);
-    *token = best;
-    if (params->temperature <= 0) return ENGINE_OK;
-
-    struct contest contest = {.sampler = sampler, .seed = params->seed, .position = (uint64_t)history->n_tokens, .max = max};
-    contest.temperature = params->temperature > 1e-4f ? params->temperature : 1e-4f; /* its inverse stays finite */
-    contest.inverse_t = 1.0 / (double)contest.temperature;
-    contest_lead(&contest, best, sampler_noise(contest.seed, contest.position, best));
-    bool is_cut = params->top_p < 1 || params->min_p > 0 || (params->top_k > 0 && params->top_k < sampler->vocab_size);
-    if (is_cut) {
-        int n = cut(sampler, params, logits, max, contest.temperature);
-        assert(n > 0);
-        if (n < sampler->vocab_size / MANY)
-            draw_from_few(&contest, sampler->candidates, n);
-        else
-            draw_from_many(&contest, sampler->candidates, n);
-    } else {
-        draw_from_all(&contest, logits);
-    }
-    *token = contest.token;
-    return ENGINE_OK;
+    struct sampler_draw draw = {.params = params, .history = *history, .logits = logits};
+    sampler_draw(sampler, &draw, 1);
+    if (draw.status == ENGINE_OK) *token = draw.token;
+    return draw.status;
 }
 
 static int refuse(struct engine_error *error, const char *name, double value, const char *range) {

@@ -187,16 +187,26 @@ static void append_token(struct engine *e, struct request *r, int32_t token, dou
     end_request(e, r, by_count ? ENGINE_FINISH_LENGTH : ENGINE_FINISH_CONTEXT);
 }
 
-static void sample_one(struct engine *e, struct request *r, float *logits, double now) {
+/* The draw of the request's next token from these logits. */
+static struct sampler_draw next_draw(const struct request *r, float *logits) {
     const struct sequence *seq = &r->seq;
-    struct sampler_history history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens};
-    int32_t token;
-    r->status = sampler_sample(&e->sampler, &r->sampling, &history, logits, &token);
+    struct sampler_draw draw = {
+        .params = &r->sampling,
+        .history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens},
+        .logits = logits,
+        .n_top = r->n_top,
+    };
+    if (r->logprobs) draw.logprobs = r->logprobs + (size_t)(seq->n_tokens - seq->n_prompt) * (size_t)(1 + r->n_top);
+    return draw;
+}
+
+static void take_draw(struct engine *e, struct request *r, const struct sampler_draw *draw, double now) {
+    r->status = draw->status;
     if (r->status == ENGINE_OK) {
-        append_token(e, r, token, now);
+        append_token(e, r, draw->token, now);
         return;
     }
-    snprintf(r->message, sizeof r->message, "the model produced a value that is not finite for token %d", seq->n_tokens);
+    snprintf(r->message, sizeof r->message, "the model produced a value that is not finite for token %d", r->seq.n_tokens);
     log_error("engine", "request %llu: %s", (unsigned long long)r->id, r->message);
     end_request(e, r, ENGINE_FINISH_ERROR);
 }
@@ -208,8 +218,10 @@ static void step(struct engine *e) {
     assert(batch.n_rows == n_rows);
     model_forward(e->model, &e->pool, &batch);
     scheduler_commit(&e->scheduler);
+    for (int i = 0; i < batch.n_logits; i++) e->draws[i] = next_draw(e->sampled[i], model_logits(e->model, i));
+    sampler_draw(&e->sampler, e->draws, batch.n_logits);
     double now = now_ms();
-    for (int i = 0; i < batch.n_logits; i++) sample_one(e, e->sampled[i], model_logits(e->model, i), now);
+    for (int i = 0; i < batch.n_logits; i++) take_draw(e, e->sampled[i], &e->draws[i], now);
     e->counts.steps++;
 }
 

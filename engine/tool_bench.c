@@ -17,7 +17,7 @@
 enum { MAX_BATCHES = 32, MAX_BATCH = 1024, MAX_RUNS = 101, DECODE_PROMPT = 16 };
 
 struct settings {
-    const char *model, *batches, *isa;
+    const char *model, *batches, *isa, *kv_type;
     int threads, n_prompt, n_generate, n_runs, step_tokens;
     bool json;
     int batch[MAX_BATCHES], n_batches, largest;
@@ -160,6 +160,7 @@ static int bench(const struct settings *s) {
     struct engine_config config = engine_config_default();
     config.model_path = s->model;
     config.isa = s->isa;
+    config.kv_type = s->kv_type;
     config.n_threads = s->threads;
     config.max_seqs = s->largest;
     config.step_tokens = s->step_tokens > s->largest ? s->step_tokens : s->largest;
@@ -186,6 +187,7 @@ int tool_bench(int argc, char **argv) {
         {"batch", OPTION_STRING, &s.batches, "LIST", "sequences at once", 0, 0, false},
         {"runs", OPTION_INT, &s.n_runs, "N", "runs behind each median", 1, MAX_RUNS, false},
         {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step", 1, 1 << 16, false},
+        {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as f16, int8 or int4", 0, 0, false},
         {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"json", OPTION_FLAG, &s.json, NULL, "one JSON object instead of a table", 0, 0, false},
     };

@@ -11,8 +11,8 @@
 #include "engine/tools.h"
 
 struct settings {
-    const char *model, *prompt, *chat, *system, *isa;
-    int n_tokens, threads, ctx, step_tokens;
+    const char *model, *prompt, *chat, *system, *isa, *kv_type;
+    int n_tokens, threads, ctx, step_tokens, logprobs; /* logprobs: -1 = none */
     struct engine_sampling sampling;
     size_t kv_bytes;
     bool json;
@@ -20,28 +20,36 @@ struct settings {
 
 /* What came out, kept for the JSON. */
 struct answer {
-    int32_t *ids; /* [capacity] */
-    int n_ids, capacity;
+    int32_t *ids;                    /* [capacity] */
+    struct engine_logprob *logprobs; /* [capacity][stride] */
+    int n_ids, capacity, stride;
     char *text;
     size_t len, size;
     struct engine_event done;
 };
 
-static bool answer_open(struct answer *answer, int capacity) {
-    *answer = (struct answer){.capacity = capacity, .size = 4096};
+static bool answer_open(struct answer *answer, int capacity, int n_logprobs) {
+    *answer = (struct answer){.capacity = capacity, .stride = n_logprobs, .size = 4096};
+    answer->logprobs = malloc((size_t)capacity * (size_t)n_logprobs * sizeof *answer->logprobs + 1);
     answer->ids = malloc((size_t)capacity * sizeof *answer->ids);
     answer->text = malloc(answer->size);
-    return answer->ids && answer->text;
+    return answer->ids && answer->text && answer->logprobs;
 }
 
 static void answer_close(struct answer *answer) {
     free(answer->ids);
     free(answer->text);
+    free(answer->logprobs);
 }
 
 static bool answer_add(struct answer *answer, const struct engine_event *event) {
     size_t len = (size_t)event->text_len;
-    if (event->n_tokens > 0 && answer->n_ids < answer->capacity) answer->ids[answer->n_ids++] = event->token;
+    if (event->n_tokens > 0 && answer->n_ids < answer->capacity) {
+        if (event->n_logprobs > 0)
+            memcpy(answer->logprobs + answer->n_ids * answer->stride, event->logprobs,
+                   (size_t)answer->stride * sizeof *event->logprobs);
+        answer->ids[answer->n_ids++] = event->token;
+    }
     if (answer->len + len > answer->size) {
         char *text = realloc(answer->text, 2 * answer->size + len);
         if (!text) return false;
@@ -72,6 +80,18 @@ static void print_json_string(const char *text, size_t len) {
 
 static double rate(int n, float ms) { return n > 0 && ms > 0 ? n * 1e3 / (double)ms : 0; }
 
+/* [[[token, logprob], [likeliest, logprob], ...], ...] */
+static void print_logprobs(const struct answer *answer) {
+    printf(", \"logprobs\": [");
+    for (int i = 0; i < answer->n_ids; i++) {
+        const struct engine_logprob *of = answer->logprobs + i * answer->stride;
+        for (int j = 0; j < answer->stride; j++)
+            printf("%s[%d, %.9g]", j ? ", " : i ? ", [" : "[", of[j].token, (double)of[j].logprob);
+        printf("]");
+    }
+    printf("]");
+}
+
 static void print_json(const struct answer *answer) {
     const struct engine_usage *usage = &answer->done.usage;
     static const char *const finish[] = {"stop", "length", "context", "cancelled", "error"};
@@ -79,6 +99,7 @@ static void print_json(const struct answer *answer) {
     for (int i = 0; i < answer->n_ids; i++) printf("%s%d", i ? ", " : "", answer->ids[i]);
     printf("], \"text\": ");
     print_json_string(answer->text, answer->len);
+    if (answer->stride > 0) print_logprobs(answer);
     printf(
         ", \"finish\": \"%s\", \"prompt_tokens\": %d, \"output_tokens\": %d, \"prefill_tok_s\": %.2f, \"decode_tok_s\": %.2f}\n",
         finish[answer->done.finish], usage->prompt_tokens, usage->output_tokens, rate(usage->prompt_tokens, usage->prefill_ms),
@@ -120,6 +141,8 @@ static int submit(struct engine *engine, const struct settings *settings, struct
     struct engine_message messages[2];
     struct engine_request request = {.max_tokens = settings->n_tokens, .sampling = settings->sampling};
     uint64_t id;
+    request.logprobs = settings->logprobs >= 0;
+    if (request.logprobs) request.n_top_logprobs = settings->logprobs;
     if (settings->chat) {
         if (settings->system)
             messages[request.n_messages++] =
@@ -141,6 +164,7 @@ static int generate(const struct settings *settings) {
     struct engine_config config = engine_config_default();
     config.model_path = settings->model;
     config.isa = settings->isa;
+    config.kv_type = settings->kv_type;
     config.n_threads = settings->threads;
     config.ctx_len = settings->ctx;
     config.step_tokens = settings->step_tokens;
@@ -150,7 +174,7 @@ static int generate(const struct settings *settings) {
     engine_events_per_token(engine);
     engine_info(engine, &info);
     int rc = 1;
-    if (!answer_open(&answer, info.ctx_len))
+    if (!answer_open(&answer, info.ctx_len, settings->logprobs + 1))
         fail("no memory");
     else if (submit(engine, settings, &error) != ENGINE_OK)
         fail(error.text);
@@ -170,7 +194,8 @@ static int generate(const struct settings *settings) {
 
 int tool_generate(int argc, char **argv) {
     struct engine_config defaults = engine_config_default();
-    struct settings s = {.n_tokens = 256, .step_tokens = defaults.step_tokens, .sampling = engine_sampling_default()};
+    struct settings s = {
+        .n_tokens = 256, .logprobs = -1, .step_tokens = defaults.step_tokens, .sampling = engine_sampling_default()};
     struct engine_sampling *p = &s.sampling;
     struct option_row rows[] = {
         {"model", OPTION_STRING, &s.model, "FILE", "GGUF file", 0, 0, false},
@@ -190,7 +215,11 @@ int tool_generate(int argc, char **argv) {
          false},
         {"ctx", OPTION_INT, &s.ctx, "N", "context in tokens, 0 = the model's, at most 8192", 0, 1 << 24, false},
         {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step; does not change the text", 1, 1 << 16, false},
+        {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as f16, int8 or int4: less memory, a little less exact",
+         0, 0, false},
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},
+        {"logprobs", OPTION_INT, &s.logprobs, "N",
+         "with --json: log-probabilities of each token and of the N likeliest, -1 = none", -1, ENGINE_MAX_TOP_LOGPROBS, false},
         {"json", OPTION_FLAG, &s.json, NULL, "one JSON object instead of streamed text", 0, 0, false},
     };
     struct option_set set = {.command = "generate",

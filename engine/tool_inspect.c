@@ -89,7 +89,10 @@ static void print_tensors(const struct gguf *gguf) {
 static void print_memory(const struct model_shape *shape) {
     struct engine_config config = engine_config_default();
     struct model_limits limits = {.max_rows = config.step_tokens, .max_logits = config.max_seqs, .ctx_len = shape->ctx_train};
-    uint64_t token = kv_block_bytes(shape->n_layers, shape->n_kv_heads, shape->head_dim) / KV_BLOCK;
+    struct kv_shape kv_shape;
+    struct engine_error unused;
+    model_kv_shape(shape, NULL, &kv_shape, &unused);
+    uint64_t token = kv_block_bytes(&kv_shape) / KV_BLOCK;
     uint64_t kv = token * (uint64_t)shape->ctx_train, buffers = model_buffer_bytes(shape, &limits);
     char t[4][32], text[256];
     snprintf(text, sizeof text, "%s: weights %s, buffers %s, keys and values %s for one full context (%.1f KiB a token)",

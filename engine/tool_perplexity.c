@@ -17,7 +17,7 @@
 enum { CHUNK = 256 /* rows of one pass */ };
 
 struct settings {
-    const char *model, *file, *isa;
+    const char *model, *file, *isa, *kv_type;
     int ctx, threads, max_windows;
 };
 
@@ -68,9 +68,12 @@ static int open_model(struct bench_model *m, const struct gguf *gguf, const stru
                       struct engine_error *error) {
     struct backend_config config = {.isa = settings->isa, .n_threads = settings->threads};
     struct model_shape shape;
+    struct kv_shape kv_shape;
     struct model_limits limits = {.max_rows = CHUNK, .max_logits = CHUNK, .ctx_len = settings->ctx};
     int rc, n_blocks = kv_blocks_for(settings->ctx);
-    if ((rc = model_read_shape(&shape, gguf, error)) || (rc = tokenizer_open(&m->tokenizer, gguf, error))) return rc;
+    if ((rc = model_read_shape(&shape, gguf, error)) || (rc = model_kv_shape(&shape, settings->kv_type, &kv_shape, error)) ||
+        (rc = tokenizer_open(&m->tokenizer, gguf, error)))
+        return rc;
     if (settings->ctx > shape.ctx_train) {
         snprintf(error->text, sizeof error->text, "--ctx is %d, but this model was trained for %d tokens", settings->ctx,
                  shape.ctx_train);
@@ -81,8 +84,7 @@ static int open_model(struct bench_model *m, const struct gguf *gguf, const stru
     log_progress_end();
     if (rc != ENGINE_OK) return rc;
     m->blocks = malloc((size_t)n_blocks * sizeof *m->blocks);
-    if (!m->blocks ||
-        kv_pool_alloc(&m->backend, n_blocks, shape.n_layers, shape.n_kv_heads, shape.head_dim, &m->pool) != KERNELS_OK) {
+    if (!m->blocks || kv_pool_alloc(&m->backend, n_blocks, &kv_shape, &m->pool) != KERNELS_OK) {
         snprintf(error->text, sizeof error->text, "no memory for %d tokens of context; lower --ctx", settings->ctx);
         return ENGINE_ERR_MEMORY;
     }
@@ -189,6 +191,7 @@ int tool_perplexity(int argc, char **argv) {
         {"ctx", OPTION_INT, &s.ctx, "N", "tokens of a window", 4, 1 << 24, false},
         {"windows", OPTION_INT, &s.max_windows, "N", "stop after N windows, 0 = all", 0, 1 << 24, false},
         {"threads", OPTION_INT, &s.threads, "N", "compute threads, 0 = all that are granted", 0, 1024, false},
+        {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as f16, int8 or int4", 0, 0, false},
         {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
     };
     struct option_set set = {.command = "perplexity",

@@ -10,7 +10,7 @@
 
 struct serve_config {
     const char *config; /* the file's path, or NULL */
-    const char *model, *host, *data, *isa;
+    const char *model, *host, *data, *isa, *kv_type;
     const char *public_origin; /* NULL, or normalised */
     int port, threads, ctx, max_seqs, step_tokens;
     size_t kv_mem;

@@ -372,6 +372,7 @@ static const struct route {
     {HTTP_DELETE, "/api/session", 0, delete_session},
     {HTTP_GET, "/v1/models", 0, openai_models},
     {HTTP_POST, "/v1/chat/completions", LIMIT_BODY, openai_chat},
+    {HTTP_POST, "/v1/completions", LIMIT_BODY, openai_completion},
 };
 
 static bool is_openai(const struct exchange *e) { return strncmp(e->path, "/v1/", 4) == 0; }

@@ -18,7 +18,7 @@ enum {
     LIMIT_EXCHANGES = 1024,              /* HTTP requests being answered at once */
     LIMIT_GENERATIONS = 256,             /* running in all, the engine's own queue included */
     LIMIT_USER_GENERATIONS = 32,         /* running for one user: scripts run many in parallel */
-    LIMIT_BODY = 2 * 1024 * 1024,        /* bytes of a POST /v1/chat/completions: far above any context */
+    LIMIT_BODY = 2 * 1024 * 1024,        /* bytes of a POST /v1/[chat/]completions: far above any context */
     LIMIT_SMALL_BODY = 4096,             /* bytes of other bodies */
     LIMIT_DRAIN_BODY = 16 * 1024 * 1024, /* a refused body up to this is read and dropped so that the refusal can be read */
 };

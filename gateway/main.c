@@ -73,6 +73,7 @@ static int open_engine(struct engine **engine, const struct serve_config *config
     struct engine_config settings = engine_config_default();
     settings.model_path = config->model;
     settings.isa = config->isa;
+    settings.kv_type = config->kv_type;
     settings.n_threads = config->threads;
     settings.ctx_len = config->ctx;
     settings.max_seqs = config->max_seqs;

@@ -64,8 +64,10 @@ struct call {
     struct exchange *exchange;
     struct generation *generation;
     struct stream_reader reader; /* streams only */
+    enum openai_kind kind;
     int64_t created_s;
-    bool stream, include_usage, begun, role_sent;
+    bool stream, include_usage, begun, role_sent, logprobs;
+    int n_logprobs_sent;
 };
 
 /* The call is over, one way or another. The exchange may be gone afterwards. */
@@ -94,8 +96,11 @@ static const char *failure(const struct generation *g, int *code) {
 }
 
 /* {"id":...,"object":...,"created":...,"model":..., and what follows is the caller's */
-static void put_opening(struct buffer *out, const struct call *call, const char *object) {
-    put_text(out, "{\"id\":\"chatcmpl-");
+static void put_opening(struct buffer *out, const struct call *call) {
+    const char *object = call->kind == OPENAI_COMPLETION ? "text_completion"
+                         : call->stream                  ? "chat.completion.chunk"
+                                                         : "chat.completion";
+    put_text(out, call->kind == OPENAI_COMPLETION ? "{\"id\":\"cmpl-" : "{\"id\":\"chatcmpl-");
     put_text(out, call->generation->ids.generation.text);
     put_text(out, "\",\"object\":");
     put_cstring(out, object);
@@ -118,15 +123,34 @@ static void put_usage(struct buffer *out, const struct engine_usage *usage) {
     put_text(out, "}}");
 }
 
+/* ,"logprobs":... of the tokens that begin in the first text_len bytes and are not sent yet. */
+static void put_logprobs(struct buffer *out, struct call *call, size_t text_len) {
+    const struct logprob_list *list = &call->generation->logprobs;
+    const struct engine *engine = call->generation->gateway->engine;
+    int first = call->n_logprobs_sent, end = logprobs_upto(list, first, text_len);
+    put_text(out, ",\"logprobs\":");
+    if (!call->logprobs || (call->stream && first == end))
+        put_text(out, "null");
+    else if (call->kind == OPENAI_COMPLETION)
+        put_completion_logprobs(out, engine, list, first, end);
+    else
+        put_chat_logprobs(out, engine, list, first, end);
+    call->n_logprobs_sent = end;
+}
+
 /* --- the plain answer --- */
 
 static void answer_whole(struct call *call) {
     const struct generation *g = call->generation;
     struct buffer body = {0};
-    put_opening(&body, call, "chat.completion");
-    put_text(&body, ",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":");
+    bool is_chat = call->kind == OPENAI_CHAT;
+    put_opening(&body, call);
+    put_text(&body, ",\"choices\":[{\"index\":0,");
+    put_text(&body, is_chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
     put_string(&body, g->stream->text ? g->stream->text : "", g->stream->text_len);
-    put_text(&body, ",\"refusal\":null},\"logprobs\":null,\"finish_reason\":");
+    if (is_chat) put_text(&body, ",\"refusal\":null}");
+    put_logprobs(&body, call, g->stream->text_len);
+    put_text(&body, ",\"finish_reason\":");
     put_cstring(&body, finish_reason(g));
     put_text(&body, "}]");
     put_usage(&body, &g->result.usage);
@@ -140,17 +164,24 @@ static void answer_whole(struct call *call) {
 
 /* --- the stream --- */
 
-/* text NULL: the last chunk, with the reason. */
-static void put_chunk(struct buffer *out, struct call *call, const char *text, size_t len) {
+/* "delta":{...} or "text":"..."; text NULL: the last chunk's. */
+static void put_delta(struct buffer *out, const struct call *call, const char *text, size_t len) {
+    bool is_chat = call->kind == OPENAI_CHAT;
+    put_text(out, is_chat ? "\"delta\":{" : "\"text\":");
+    if (is_chat && !call->role_sent) put_text(out, text ? "\"role\":\"assistant\"," : "\"role\":\"assistant\",\"content\":\"\"");
+    if (is_chat && text) put_text(out, "\"content\":");
+    if (text || !is_chat) put_string(out, text ? text : "", len);
+    if (is_chat) put_text(out, "}");
+}
+
+/* upto: bytes of the answer that are sent with it. text NULL: the last chunk, with the reason. */
+static void put_chunk(struct buffer *out, struct call *call, const char *text, size_t len, size_t upto) {
     put_text(out, "data: ");
-    put_opening(out, call, "chat.completion.chunk");
-    put_text(out, ",\"choices\":[{\"index\":0,\"delta\":{");
-    if (!call->role_sent) put_text(out, text ? "\"role\":\"assistant\"," : "\"role\":\"assistant\",\"content\":\"\"");
-    if (text) {
-        put_text(out, "\"content\":");
-        put_string(out, text, len);
-    }
-    put_text(out, "},\"logprobs\":null,\"finish_reason\":");
+    put_opening(out, call);
+    put_text(out, ",\"choices\":[{\"index\":0,");
+    put_delta(out, call, text, len);
+    put_logprobs(out, call, upto);
+    put_text(out, ",\"finish_reason\":");
     put_cstring(out, text ? NULL : finish_reason(call->generation));
     put_text(out, call->include_usage ? "}],\"usage\":null}\n\n" : "}]}\n\n");
     call->role_sent = true;
@@ -166,10 +197,12 @@ static void put_end(struct buffer *out, struct call *call) {
         put_text(out, "\n\n");
         return;
     }
-    put_chunk(out, call, NULL, 0);
+    const struct generation *g = call->generation;
+    if (call->n_logprobs_sent < g->logprobs.n) put_chunk(out, call, "", 0, g->stream->text_len);
+    put_chunk(out, call, NULL, 0, g->stream->text_len);
     if (call->include_usage) {
         put_text(out, "data: ");
-        put_opening(out, call, "chat.completion.chunk");
+        put_opening(out, call);
         put_text(out, ",\"choices\":[]");
         put_usage(out, &call->generation->result.usage);
         put_text(out, "}\n\n");
@@ -190,7 +223,8 @@ static bool pull(struct exchange *e, struct buffer *out) {
             call_end(call);
             return true;
         }
-        if (slice.kind == STREAM_TEXT) put_chunk(out, call, slice.text, slice.len);
+        if (slice.kind == STREAM_TEXT)
+            put_chunk(out, call, slice.text, slice.len, (size_t)(slice.text - call->reader.stream->text) + slice.len);
         if (slice.kind != STREAM_DONE) continue;
         put_end(out, call);
         call_end(call);
@@ -251,7 +285,12 @@ static bool model_exists(struct exchange *e, const char *name) {
     return false;
 }
 
-static void start(struct exchange *e, int64_t user, struct openai_request *request) {
+static bool submit(struct generation *g, enum openai_kind kind, const struct openai_request *request, struct wire_error *error) {
+    if (kind == OPENAI_COMPLETION) return turn_submit_prompt(g, request->prompt, request->prompt_len, error);
+    return turn_submit(g, request->messages, request->n_messages, false, error);
+}
+
+static void start(struct exchange *e, int64_t user, enum openai_kind kind, struct openai_request *request) {
     struct wire_stream ids = {.begun_ms = clock_wall_ms()};
     struct wire_error error = {0};
     struct call *call = calloc(1, sizeof *call);
@@ -262,14 +301,15 @@ static void start(struct exchange *e, int64_t user, struct openai_request *reque
         free(call);
         return;
     }
-    *call = (struct call){.exchange = e, .generation = g, .created_s = ids.begun_ms / 1000};
+    *call = (struct call){.exchange = e, .generation = g, .kind = kind, .created_s = ids.begun_ms / 1000};
+    call->logprobs = g->params.logprobs;
     call->stream = request->stream;
     call->include_usage = request->include_usage;
     call->reader.ready = on_stream_ready;
     e->work = call;
     e->gone = on_gone;
     exchange_hold(e);
-    if (!turn_submit(g, request->messages, request->n_messages, false, &error)) {
+    if (!submit(g, kind, request, &error)) {
         answer_trouble(e, error.code, error.message);
         turn_fail(g);
         call_end(call);
@@ -306,10 +346,11 @@ static void on_key_found(struct store_op *op) {
     } else if (op->found_user.id == 0) {
         openai_error(e, 401, "invalid_request_error", NULL, "invalid_api_key", "This API key is not known.");
     } else if (e->method == HTTP_POST) {
-        if (!openai_parse(e->body.data ? e->body.data : "", e->body.len, &request, &refusal)) {
+        enum openai_kind kind = strcmp(e->path, "/v1/completions") == 0 ? OPENAI_COMPLETION : OPENAI_CHAT;
+        if (!openai_parse(kind, e->body.data ? e->body.data : "", e->body.len, &request, &refusal)) {
             openai_error(e, 400, "invalid_request_error", refusal.param[0] ? refusal.param : NULL, NULL, refusal.message);
         } else {
-            if (model_exists(e, request.model)) start(e, op->found_user.id, &request);
+            if (model_exists(e, request.model)) start(e, op->found_user.id, kind, &request);
             openai_request_free(&request);
         }
         buffer_free(&e->body);
@@ -344,3 +385,4 @@ static void authorize(struct exchange *e) {
 
 void openai_models(struct exchange *e) { authorize(e); }
 void openai_chat(struct exchange *e) { authorize(e); }
+void openai_completion(struct exchange *e) { authorize(e); }

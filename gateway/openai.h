@@ -1,4 +1,4 @@
-/* openai.h - the HTTP API that OpenAI's clients speak: models and chat completions, plain and streamed.
+/* openai.h - the HTTP API that OpenAI's clients speak: models and chat completions and completions, plain and streamed.
  *
  *  (1) Nothing is stored. A generation belongs to its request: when the client goes away it is cancelled at once.
  *  (2) A plain answer and a stream are two ways to read the same log (stream.h): one waits for DONE, the other sends chunks.
@@ -13,6 +13,7 @@
 
 void openai_models(struct exchange *exchange);
 void openai_chat(struct exchange *exchange);
+void openai_completion(struct exchange *exchange);
 /* type: "invalid_request_error" ...; param and code may be NULL. */
 void openai_error(struct exchange *exchange, int status, const char *type, const char *param, const char *code,
                   const char *message);

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { DEFAULT_COMPLETION_TOKENS = 16 }; /* OpenAI's */
+
 static bool refuse(struct openai_refusal *refusal, const char *param, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 static bool refuse(struct openai_refusal *refusal, const char *param, const char *format, ...) {
@@ -99,6 +101,18 @@ static bool take_messages(const json_t *root, struct openai_request *out, struct
             return false;
         }
     }
+    return true;
+}
+
+/* A string, or a list of one. */
+static bool take_prompt(const json_t *root, struct openai_request *out, struct openai_refusal *refusal) {
+    const json_t *prompt = member(root, "prompt");
+    if (json_is_array(prompt) && json_array_size(prompt) == 1) prompt = json_array_get(prompt, 0);
+    if (!json_is_string(prompt) || json_string_length(prompt) == 0)
+        return refuse(refusal, "prompt",
+                      "prompt must be a string that is not empty (or a list of one); token ids are not supported.");
+    out->prompt = json_string_value(prompt);
+    out->prompt_len = json_string_length(prompt);
     return true;
 }
 
@@ -207,14 +221,43 @@ static bool take_sampling(const json_t *root, struct gen_params *gen, struct ope
     return take_seed(root, gen, refusal) && take_stop(root, gen, refusal) && take_bias(root, gen, refusal);
 }
 
+static bool take_top(const json_t *value, const char *name, struct gen_params *gen, struct openai_refusal *refusal) {
+    if (!value) return true;
+    if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) > ENGINE_MAX_TOP_LOGPROBS) {
+        return refuse(refusal, name, "%s must be a whole number from 0 to %d.", name, ENGINE_MAX_TOP_LOGPROBS);
+    }
+    gen->logprobs = true;
+    gen->n_top_logprobs = (int)json_integer_value(value);
+    return true;
+}
+
+/* Chats say logprobs: true and top_logprobs: n; completions logprobs: n. */
+static bool take_logprobs(const json_t *root, enum openai_kind kind, struct gen_params *gen, struct openai_refusal *refusal) {
+    const json_t *top = member(root, "top_logprobs");
+    if (kind == OPENAI_COMPLETION) {
+        if (top)
+            return refuse(refusal, "top_logprobs", "top_logprobs belongs to chat completions; logprobs takes the number here.");
+        return take_top(member(root, "logprobs"), "logprobs", gen, refusal);
+    }
+    if (!take_flag(root, "logprobs", &gen->logprobs, refusal)) return false;
+    if (top && !gen->logprobs) return refuse(refusal, "top_logprobs", "top_logprobs goes with logprobs: true.");
+    return take_top(top, "top_logprobs", gen, refusal);
+}
+
 /* What would change the answer and is not offered: saying no is better than answering something else. */
-static bool refuse_unsupported(const json_t *root, struct openai_refusal *refusal) {
+static bool refuse_unsupported(const json_t *root, enum openai_kind kind, struct openai_refusal *refusal) {
     static const char *const lists[] = {"tools", "functions"}, *const objects[] = {"audio", "prediction", "web_search_options"};
-    const json_t *n = member(root, "n"), *logprobs = member(root, "logprobs"), *top = member(root, "top_logprobs");
+    const json_t *n = member(root, "n"), *best_of = member(root, "best_of"), *suffix = member(root, "suffix");
     const json_t *format = member(root, "response_format"), *type = member(format, "type");
     if (n && !(json_is_integer(n) && json_integer_value(n) == 1)) return refuse(refusal, "n", "n: only 1 is supported.");
-    if (logprobs && !json_is_false(logprobs)) return refuse(refusal, "logprobs", "logprobs is not supported.");
-    if (top) return refuse(refusal, "top_logprobs", "top_logprobs is not supported.");
+    if (kind == OPENAI_COMPLETION) {
+        bool echo = false;
+        if (!take_flag(root, "echo", &echo, refusal)) return false;
+        if (echo) return refuse(refusal, "echo", "echo is not supported.");
+        if (json_string_length(suffix) > 0) return refuse(refusal, "suffix", "suffix is not supported.");
+        if (best_of && !(json_is_integer(best_of) && json_integer_value(best_of) == 1))
+            return refuse(refusal, "best_of", "best_of: only 1 is supported.");
+    }
     if (format && !(json_is_string(type) && strcmp(json_string_value(type), "text") == 0)) {
         return refuse(refusal, "response_format", "response_format: only {\"type\": \"text\"} is supported.");
     }
@@ -236,23 +279,26 @@ static bool take_stream(const json_t *root, struct openai_request *out, struct o
     return take_flag(options, "include_usage", &out->include_usage, refusal);
 }
 
-static bool parse_root(const json_t *root, struct openai_request *out, struct openai_refusal *refusal) {
+static bool parse_root(const json_t *root, enum openai_kind kind, struct openai_request *out, struct openai_refusal *refusal) {
     if (!json_is_object(root)) return refuse(refusal, NULL, "The body must be a JSON object.");
     const json_t *model = member(root, "model");
     if (model && !json_is_string(model)) return refuse(refusal, "model", "model must be a string.");
     out->model = json_string_value(model);
-    return take_messages(root, out, refusal) && take_sampling(root, &out->gen, refusal) && refuse_unsupported(root, refusal) &&
-           take_stream(root, out, refusal);
+    if (kind == OPENAI_COMPLETION) out->gen.max_tokens = DEFAULT_COMPLETION_TOKENS;
+    return (kind == OPENAI_CHAT ? take_messages(root, out, refusal) : take_prompt(root, out, refusal)) &&
+           take_sampling(root, &out->gen, refusal) && take_logprobs(root, kind, &out->gen, refusal) &&
+           refuse_unsupported(root, kind, refusal) && take_stream(root, out, refusal);
 }
 
-bool openai_parse(const char *body, size_t len, struct openai_request *out, struct openai_refusal *refusal) {
+bool openai_parse(enum openai_kind kind, const char *body, size_t len, struct openai_request *out,
+                  struct openai_refusal *refusal) {
     json_error_t trouble;
     *out = (struct openai_request){.gen = gen_params_default()};
     *refusal = (struct openai_refusal){0};
     json_t *root = json_loadb(body, len, JSON_REJECT_DUPLICATES, &trouble);
     if (!root) return refuse(refusal, NULL, "The body is not JSON: %.120s (at byte %d).", trouble.text, trouble.position);
     out->tree = root;
-    if (parse_root(root, out, refusal)) return true;
+    if (parse_root(root, kind, out, refusal)) return true;
     openai_request_free(out);
     return false;
 }

@@ -204,21 +204,19 @@ static uint64_t mix(uint64_t x) { /* splitmix64's finaliser: every input bit rea
     return x ^ (x >> 31);
 }
 
-bool turn_submit(struct generation *g, const struct engine_message *messages, int n, bool continued, struct wire_error *error) {
+/* The request says what to answer; how is the generation's own. */
+static bool submit(struct generation *g, struct engine_request *request, struct wire_error *error) {
     struct gateway *gateway = g->gateway;
     struct engine_error trouble = {{0}};
-    struct engine_request request = {
-        .messages = messages,
-        .n_messages = n,
-        .continue_last = continued,
-        .drop_oldest = g->params.drop_oldest,
-        .max_tokens = g->params.max_tokens,
-        .sampling = g->params.sampling,
-        .stop = (const char *const *)g->params.stop,
-        .n_stop = g->params.n_stop,
-        .cache_salt = mix(mix((uint64_t)g->user ^ gateway->salt_key[0]) ^ gateway->salt_key[1]),
-    };
-    int status = gateway->engine ? engine_submit(gateway->engine, &request, &g->engine_id, &trouble) : ENGINE_ERR_CLOSED;
+    request->drop_oldest = g->params.drop_oldest;
+    request->max_tokens = g->params.max_tokens;
+    request->sampling = g->params.sampling;
+    request->stop = (const char *const *)g->params.stop;
+    request->n_stop = g->params.n_stop;
+    request->logprobs = g->params.logprobs;
+    request->n_top_logprobs = g->params.n_top_logprobs;
+    request->cache_salt = mix(mix((uint64_t)g->user ^ gateway->salt_key[0]) ^ gateway->salt_key[1]);
+    int status = gateway->engine ? engine_submit(gateway->engine, request, &g->engine_id, &trouble) : ENGINE_ERR_CLOSED;
     if (status != ENGINE_OK) {
         error->code = protocol_code_of_engine(status);
         snprintf(error->message, sizeof error->message, "%.199s", trouble.text[0] ? trouble.text : "The model is not running.");
@@ -228,6 +226,16 @@ bool turn_submit(struct generation *g, const struct engine_message *messages, in
     link_engine(g);
     if (g->stored) timer_set(&gateway->timers, &g->timer, clock_ms() + TURN_CHECKPOINT_MS);
     return true;
+}
+
+bool turn_submit(struct generation *g, const struct engine_message *messages, int n, bool continued, struct wire_error *error) {
+    struct engine_request request = {.messages = messages, .n_messages = n, .continue_last = continued};
+    return submit(g, &request, error);
+}
+
+bool turn_submit_prompt(struct generation *g, const char *prompt, size_t len, struct wire_error *error) {
+    struct engine_request request = {.prompt = prompt, .prompt_len = len};
+    return submit(g, &request, error);
 }
 
 void turn_cancel(struct generation *g) {
@@ -243,9 +251,15 @@ static bool is_much_unsaved(const struct generation *g) {
     return g->stored && unsaved >= TURN_CHECKPOINT_BYTES && unsaved >= len / 8;
 }
 
+static bool keep_event(struct generation *g, const struct engine_event *event) {
+    struct stream *s = g->stream;
+    if (event->text_len > 0 && !stream_add_text(s, event->text, (size_t)event->text_len, event->n_tokens)) return false;
+    return logprobs_add(&g->logprobs, g->gateway->engine, event, s->text, s->text_len);
+}
+
 static void on_text(struct generation *g, const struct engine_event *event) {
-    if (g->overflowed || event->text_len <= 0) return;
-    if (stream_add_text(g->stream, event->text, (size_t)event->text_len, event->n_tokens)) {
+    if (g->overflowed) return;
+    if (keep_event(g, event)) {
         if (g->saves_in_flight == 0 && is_much_unsaved(g)) checkpoint(g);
         return;
     }
@@ -379,6 +393,7 @@ static void destroy(struct generation *g) {
     unlink_id(g);
     if (g->phase == TURN_ENDED) unlink_ended(g);
     stream_free(g->stream);
+    logprobs_free(&g->logprobs);
     gen_params_free(&g->params);
     free(g);
 }

@@ -13,6 +13,7 @@
 #define FORESAY_TURN_H
 
 #include "gateway/core.h"
+#include "gateway/logprobs.h"
 #include "gateway/stream.h"
 #include "gateway/wire_in.h"
 #include "gateway/wire_out.h"
@@ -34,6 +35,7 @@ struct generation {
     bool stored;
     enum turn_phase phase;
     struct stream *stream;
+    struct logprob_list logprobs; /* if params asked for them */
     struct gen_params params;
     uint64_t engine_id;
     bool cancel_wanted;
@@ -64,7 +66,9 @@ void turn_begin(struct generation *generation, const struct store_id *message, b
 /* Hands messages to the engine. False: error is filled and nothing runs. */
 bool turn_submit(struct generation *generation, const struct engine_message *messages, int n, bool continued,
                  struct wire_error *error);
-/* Ends an API generation that turn_submit refused. */
+/* The same for a plain text to go on with. */
+bool turn_submit_prompt(struct generation *generation, const char *prompt, size_t len, struct wire_error *error);
+/* Ends an API generation that was refused. */
 void turn_fail(struct generation *generation);
 void turn_cancel(struct generation *generation);
 /* API generations: cancel if needed and free as soon as nothing points to it. No reader may be attached. */

@@ -19,7 +19,8 @@
  *   Q6_K, Q3_K   isum = scale0 * (sum of w * q)0 + scale1 * (sum of w * q)1
  *   Q2_K         the same isum; before it acc = fmaf((float)(min0 * s0 + min1 * s1), -(m * d_activation), acc)
  * d * scale and m * min are exact in a float, and all isum and sums of minima are below 2^24, hence exact as floats too.
- * Float weights (F32, F16, BF16): one fmaf chain over ascending inputs. Attention runs over 64 absolute positions at a time.
+ * Float weights (F32, F16, BF16): one fmaf chain over ascending inputs. Attention runs over 64 absolute positions at a time;
+ * over quantised keys, a score is a sum of exact integer dot products in the same way.
  */
 #ifndef FORESAY_KERNELS_H
 #define FORESAY_KERNELS_H
@@ -114,12 +115,34 @@ struct activation {
     int32_t *sum16; /* [max_rows, n_cols / 16] */
 };
 
+/* How keys and values are kept. The quantised types turn each head by a Hadamard matrix first, which spreads what stands out in
+ * single dimensions; attention turns the query likewise and its result back, and computes with the codes as they lie. KV_INT4
+ * keeps keys in 8 bits: their errors pass through an exponential, and in 4 bits they cost ten times as much as those of the
+ * values. */
+enum kv_type {
+    KV_F16,  /* half floats */
+    KV_INT8, /* x ~= d * q, q in [-127, 127]; one d for a head of a token; head_dim a multiple of 16 */
+    KV_INT4, /* keys so too; values x ~= d * q + m, q in [0, 15]; one d and m for 32 dimensions; head_dim a multiple of 32 */
+    KV_TYPE_COUNT
+};
+
+/* What a cache of keys and values is made for. */
+struct kv_shape {
+    enum kv_type type;
+    int n_layers, n_kv_heads, head_dim;
+};
+
 /* Where the keys and values lie. One block of 16 tokens of one sequence is block_bytes consecutive bytes, all layers together, so
- * that copying or saving a block is one memcpy. Inside: [layer][K, V][kv_head] pages of 16 * head_dim half floats; a K page is
- * [head_dim][16 tokens], a V page is [16 tokens][head_dim]. */
+ * that copying or saving a block is one memcpy. A layer is the K pages of all heads, their V pages, the scales of the former,
+ * those of the latter:
+ *   half floats  a K page is [head_dim][16 tokens], a V page [16 tokens][head_dim]; no scales
+ *   8 bits       K [head_dim / 4][16 tokens][4 dimensions], V [16 tokens][head_dim]; scales: half floats d [16 tokens]
+ *   4 bits       V [16 tokens][head_dim / 32][16 bytes], byte j has dimension j (low) and j + 16 (high nibble);
+ *                scales: half floats [head_dim / 32][d, m][16 tokens] */
 struct kv_pool {
     uint8_t *data; /* n_blocks * block_bytes, 64-byte aligned; from kv_pool_alloc */
-    int n_blocks, n_layers, n_kv_heads, head_dim;
+    int n_blocks;
+    struct kv_shape shape;
     size_t block_bytes;
 };
 
@@ -235,7 +258,7 @@ struct backend_ops {
     void (*combine)(void *self, const float *y, int y_stride, const int32_t *place, const float *share, int n_used, int n_cols,
                     int n, float *x, int x_stride);
 
-    /* Rotates q and k by their positions, writes k and v (as half floats) into the pool. */
+    /* Rotates q and k by their positions, writes k and v into the pool. */
     void (*rope_kv)(void *self, const struct qkv_view *qkv, const struct rope_spec *rope, const struct kernels_seq *seqs,
                     int n_seqs, struct kv_pool *kv, int layer);
 
@@ -243,6 +266,10 @@ struct backend_ops {
      * through rope_kv. out: [n_rows, out_stride], n_heads * head_dim floats. */
     void (*attention)(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
                       int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride);
+
+    /* Runs task(arg, 0) .. task(arg, n - 1) on the compute threads, in any order, and returns when all are done: the caller's own
+     * work on rows that lie in main memory, such as sampling. n: at most 65534 */
+    void (*parallel)(void *self, int n, void (*task)(const void *arg, int i), const void *arg);
 
     /* Block src[i] over block dst[i], in order. */
     void (*copy_blocks)(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
@@ -272,9 +299,17 @@ int activation_alloc(const struct backend *backend, int max_rows, int n_cols, bo
                      struct activation *out);
 void activation_free(const struct backend *backend, struct activation *activation);
 
+/* "f16", "int8" or "int4"; static storage. */
+const char *kv_type_name(enum kv_type type);
+/* False: no type has this name. NULL is "f16". */
+bool kv_type_parse(const char *name, enum kv_type *out);
+/* Heads have multiples of so many dimensions. */
+int kv_type_unit(enum kv_type type);
+
 /* Bytes of one block of this shape; 64-byte multiple. */
-size_t kv_block_bytes(int n_layers, int n_kv_heads, int head_dim);
-int kv_pool_alloc(const struct backend *backend, int n_blocks, int n_layers, int n_kv_heads, int head_dim, struct kv_pool *out);
+size_t kv_block_bytes(const struct kv_shape *shape);
+/* KERNELS_ERR_DTYPE: head_dim does not suit the type, or is beyond what attention can do. */
+int kv_pool_alloc(const struct backend *backend, int n_blocks, const struct kv_shape *shape, struct kv_pool *out);
 void kv_pool_free(const struct backend *backend, struct kv_pool *pool);
 
 #endif

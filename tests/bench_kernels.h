@@ -135,7 +135,7 @@ static void bench_attend_256(struct bench_model *m, int n) { bench_attend(m, n, 
 static void bench_attend_512(struct bench_model *m, int n) { bench_attend(m, n, 512); }
 static void bench_attend_1024(struct bench_model *m, int n) { bench_attend(m, n, 1024); }
 
-static void bench_open(struct bench_model *m) {
+static void bench_open(struct bench_model *m, enum kv_type type) {
     for (int l = 0; l < BENCH_LAYERS; l++) {
         m->qkv[l] = bench_weight(m, DTYPE_Q4_1, BENCH_QKV, BENCH_WIDTH);
         m->o[l] = bench_weight(m, DTYPE_Q4_1, BENCH_WIDTH, BENCH_WIDTH);
@@ -150,7 +150,8 @@ static void bench_open(struct bench_model *m) {
     assert(rc == KERNELS_OK);
     rc = activation_alloc(&m->b, BENCH_ROWS, BENCH_FFN, false, true, &m->ffn);
     assert(rc == KERNELS_OK);
-    rc = kv_pool_alloc(&m->b, BENCH_CONTEXT / KV_BLOCK, BENCH_LAYERS, BENCH_KV_HEADS, BENCH_HEAD_DIM, &m->kv);
+    rc = kv_pool_alloc(&m->b, BENCH_CONTEXT / KV_BLOCK, &(struct kv_shape){type, BENCH_LAYERS, BENCH_KV_HEADS, BENCH_HEAD_DIM},
+                       &m->kv);
     assert(rc == KERNELS_OK && m->x && m->y);
     for (int i = 0; i < BENCH_CONTEXT / KV_BLOCK; i++) m->blocks[i] = i;
     for (size_t i = 0; i < BENCH_CELLS; i++) m->x[i] = (float)(i * 37 % 101) * 0.01f - 0.5f;
@@ -184,7 +185,7 @@ static void bench_all(struct bench_model *m) {
     bench_time("100 forks, 576 x 576", bench_fork, m, 1, 0, 0);
 }
 
-static int bench_kernels(const char *isa, int threads) {
+static int bench_kernels(const char *isa, int threads, enum kv_type type) {
     struct bench_model m = {0};
     char reason[160];
     if (backend_open_cpu(&m.b, &(struct backend_config){.isa = isa, .n_threads = threads}, reason, sizeof reason) != KERNELS_OK) {
@@ -194,7 +195,7 @@ static int bench_kernels(const char *isa, int threads) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("bench: %s, %d threads\n", backend_cpu_isa(&m.b), backend_cpu_threads(&m.b));
     const double start = bench_now();
-    bench_open(&m);
+    bench_open(&m, type);
     printf("  repacked 96 MB of weights in %.0f ms\n", (bench_now() - start) * 1e3);
     bench_all(&m);
     struct weight **const matrices[] = {m.qkv, m.o, m.gate, m.up, m.down};

@@ -1,8 +1,8 @@
 /* bench_types.h - times the matrix product of each element type in one common shape. Included by check_kernels.c only.
  *
- * A line a type: decode (1 row) from the L2 cache and from memory in GB/s of the file's bytes, then 4, 8 and 512 rows in Tops.
- * Best of many short runs. "cycles" are for 16 rows by 32 columns at 1 row from the cache, counted by the time stamp counter,
- * which runs at the nominal clock. Asserts nothing. */
+ * A line a type: decode (1 row) from the L2 cache and from memory in GB/s of the file's bytes, then 4, 8, 64 and 512 rows in
+ * Tops. Best of many short runs. "cycles" are for 16 rows by 32 columns at 1 row from the cache, counted by the time stamp
+ * counter, which runs at the nominal clock. Asserts nothing. */
 #ifndef FORESAY_BENCH_TYPES_H
 #define FORESAY_BENCH_TYPES_H
 
@@ -54,7 +54,7 @@ static double type_best(const struct bench_type *t, int copies, int n, int runs,
 }
 
 static void bench_one_type(struct bench_type *t) {
-    static const int counts[] = {4, 8, 512};
+    static const int counts[] = {4, 8, 64, 512};
     const struct bench_model model = {.b = t->b};
     for (int c = 0; c < TYPE_COPIES; c++) t->weights[c] = bench_weight(&model, t->type, TYPE_ROWS, TYPE_COLS);
     const double bytes = (double)dtype_row_bytes(t->type, TYPE_COLS) * TYPE_ROWS, ops = 2.0 * TYPE_COLS * TYPE_ROWS;
@@ -65,15 +65,16 @@ static void bench_one_type(struct bench_type *t) {
     const double streamed = type_best(t, copies, 1, 20, &ticks);
     printf("  %-7s 1 row: %5.1f cycles %6.1f GB/s cached %6.1f GB/s streamed", dtype_name(t->type), cycles, bytes / cached * 1e-9,
            bytes * copies / streamed * 1e-9);
-    for (int i = 0; i < 3; i++) {
-        const double seconds = type_best(t, 1, counts[i], counts[i] > 16 ? 12 : 200, &ticks);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        const double seconds = type_best(t, 1, counts[i], counts[i] > 64 ? 12 : counts[i] > 16 ? 60 : 200, &ticks);
         printf("  %d rows: %5.3f Tops", counts[i], ops * counts[i] / seconds * 1e-12);
     }
     printf("\n");
     for (int c = 0; c < TYPE_COPIES; c++) t->b.ops->weight_free(t->b.self, t->weights[c]);
 }
 
-static int bench_types(const char *isa, int threads) {
+/* only: one type's name, or NULL. */
+static int bench_types(const char *isa, int threads, const char *only) {
     struct bench_type t = {0};
     char reason[160];
     if (backend_open_cpu(&t.b, &(struct backend_config){.isa = isa, .n_threads = threads}, reason, sizeof reason) != KERNELS_OK) {
@@ -89,6 +90,7 @@ static int bench_types(const char *isa, int threads) {
     printf("bench of types, %d x %d: %s, %d threads\n", TYPE_ROWS, TYPE_COLS, backend_cpu_isa(&t.b), backend_cpu_threads(&t.b));
     for (int type = 0; type < DTYPE_COUNT; type++) {
         t.type = (enum dtype)type;
+        if (only && strcmp(only, dtype_name(t.type)) != 0) continue;
         bench_one_type(&t);
     }
     free(x);

@@ -1,7 +1,8 @@
 /* check_kernels.c - every instruction set and thread count against the plain C reference, bit by bit; with --bench the speed,
  * of a model's operations and then of every type (the latter alone with --bench-types).
  *
- * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N] [--bench|--bench-types [--threads N]]
+ * usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N]
+ *                      [--bench [--threads N] [--kv-type f16|int8|int4]] [--bench-types [--threads N] [--type T]]
  *
  *  (1) What is expected always comes from the scalar backend with one thread and one row a call. So each comparison checks
  *      instruction set, thread count, batch size and place in the batch at once. Bits must be equal, except that any NaN
@@ -79,7 +80,9 @@ static void check_open(void) {
     expect(reference.ops->weight_load(reference.self, bytes, DTYPE_F32, 0, 8, &weight) == KERNELS_ERR_DTYPE, "no rows");
     reference.ops->weight_free(reference.self, NULL);
     struct kv_pool pool;
-    expect(kv_pool_alloc(&reference, 1, 1, 1, 100000, &pool) == KERNELS_ERR_DTYPE, "head_dim 100000");
+    expect(kv_pool_alloc(&reference, 1, &(struct kv_shape){KV_F16, 1, 1, 100000}, &pool) == KERNELS_ERR_DTYPE, "head_dim 100000");
+    expect(kv_pool_alloc(&reference, 1, &(struct kv_shape){KV_INT8, 1, 1, 20}, &pool) == KERNELS_ERR_DTYPE, "int8 heads of 20");
+    expect(kv_pool_alloc(&reference, 1, &(struct kv_shape){KV_INT4, 1, 1, 80}, &pool) == KERNELS_ERR_DTYPE, "int4 heads of 80");
     struct activation activation;
     expect(activation_alloc(&reference, 1, 40, false, true, &activation) == KERNELS_ERR_DTYPE, "int8 activations of 40 columns");
     end_op();
@@ -352,66 +355,14 @@ static void check_swiglu(void) {
     end_op();
 }
 
-/* --- rope_kv and attention --- */
-
-static void check_kv_case(struct kv_case *c) {
-    const int cells = c->n_rows * q_width(c);
-    const size_t bytes = sizeof(float) * (size_t)cells;
-    float *expected_q = take(bytes), *expected = take(bytes), *q = take(bytes), *out = take(bytes);
-    struct kv_pool expected_pool = new_pool(&reference, c);
-    memcpy(expected_q, c->q, bytes);
-    run_kv(&reference, c, expected_q, &expected_pool, expected, true);
-    for (int s = 0; s < n_subjects; s++) {
-        const struct backend *b = &subjects[s].backend;
-        struct kv_pool pool = new_pool(b, c);
-        memcpy(q, c->q, bytes);
-        memset(out, 0xff, bytes);
-        run_kv(b, c, q, &pool, out, false);
-        char what[96];
-        snprintf(what, sizeof what, "%d/%d heads of %d, %d rows in %d sequences from %d", c->shape.n_heads, c->shape.n_kv_heads,
-                 c->shape.head_dim, c->n_rows, c->n_seqs, c->seqs[0].first_pos);
-        expect_floats(expected_q, q, cells, subjects[s].name, "rotated queries");
-        expect(memcmp(expected_pool.data, pool.data, pool.block_bytes * MAX_BLOCKS) == 0, "%s: the KV pool differs, %s",
-               subjects[s].name, what);
-        expect_floats(expected, out, cells, subjects[s].name, what);
-        kv_pool_free(b, &pool);
-    }
-    kv_pool_free(&reference, &expected_pool);
-    free(expected_q);
-    free(expected);
-    free(q);
-    free(out);
-}
-
-/* Contexts around the edges of pages and chunks, decode and short runs together. */
-static void check_attention(void) {
-    begin_op("rope_kv, attention: ragged");
-    static const int runs[MAX_SEQS][2] = {{0, 1}, {14, 1}, {15, 1}, {16, 1}, {62, 3}, {63, 1}, {64, 1}, {199, 1}, {57, 9}};
-    for (int i = 0; i < N_KV_SHAPES; i++) {
-        struct kv_case c;
-        make_kv_case(&c, &kv_shapes[i], runs, MAX_SEQS);
-        check_kv_case(&c);
-        free_kv_case(&c);
-    }
-    end_op();
-    begin_op("rope_kv, attention: one");
-    static const int lone[][2] = {{0, 1}, {200, 1}, {0, 80}, {100, 70}, {60, 8}};
-    for (int i = 0; i < 5; i++) {
-        struct kv_case c;
-        make_kv_case(&c, &kv_shapes[i % 2], lone + i, 1);
-        if (i == 4) c.v[3 * kv_width(&c)] = INFINITY, c.k[5 * kv_width(&c)] = NAN; /* rows before them must stay finite */
-        check_kv_case(&c);
-        free_kv_case(&c);
-    }
-    end_op();
-}
+/* --- block copies --- */
 
 static void check_copy_blocks(void) {
     begin_op("copy_blocks");
     for (int s = 0; s < n_subjects; s++) {
         const struct backend *b = &subjects[s].backend;
         struct kv_pool pool;
-        const int rc = kv_pool_alloc(b, 4, 1, 1, 8, &pool);
+        const int rc = kv_pool_alloc(b, 4, &(struct kv_shape){KV_F16, 1, 1, 8}, &pool);
         assert(rc == KERNELS_OK);
         for (int i = 0; i < 4; i++) memset(pool.data + (size_t)i * pool.block_bytes, i + 1, pool.block_bytes);
         const int32_t src[] = {0, 1, 2, 2}, dst[] = {1, 3, 2, 0}; /* in order: 3 gets what came from 0 */
@@ -475,7 +426,9 @@ static void check_pool(void) {
     end_op();
 }
 
-#include "tests/kernels_families.h" /* uses the subjects */
+/* They use the subjects. */
+#include "tests/kernels_attention.h"
+#include "tests/kernels_families.h"
 
 /* --- main --- */
 
@@ -496,9 +449,10 @@ static void check_all(void) {
 }
 
 int main(int argc, char **argv) {
-    const char *isa = NULL;
+    const char *isa = NULL, *only_type = NULL;
     bool bench = false, types = false;
     int threads = 0;
+    enum kv_type type = KV_F16;
     uint64_t seed = 1;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -510,17 +464,21 @@ int main(int argc, char **argv) {
             isa = argv[++i];
         else if (strcmp(argv[i], "--threads") == 0 && value)
             threads = (int)strtol(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--type") == 0 && value)
+            only_type = argv[++i];
+        else if (strcmp(argv[i], "--kv-type") == 0 && kv_type_parse(value, &type))
+            i++;
         else if (strcmp(argv[i], "--seed") == 0 && value)
             seed = strtoull(argv[++i], NULL, 10);
         else {
-            fprintf(
-                stderr,
-                "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N] [--bench|--bench-types [--threads N]]\n");
+            fprintf(stderr, "usage: check_kernels [--isa scalar|avx2|avxvnni|avx512|amx] [--seed N]\n"
+                            "                     [--bench [--threads N] [--kv-type f16|int8|int4]]\n"
+                            "                     [--bench-types [--threads N] [--type T]]\n");
             return 2;
         }
     }
-    if (bench && bench_kernels(isa, threads)) return 1;
-    if (bench || types) return bench_types(isa, threads);
+    if (bench && bench_kernels(isa, threads, type)) return 1;
+    if (bench || types) return bench_types(isa, threads, only_type);
     random_state = seed * 0x9e3779b97f4a7c15ull + 1;
     printf("check_kernels: seed %llu\n", (unsigned long long)seed);
     open_subjects(isa);

@@ -62,10 +62,12 @@ static int compute(const struct task *t, const struct run *run, float *out) {
     if (backend_open_cpu(&backend, &(struct backend_config){.isa = run->isa, .n_threads = run->n_threads}, reason,
                          sizeof reason) != KERNELS_OK)
         return -1; /* not on this processor */
+    struct kv_shape kv_shape;
+    if (model_kv_shape(&t->shape, NULL, &kv_shape, &error) != ENGINE_OK) return 2;
     int rc = 2, n_blocks = 2 * ((t->n_ids + KV_BLOCK - 1) / KV_BLOCK);
     if (model_open(&model, t->gguf, &t->shape, &backend, &limits, &error) != ENGINE_OK)
         fprintf(stderr, "check_logits: %s\n", error.text);
-    else if (kv_pool_alloc(&backend, n_blocks, t->shape.n_layers, t->shape.n_kv_heads, t->shape.head_dim, &kv) == KERNELS_OK)
+    else if (kv_pool_alloc(&backend, n_blocks, &kv_shape, &kv) == KERNELS_OK)
         rc = passes(t, run, model, &kv, out);
     kv_pool_free(&backend, &kv);
     model_close(model);

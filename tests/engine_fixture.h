@@ -17,6 +17,8 @@ struct outcome {
     int n_events, n_prefill;
     int32_t *ids;
     int n_ids;
+    struct engine_logprob *logprobs; /* [n_ids][stride], if they were asked for */
+    int stride;
     char *text; /* terminated */
     size_t len;
     struct engine_event end; /* DONE */
@@ -24,8 +26,18 @@ struct outcome {
 
 static inline void outcome_free(struct outcome *o) {
     free(o->ids);
+    free(o->logprobs);
     free(o->text);
     *o = (struct outcome){0};
+}
+
+static inline void outcome_add_logprobs(struct outcome *o, const struct engine_event *event) {
+    size_t n = (size_t)event->n_logprobs;
+    assert(event->n_tokens == 1 && event->token == event->logprobs[0].token);
+    assert(o->n_ids == 1 || o->stride == event->n_logprobs);
+    o->stride = event->n_logprobs;
+    o->logprobs = realloc(o->logprobs, (size_t)o->n_ids * n * sizeof *o->logprobs);
+    memcpy(o->logprobs + (size_t)(o->n_ids - 1) * n, event->logprobs, n * sizeof *o->logprobs);
 }
 
 static inline void outcome_add(struct outcome *o, const struct engine_event *event) {
@@ -48,6 +60,7 @@ static inline void outcome_add(struct outcome *o, const struct engine_event *eve
         o->text[o->len] = 0;
         o->ids = realloc(o->ids, (size_t)(o->n_ids + 1) * sizeof *o->ids);
         if (event->n_tokens > 0) o->ids[o->n_ids++] = event->token;
+        if (event->n_logprobs > 0) outcome_add_logprobs(o, event);
         break;
     case ENGINE_EVENT_DONE:
         o->done = true;

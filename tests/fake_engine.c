@@ -6,10 +6,14 @@
  * else 0)
  *   [[prefill 4]]  prefill events before the first token        [[fail 1]] ends as an error after half of the tokens
  *   [[busy 1]]     engine_submit refuses with ENGINE_ERR_BUSY   [[echo 1]] the answer is what follows the brackets
+ *   [[halves 1]]   with echo: a token is a byte, so that characters come in parts
+ * A token's id is its number, or ECHO_TOKENS + its first two bytes, or BYTE_TOKENS + its byte. Log-probabilities are made up:
+ * token i of the answer has -0.25 - i % 4, the likeliest ones are it and those with the next ids at -0.5, -1, -1.5 ...
  * A prompt counts one token for four bytes; more than ctx_len is ENGINE_ERR_TOO_LONG, or the oldest messages are left out if
  * asked. One thread plays all requests; the queue of events is bounded, and the thread waits when it is full. */
 #define _GNU_SOURCE /* memmem */
 #include "engine/engine.h"
+#include "engine/utf8.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -17,12 +21,15 @@
 #include <string.h>
 #include <time.h>
 
-enum { QUEUE = 4096, MAX_REQUESTS = 512 };
+enum { QUEUE = 4096, MAX_REQUESTS = 512, ECHO_TOKENS = 1 << 22, BYTE_TOKENS = 1 << 23 };
 
 struct play {
     uint64_t id;
-    char *text;                /* whole answer */
-    int *ends;                 /* [n_tokens] where each token's bytes end */
+    char *text;         /* whole answer */
+    int *ends;          /* [n_tokens] where each token's text ends */
+    int32_t *ids;       /* [n_tokens] */
+    bool cut, logprobs; /* cut: a stop string ends the last token, perhaps all of it */
+    int n_top;
     int first, n_tokens, next; /* the first token to send (a continued answer), how many there are, the next one */
     int prefill, prefill_sent, prompt_tokens, dropped;
     enum engine_finish finish;
@@ -77,24 +84,31 @@ static int character(const char *text) {
     return c < 0x80 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
 }
 
+/* The first two bytes of the character as a number. */
+static int32_t echo_token(const char *text) {
+    int32_t id = 0;
+    for (int i = 0; i < character(text) && i < 2; i++) id = id << 8 | (unsigned char)text[i];
+    return ECHO_TOKENS + id;
+}
+
 static void write_answer(struct play *p, const char *prompt) {
-    bool echo = directive(prompt, "echo", NULL, 0) > 0;
+    bool echo = directive(prompt, "echo", NULL, 0) > 0, halves = directive(prompt, "halves", NULL, 0) > 0;
     const char *rest = strstr(prompt, "]]");
     rest = rest ? rest + 2 : "";
     int n = echo ? (int)strlen(rest) : (int)directive(prompt, "tokens", "FORESAY_FAKE_TOKENS", 40), used = 0;
     p->text = calloc((size_t)n * 32 + 1, 1);
     p->ends = calloc((size_t)n + 1, sizeof *p->ends);
-    if (!p->text || !p->ends) abort();
+    p->ids = calloc((size_t)n + 1, sizeof *p->ids);
+    if (!p->text || !p->ends || !p->ids) abort();
     for (int i = 0; i < n && (!echo || *rest); i++) {
-        if (echo) {
-            int len = character(rest);
-            memcpy(p->text + used, rest, (size_t)len);
-            used += len;
-            rest += len;
-        } else {
-            used += piece(p->text + used, i);
+        int len = echo ? character(rest) : piece(p->text + used, i), n_parts = halves ? len : 1;
+        if (echo) memcpy(p->text + used, rest, (size_t)len);
+        used += len;
+        for (int part = 0; part < n_parts; part++) { /* the text comes with the first one */
+            p->ids[p->n_tokens] = halves ? BYTE_TOKENS + (unsigned char)rest[part] : echo ? echo_token(rest) : i;
+            p->ends[p->n_tokens++] = used;
         }
-        p->ends[p->n_tokens++] = used;
+        if (echo) rest += len;
     }
 }
 
@@ -109,6 +123,7 @@ static void cut_answer(struct play *p, const struct engine_request *request) {
     for (int i = 0; end && i < p->n_tokens; i++) {
         if (p->ends[i] <= end - p->text) continue;
         p->ends[i] = (int)(end - p->text);
+        p->cut = true;
         p->n_tokens = i + 1;
     }
     if (request->max_tokens > 0 && p->n_tokens - p->first > request->max_tokens) {
@@ -137,7 +152,11 @@ static void count_prompt(struct play *p, const struct engine *engine, const stru
     snprintf(p->message, sizeof p->message, "The prompt has %zu tokens, the context holds %d.", total, engine->ctx_len);
 }
 
-static struct play *play_new(const struct engine *engine, const struct engine_request *request) {
+/* A plain prompt is played like a user's message. */
+static struct play *play_new(const struct engine *engine, const struct engine_request *asked) {
+    struct engine_message only = {ENGINE_ROLE_USER, asked->prompt, asked->prompt_len};
+    struct engine_request chat = *asked, *request = &chat;
+    if (chat.n_messages == 0) chat.messages = &only, chat.n_messages = 1;
     const struct engine_message *user = NULL, *last = &request->messages[request->n_messages - 1];
     struct play *p = calloc(1, sizeof *p);
     for (int i = 0; i < request->n_messages; i++) {
@@ -148,6 +167,8 @@ static struct play *play_new(const struct engine *engine, const struct engine_re
     write_answer(p, prompt);
     if (request->continue_last) go_on_after(p, last);
     cut_answer(p, request);
+    p->logprobs = request->logprobs;
+    p->n_top = request->n_top_logprobs;
     p->rate = directive(prompt, "rate", "FORESAY_FAKE_RATE", 0);
     p->prefill = (int)directive(prompt, "prefill", NULL, 0);
     if (directive(prompt, "fail", NULL, 0) > 0) {
@@ -165,6 +186,7 @@ static struct play *play_new(const struct engine *engine, const struct engine_re
 static void play_free(struct play *p) {
     free(p->text);
     free(p->ends);
+    free(p->ids);
     free(p);
 }
 
@@ -198,6 +220,13 @@ static void push_done(struct engine *engine, const struct play *p) {
     pushed(engine);
 }
 
+static void put_logprobs(const struct play *p, struct engine_event *event, int len) {
+    if (!p->logprobs || (len == 0 && p->cut && p->next == p->n_tokens - 1)) return;
+    event->n_logprobs = 1 + p->n_top;
+    event->logprobs[0] = (struct engine_logprob){event->token, -0.25f - (float)(p->next % 4)};
+    for (int i = 0; i < p->n_top; i++) event->logprobs[1 + i] = (struct engine_logprob){event->token + i, -0.5f * (float)(i + 1)};
+}
+
 /* One step of one request. True: it is over. */
 static bool step(struct engine *engine, struct play *p, double now) {
     struct engine_event *event;
@@ -223,6 +252,8 @@ static bool step(struct engine *engine, struct play *p, double now) {
         memcpy(event->text, p->text + from, (size_t)len);
         event->text_len = len;
         event->n_tokens = 1;
+        event->token = p->ids[p->next];
+        put_logprobs(p, event, len);
         pushed(engine);
         engine->stats.output_tokens++;
     }
@@ -298,12 +329,13 @@ void engine_close(struct engine *engine) {
 
 int engine_submit(struct engine *engine, const struct engine_request *request, uint64_t *id, struct engine_error *error) {
     int status = ENGINE_ERR_ARGUMENT;
-    struct play *p = request->n_messages > 0 ? play_new(engine, request) : NULL;
+    struct play *p = request->n_messages > 0 || request->prompt ? play_new(engine, request) : NULL;
     if (!p) {
-        snprintf(error->text, sizeof error->text, "The script needs messages.");
+        snprintf(error->text, sizeof error->text, "The script needs messages or a prompt.");
         return status;
     }
-    const struct engine_message *last = &request->messages[request->n_messages - 1];
+    const struct engine_message only = {ENGINE_ROLE_USER, request->prompt, request->prompt_len};
+    const struct engine_message *last = request->n_messages > 0 ? &request->messages[request->n_messages - 1] : &only;
     bool busy = last->len > 0 && memmem(last->text, last->len, "[[busy", 6);
     pthread_mutex_lock(&engine->lock);
     if (busy || engine->n_plays >= engine->max_seqs + engine->max_waiting || engine->n_plays >= MAX_REQUESTS) {
@@ -351,6 +383,24 @@ void engine_wait(struct engine *engine, int timeout_ms) {
     pthread_mutex_lock(&engine->lock);
     if (engine->n_events == 0) pthread_cond_timedwait(&engine->changed, &engine->lock, &until);
     pthread_mutex_unlock(&engine->lock);
+}
+
+struct engine_token_text engine_token_text(const struct engine *engine, int32_t token) {
+    static _Thread_local char texts[8][32]; /* a caller may look at a few at once */
+    static _Thread_local int turn;
+    char *text = texts[turn = (turn + 1) % 8];
+    size_t len = 0;
+    (void)engine;
+    if (token >= BYTE_TOKENS) {
+        text[len++] = (char)(token - BYTE_TOKENS);
+    } else if (token >= ECHO_TOKENS) {
+        token -= ECHO_TOKENS;
+        if (token > 0xFF) text[len++] = (char)(token >> 8);
+        text[len++] = (char)token;
+    } else {
+        len = (size_t)piece(text, token);
+    }
+    return (struct engine_token_text){.bytes = text, .len = len, .is_utf8 = utf8_valid(text, len)};
 }
 
 void engine_info(const struct engine *engine, struct engine_info *out) {

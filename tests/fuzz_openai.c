@@ -1,4 +1,5 @@
-/* fuzz_openai.c - any bytes as the body of a chat completion: no crash, no leak; what is accepted keeps the engine's ranges. */
+/* fuzz_openai.c - any bytes as the body of a chat completion or a completion: no crash, no leak; what is accepted keeps the
+ * engine's ranges. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -8,10 +9,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void check(const struct openai_request *r) {
+static void check(enum openai_kind kind, const struct openai_request *r) {
     const struct engine_sampling *s = &r->gen.sampling;
     size_t total = 0;
-    assert(r->n_messages >= 1 && r->n_messages <= OPENAI_MAX_MESSAGES);
+    assert(kind == OPENAI_COMPLETION ? r->prompt_len > 0 : r->n_messages >= 1 && r->n_messages <= OPENAI_MAX_MESSAGES);
+    assert(r->gen.n_top_logprobs >= 0 && r->gen.n_top_logprobs <= ENGINE_MAX_TOP_LOGPROBS);
     for (int i = 0; i < r->n_messages; i++) total += strnlen(r->messages[i].text, r->messages[i].len); /* reads all of it */
     assert(total < SIZE_MAX);
     assert(s->temperature >= 0 && s->temperature <= 2 && s->top_p > 0 && s->top_p <= 1 && r->gen.max_tokens >= 0);
@@ -20,11 +22,11 @@ static void check(const struct openai_request *r) {
     assert(!r->include_usage || r->stream);
 }
 
-static void run(const char *body, size_t size) {
+static void run(enum openai_kind kind, const char *body, size_t size) {
     struct openai_request request;
     struct openai_refusal refusal;
-    if (openai_parse(body, size, &request, &refusal)) {
-        check(&request);
+    if (openai_parse(kind, body, size, &request, &refusal)) {
+        check(kind, &request);
         openai_request_free(&request);
     } else {
         assert(refusal.message[0]);
@@ -35,6 +37,7 @@ static void run(const char *body, size_t size) {
 static const char *const bodies[][2] = {
     {"", ""},
     {"{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],", "}"},
+    {"{\"prompt\":\"hi\",", "}"},
     {"{\"messages\":[{\"role\":\"user\",\"content\":[", "]}]}"},
     {"{\"messages\":[", "]}"},
     {"{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"logit_bias\":{", "}}"},
@@ -47,7 +50,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         memcpy(body, bodies[i][0], before);
         memcpy(body + before, data, size);
         memcpy(body + before + size, bodies[i][1], after);
-        run(body, before + size + after);
+        run(OPENAI_CHAT, body, before + size + after);
+        run(OPENAI_COMPLETION, body, before + size + after);
         free(body);
     }
     return 0;

@@ -217,7 +217,7 @@ static void run_heads(const struct backend *b, const struct rope_spec *rope, con
     const int32_t block = 0;
     float k[HEADS_DIM], v[HEADS_DIM];
     const struct kernels_seq seq = {.n_rows = 1, .first_pos = 5, .blocks = &block};
-    assert(kv_pool_alloc(b, 1, 1, 1, HEADS_DIM, &kv) == KERNELS_OK);
+    assert(kv_pool_alloc(b, 1, &(struct kv_shape){KV_F16, 1, 1, HEADS_DIM}, &kv) == KERNELS_OK);
     memcpy(q, in, HEADS_Q * HEADS_DIM * sizeof *q);
     memcpy(k, in, sizeof k);
     memcpy(v, in, sizeof v);

@@ -133,76 +133,11 @@ static void check_reference_norm(void) {
     end_op();
 }
 
-static double half_in_pool(const struct kv_pool *pool, const struct kernels_seq *seq, int pos, int head, int d, bool value) {
-    const size_t page = (size_t)(KV_BLOCK * pool->head_dim);
-    const uint16_t *at = (const uint16_t *)(const void *)(pool->data + (size_t)seq->blocks[pos / KV_BLOCK] * pool->block_bytes);
-    at += (size_t)((KV_LAYER * 2 + value) * pool->n_kv_heads + head) * page;
-    const int slot = pos % KV_BLOCK;
-    return (double)half_to_float(value ? at[slot * pool->head_dim + d] : at[d * KV_BLOCK + slot]);
-}
-
-/* Softmax attention of one head of one row, in double, over the pool's pages. */
-static void naive_attention(const struct kv_case *c, const struct kv_pool *pool, const float *q, int row, int head, double *out) {
-    const struct kernels_seq *seq = &c->seqs[0];
-    const int kv_head = head / (c->shape.n_heads / c->shape.n_kv_heads), dims = c->shape.head_dim, n = seq->first_pos + row + 1;
-    double p[MAX_POS], most = -INFINITY, total = 0;
-    for (int t = 0; t < n; t++) {
-        p[t] = 0;
-        for (int d = 0; d < dims; d++)
-            p[t] += (double)q[row * q_width(c) + head * dims + d] * half_in_pool(pool, seq, t, kv_head, d, false);
-        p[t] *= 0.125;
-        most = fmax(most, p[t]);
-    }
-    for (int t = 0; t < n; t++) total += p[t] = exp(p[t] - most);
-    for (int d = 0; d < dims; d++) {
-        out[d] = 0;
-        for (int t = 0; t < n; t++) out[d] += p[t] / total * half_in_pool(pool, seq, t, kv_head, d, true);
-    }
-}
-
-static void check_reference_attention(void) {
-    begin_op("reference: rope, attention");
-    static const int run[1][2] = {{70, 3}};
-    for (int i = 0; i < N_KV_SHAPES; i++) {
-        struct kv_case c;
-        make_kv_case(&c, &kv_shapes[i], run, 1);
-        const int cells = c.n_rows * q_width(&c), half = c.shape.rope_dim / 2;
-        float *q = take(sizeof(float) * (size_t)cells), *out = take(sizeof(float) * (size_t)cells);
-        memcpy(q, c.q, sizeof(float) * (size_t)cells);
-        struct kv_pool pool = new_pool(&reference, &c);
-        run_kv(&reference, &c, q, &pool, out, false);
-        for (int j = 0; j < half; j++) { /* the first head of the first row, at position 70 */
-            const int a = c.shape.kind == ROPE_HALVES ? j : 2 * j, b = c.shape.kind == ROPE_HALVES ? j + half : 2 * j + 1;
-            const double angle = 70 * pow(10000.0, -2.0 * j / c.shape.rope_dim);
-            const float *cs = c.cos_sin + 70 * c.shape.rope_dim + 2 * j; /* and exactly in this order of roundings */
-            expect(same_float(q[a], fmaf(-c.q[b], cs[1], c.q[a] * cs[0])) &&
-                       same_float(q[b], fmaf(c.q[b], cs[0], c.q[a] * cs[1])),
-                   "roundings of rotated dimension %d", a);
-            expect(near(q[a], c.q[a] * cos(angle) - c.q[b] * sin(angle), 1e-5), "rotated dimension %d", a);
-            expect(near(q[b], c.q[b] * cos(angle) + c.q[a] * sin(angle), 1e-5), "rotated dimension %d", b);
-        }
-        for (int row = 0; row < c.n_rows; row++)
-            for (int head = 0; head < c.shape.n_heads; head++) {
-                double expected[128];
-                naive_attention(&c, &pool, q, row, head, expected);
-                for (int d = 0; d < c.shape.head_dim; d++)
-                    expect(near(out[row * q_width(&c) + head * c.shape.head_dim + d], expected[d], 1e-5), "row %d head %d dim %d",
-                           row, head, d);
-            }
-        kv_pool_free(&reference, &pool);
-        free(q);
-        free(out);
-        free_kv_case(&c);
-    }
-    end_op();
-}
-
 static void check_reference(void) {
     check_halves();
     check_reference_norm();
     check_reference_matmul();
     check_reference_exp();
-    check_reference_attention();
 }
 
 #endif

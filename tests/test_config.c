@@ -93,7 +93,8 @@ static void defaults_stand(void **state) {
 static void later_sources_win(void **state) {
     (void)state;
     struct serve_config c;
-    write_file("{\"model\": \"file.gguf\", \"host\": \"file\", \"port\": 1, \"max-seqs\": 2, \"kv-mem\": \"1G\"}");
+    write_file("{\"model\": \"file.gguf\", \"host\": \"file\", \"port\": 1, \"max-seqs\": 2, \"kv-mem\": \"1G\", "
+               "\"kv-type\": \"int8\"}");
     setenv("FORESAY_HOST", "environment", 1);
     setenv("FORESAY_PORT", "11", 1);
     setenv("FORESAY_DATA", "/environment", 1);
@@ -105,6 +106,7 @@ static void later_sources_win(void **state) {
     assert_string_equal(c.data, "/flag");
     assert_int_equal(c.max_seqs, 2);
     assert_int_equal(c.kv_mem, 1u << 30);
+    assert_string_equal(c.kv_type, "int8");
     serve_config_free(&c);
     setenv("FORESAY_CONFIG", file_path, 1);
     assert_int_equal(load(&c, (const char *const[]){NULL}), 0);

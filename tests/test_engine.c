@@ -165,6 +165,125 @@ static void stop_strings_end_the_text(void **state) {
     close_clean(engine);
 }
 
+/* Bytes of the outcome's tokens; owned by the caller. */
+static char *token_bytes(const struct engine *engine, const struct outcome *o, size_t *len, size_t *last) {
+    char *bytes = malloc((size_t)o->n_ids * 32 + 1);
+    *len = *last = 0;
+    for (int i = 0; i < o->n_ids; i++) {
+        const struct engine_token_text text = engine_token_text(engine, o->ids[i]);
+        *last = text.is_control ? 0 : text.len;
+        memcpy(bytes + *len, text.bytes, *last);
+        *len += *last;
+    }
+    return bytes;
+}
+
+/* Protects: with log-probabilities the text is the same, every token is there once and in order, also those that are parts of
+ * characters or no characters at all. */
+static void logprobs_have_every_token(void **state) {
+    (void)state;
+    struct engine *engine = open_with(small_config());
+    for (int n_top = 0; n_top <= ENGINE_MAX_TOP_LOGPROBS; n_top += 10) {
+        struct engine_request request = endless("Hello the world", 150);
+        request.sampling.seed = 11 + (uint64_t)n_top;
+        struct outcome plain = fixture_run(engine, &request);
+        request.logprobs = true;
+        request.n_top_logprobs = n_top;
+        struct outcome o = fixture_run(engine, &request);
+        assert_int_equal(o.len, plain.len);
+        assert_memory_equal(o.text, plain.text, o.len);
+        assert_int_equal(o.end.finish, plain.end.finish);
+        assert_int_equal(o.n_ids, 150);
+        assert_int_equal(o.stride, 1 + n_top);
+        for (int i = 0; i < o.n_ids; i++) {
+            const struct engine_logprob *of = &o.logprobs[i * o.stride];
+            assert_true(of[0].logprob <= 0);
+            for (int j = 1; j <= n_top; j++) {
+                assert_true(j == 1 || of[j].logprob <= of[j - 1].logprob);
+                if (of[j].token == of[0].token) assert_true(of[j].logprob == of[0].logprob);
+            }
+        }
+        outcome_free(&plain);
+        outcome_free(&o);
+    }
+    close_clean(engine);
+}
+
+/* Protects: log-probabilities are bit-equal whatever runs beside, with any number of threads. */
+static void logprobs_do_not_depend_on_the_batch(void **state) {
+    (void)state;
+    enum { N = 4 };
+    static struct engine_logprob want[N][60 * 4];
+    for (int together = 0; together < 2; together++) {
+        struct engine_config config = small_config();
+        config.n_threads = 1 + 2 * together;
+        config.step_tokens = together ? 7 : 32;
+        struct engine *engine = open_with(config);
+        struct outcome o[N] = {{0}};
+        for (int i = 0; i < N; i++) {
+            struct engine_error error;
+            struct engine_request request = endless(i % 2 ? "He" : "the world and its words", 60);
+            request.sampling.repeat_penalty = 1.2f;
+            request.sampling.seed = (uint64_t)i;
+            request.logprobs = true;
+            request.n_top_logprobs = 3;
+            assert_int_equal(engine_submit(engine, &request, &o[i].id, &error), ENGINE_OK);
+            if (!together) fixture_finish(engine, &o[i], 1);
+        }
+        fixture_finish(engine, o, N);
+        for (int i = 0; i < N; i++) {
+            assert_int_equal(o[i].n_ids, 60);
+            if (!together) memcpy(want[i], o[i].logprobs, sizeof want[i]);
+            assert_memory_equal(o[i].logprobs, want[i], sizeof want[i]);
+            outcome_free(&o[i]);
+        }
+        close_clean(engine);
+    }
+}
+
+/* Protects: tokens that a stop string swallows whole are not reported, all others are: their bytes begin with the text, and it
+ * needs every one of them. */
+static void stop_strings_take_their_logprobs_along(void **state) {
+    (void)state;
+    struct engine *engine = open_with(small_config());
+    int n_swallowed = 0, n_compared = 0;
+    for (int n = 0; n < 60; n++) {
+        struct engine_request request = endless("He", 100);
+        struct engine_bias no_nul = {3, -100};
+        request.sampling.seed = (uint64_t)n;
+        request.sampling.bias = &no_nul;
+        request.sampling.n_bias = 1;
+        struct outcome whole = fixture_run(engine, &request);
+        size_t from = whole.len / 3, to, len, last; /* a stop string of whole characters out of the text */
+        while ((whole.text[from] & 0xC0) == 0x80) from++;
+        for (to = from + 1 + (size_t)n % 7; (whole.text[to] & 0xC0) == 0x80; to++) {
+        }
+        char stop[16] = {0};
+        memcpy(stop, whole.text + from, to - from);
+        const char *stops[2] = {"\x01never", stop};
+        request.stop = stops;
+        request.n_stop = 2;
+        request.logprobs = true;
+        struct outcome cut = fixture_run(engine, &request);
+        char *bytes = token_bytes(engine, &cut, &len, &last);
+        assert_int_equal(cut.end.finish, ENGINE_FINISH_STOP);
+        assert_true(cut.n_ids <= cut.end.usage.output_tokens);
+        n_swallowed += cut.end.usage.output_tokens - cut.n_ids;
+        if (cut.len == 0) assert_int_equal(cut.n_ids, 0);
+        if (cut.len > 0 && !strstr(cut.text, "\xEF\xBF\xBD")) { /* else the text has other bytes than the tokens */
+            assert_true(len >= cut.len && len - last < cut.len);
+            assert_memory_equal(bytes, cut.text, cut.len);
+            n_compared++;
+        }
+        free(bytes);
+        outcome_free(&whole);
+        outcome_free(&cut);
+    }
+    print_message("%d tokens swallowed, %d texts compared\n", n_swallowed, n_compared);
+    assert_true(n_swallowed > 40);
+    close_clean(engine);
+}
+
 /* Protects: the context is a limit with its own name; without max_tokens the answer fills it. */
 static void a_full_context_ends_the_answer(void **state) {
     (void)state;
@@ -424,6 +543,10 @@ static void bad_configurations_are_refused(void **state) {
     refused_to_open(c, ENGINE_ERR_ARGUMENT, "--step-tokens");
     c = small_config(), c.max_seqs = 0;
     refused_to_open(c, ENGINE_ERR_ARGUMENT, "--max-seqs");
+    c = small_config(), c.kv_type = "int3";
+    refused_to_open(c, ENGINE_ERR_ARGUMENT, "int3");
+    c = small_config(), c.kv_type = "int4"; /* heads of 16 */
+    refused_to_open(c, ENGINE_ERR_ARGUMENT, "this model's have 16: use int8 or f16");
     c = small_config(), c.isa = "sse9";
     refused_to_open(c, ENGINE_ERR_ARGUMENT, "sse9");
     c = small_config(), c.model_path = "/nonexistent/model.gguf";
@@ -560,6 +683,22 @@ static void info_names_the_model(void **state) {
     close_clean(engine);
 }
 
+/* Protects: the memory for keys and values that is planned, allocated and told is that of their type. */
+static void quantized_keys_and_values_take_less_memory(void **state) {
+    (void)state;
+    struct engine_info f16, int8;
+    struct engine_config c = small_config();
+    struct engine *engine = open_with(c);
+    engine_info(engine, &f16);
+    close_clean(engine);
+    c.kv_type = "int8";
+    engine = open_with(c);
+    engine_info(engine, &int8);
+    assert_int_equal(int8.kv_bytes, (uint64_t)engine->pool.n_blocks * engine->pool.block_bytes);
+    assert_int_equal(int8.kv_bytes * 16, f16.kv_bytes * 9); /* heads of 16: a scale of 2 bytes beside 16 codes */
+    close_clean(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_request_runs_from_started_to_done),
@@ -567,6 +706,9 @@ int main(void) {
         cmocka_unit_test(events_per_token_carry_every_id),
         cmocka_unit_test(end_tokens_stop_unless_ignored),
         cmocka_unit_test(stop_strings_end_the_text),
+        cmocka_unit_test(logprobs_have_every_token),
+        cmocka_unit_test(logprobs_do_not_depend_on_the_batch),
+        cmocka_unit_test(stop_strings_take_their_logprobs_along),
         cmocka_unit_test(a_full_context_ends_the_answer),
         cmocka_unit_test(long_prompts_report_progress),
         cmocka_unit_test(chats_are_rendered_and_cut),
@@ -580,6 +722,7 @@ int main(void) {
         cmocka_unit_test(closing_with_requests_in_flight_is_clean),
         cmocka_unit_test(wake_comes_whenever_events_appear),
         cmocka_unit_test(info_names_the_model),
+        cmocka_unit_test(quantized_keys_and_values_take_less_memory),
     };
     struct tiny_model tiny = tiny_model_default();
     log_set_level(LOG_ERROR);

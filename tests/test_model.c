@@ -150,7 +150,8 @@ static void fast_open(struct fast *f, const struct gguf *gguf, const char *isa, 
     int rc = model_open(&f->model, gguf, &shape, &f->backend, &limits, &error);
     if (rc != ENGINE_OK) print_message("%s\n", error.text);
     assert_int_equal(rc, ENGINE_OK);
-    assert_int_equal(kv_pool_alloc(&f->backend, 9, shape.n_layers, shape.n_kv_heads, shape.head_dim, &f->pool), KERNELS_OK);
+    const struct kv_shape kv = {KV_F16, shape.n_layers, shape.n_kv_heads, shape.head_dim};
+    assert_int_equal(kv_pool_alloc(&f->backend, 9, &kv, &f->pool), KERNELS_OK);
     for (int i = 0; i < 8; i++) f->blocks[i] = 8 - i; /* scattered */
 }
 

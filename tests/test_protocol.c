@@ -256,7 +256,7 @@ static void test_messages(void **state) {
 
 #define MESSAGES "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
 
-static const struct {
+static const struct openai_body {
     const char *body, *param; /* param NULL = accepted */
 } bodies[] = {
     {"{" MESSAGES "}", NULL},
@@ -271,6 +271,12 @@ static const struct {
     {"{\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}", "messages"},
     {"{\"messages\":[{\"role\":\"user\"}]}", "messages"},
     {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}", "messages"},
+    {"{" MESSAGES ",\"logprobs\":true,\"top_logprobs\":20}", NULL},
+    {"{" MESSAGES ",\"logprobs\":5}", "logprobs"},
+    {"{" MESSAGES ",\"top_logprobs\":5}", "top_logprobs"},
+    {"{" MESSAGES ",\"logprobs\":true,\"top_logprobs\":21}", "top_logprobs"},
+    {"{" MESSAGES ",\"logprobs\":true,\"top_logprobs\":-1}", "top_logprobs"},
+    {"{" MESSAGES ",\"logprobs\":true,\"top_logprobs\":1.5}", "top_logprobs"},
     {"{" MESSAGES ",\"n\":2}", "n"},
     {"{" MESSAGES ",\"temperature\":-0.1}", "temperature"},
     {"{" MESSAGES ",\"top_p\":0}", "top_p"},
@@ -284,20 +290,41 @@ static const struct {
     {"{\"model\":5," MESSAGES "}", "model"},
 };
 
+static const struct openai_body completion_bodies[] = {
+    {"{\"prompt\":\"x\"}", NULL},
+    {"{\"prompt\":[\"x\"],\"logprobs\":0,\"echo\":false,\"best_of\":1,\"suffix\":null}", NULL},
+    {"{\"prompt\":\"x\",\"logprobs\":20,\"max_tokens\":5,\"stream\":true}", NULL},
+    {"{" MESSAGES "}", "prompt"},
+    {"{\"prompt\":\"\"}", "prompt"},
+    {"{\"prompt\":[1,2]}", "prompt"},
+    {"{\"prompt\":[\"x\",\"y\"]}", "prompt"},
+    {"{\"prompt\":\"x\",\"logprobs\":21}", "logprobs"},
+    {"{\"prompt\":\"x\",\"logprobs\":-1}", "logprobs"},
+    {"{\"prompt\":\"x\",\"logprobs\":true}", "logprobs"},
+    {"{\"prompt\":\"x\",\"top_logprobs\":2}", "top_logprobs"},
+    {"{\"prompt\":\"x\",\"echo\":true}", "echo"},
+    {"{\"prompt\":\"x\",\"suffix\":\"y\"}", "suffix"},
+    {"{\"prompt\":\"x\",\"best_of\":2}", "best_of"},
+};
+
+static void parse_body(enum openai_kind kind, const struct openai_body *body) {
+    struct openai_request request;
+    struct openai_refusal refusal;
+    bool good = openai_parse(kind, body->body, strlen(body->body), &request, &refusal);
+    if (good != (body->param == NULL)) fail_msg("%s: %s", body->body, refusal.message);
+    if (good) {
+        openai_request_free(&request);
+        return;
+    }
+    assert_string_equal(refusal.param, body->param);
+    assert_true(refusal.message[0]);
+}
+
 static void test_openai_bodies(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
-        struct openai_request request;
-        struct openai_refusal refusal;
-        bool good = openai_parse(bodies[i].body, strlen(bodies[i].body), &request, &refusal);
-        if (good != (bodies[i].param == NULL)) fail_msg("%s: %s", bodies[i].body, refusal.message);
-        if (good) {
-            openai_request_free(&request);
-            continue;
-        }
-        assert_string_equal(refusal.param, bodies[i].param);
-        assert_true(refusal.message[0]);
-    }
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) parse_body(OPENAI_CHAT, &bodies[i]);
+    for (size_t i = 0; i < sizeof completion_bodies / sizeof *completion_bodies; i++)
+        parse_body(OPENAI_COMPLETION, &completion_bodies[i]);
 }
 
 int main(void) {

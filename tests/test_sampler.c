@@ -12,7 +12,7 @@
 #include "engine/philox.h"
 #include "engine/sampler.h"
 
-enum { VOCAB = 1003 }; /* not a multiple of 16: tails count */
+enum { VOCAB = 1003, LARGE = 40009 }; /* not multiples of 16: tails count */
 
 static uint64_t rng_state = 12345;
 
@@ -39,7 +39,7 @@ static int32_t sample(struct sampler *s, const struct engine_sampling *params, c
     return token;
 }
 
-/* --- the slow and obvious sampler --- */
+/* --- the plain definition: sort everything, draw noise for everything --- */
 
 static const float *order_logits;
 
@@ -49,34 +49,52 @@ static int by_logit(const void *x, const void *y) {
     return a - b;
 }
 
+/* The whole row's weight as it is defined: chunk by chunk, lane by lane. */
+static double plain_total(const float *logits, int n, float max, float inverse_t) {
+    double total = 0;
+    for (int first = 0; first < n; first += WEIGHTS_CHUNK) {
+        int end = first + WEIGHTS_CHUNK < n ? first + WEIGHTS_CHUNK : n, whole = (end - first) / WEIGHTS_LANES * WEIGHTS_LANES;
+        float lane[WEIGHTS_LANES] = {0};
+        for (int i = 0; i < whole; i++) lane[i % WEIGHTS_LANES] += sampler_exp((logits[first + i] - max) * inverse_t);
+        for (int i = 0; i < WEIGHTS_LANES; i++) total += (double)lane[i];
+        for (int i = first + whole; i < end; i++) total += (double)sampler_exp((logits[i] - max) * inverse_t);
+    }
+    return total;
+}
+
 /* keep[i] = candidate i survives top-k, top-p, min-p. */
-static void brute_cut(const float *logits, int n, const struct engine_sampling *p, bool *keep) {
-    int order[VOCAB];
-    double weight[VOCAB], total = 0, mass = 0;
-    for (int i = 0; i < n; i++) order[i] = i;
+static void plain_cut(const float *logits, int n, const struct engine_sampling *p, bool *keep) {
+    static int order[LARGE];
+    for (int i = 0; i < n; i++) order[i] = i, keep[i] = false;
     order_logits = logits;
     qsort(order, (size_t)n, sizeof *order, by_logit);
-    int k = p->top_k > 0 && p->top_k < n ? p->top_k : n;
-    for (int i = 0; i < n; i++) keep[i] = false;
+    bool has_k = p->top_k > 0 && p->top_k < n;
+    int k = has_k ? p->top_k : n;
+    float max = logits[order[0]], inverse_t = 1 / p->temperature;
+    uint64_t sum = 0, before = 0;
+    for (int i = 0; i < k; i++) sum += sampler_fixed(sampler_exp((logits[order[i]] - max) * inverse_t));
+    uint64_t mass = has_k ? (uint64_t)((double)p->top_p * (double)sum)
+                          : (uint64_t)((double)p->top_p * plain_total(logits, n, max, inverse_t) * 0x1p44);
     for (int i = 0; i < k; i++) {
-        weight[i] = exp(((double)logits[order[i]] - (double)logits[order[0]]) / (double)p->temperature);
-        total += weight[i];
-    }
-    for (int i = 0; i < k; i++) {
-        if (i > 0 && p->top_p < 1 && mass >= (double)p->top_p * total) break;
-        mass += weight[i];
-        if (weight[i] >= (double)p->min_p) keep[order[i]] = true;
+        float weight = sampler_exp((logits[order[i]] - max) * inverse_t);
+        if (i > 0 && p->top_p < 1 && before >= mass) break;
+        before += sampler_fixed(weight);
+        keep[order[i]] = weight >= p->min_p;
     }
 }
 
-static int32_t brute_draw(const float *logits, int n, const struct engine_sampling *p, uint64_t position) {
-    bool keep[VOCAB];
-    double best = -INFINITY, max = -INFINITY;
-    int32_t token = -1;
-    brute_cut(logits, n, p, keep);
-    for (int i = 0; i < n; i++) max = fmax(max, (double)logits[i]);
+static int32_t plain_draw(const float *logits, int n, const struct engine_sampling *p, uint64_t position) {
+    static bool keep[LARGE];
+    double best = -INFINITY;
+    float max = -INFINITY;
+    int32_t token = 0;
     for (int i = 0; i < n; i++) {
-        double score = ((double)logits[i] - max) / (double)p->temperature + sampler_noise(p->seed, position, i);
+        if (logits[i] > max) max = logits[token = i];
+    }
+    if (p->temperature == 0) return token;
+    plain_cut(logits, n, p, keep);
+    for (int i = 0; i < n; i++) {
+        double score = (double)(logits[i] - max) * (1 / (double)p->temperature) + sampler_noise(p->seed, position, i);
         if (!keep[i] || score <= best) continue;
         best = score;
         token = i;
@@ -102,8 +120,7 @@ static void philox_gives_the_known_answers(void **state) {
 /* Protects: the wide passes over a row give the bits of the narrow one, on every length of tail. */
 static void wide_rows_equal_the_narrow(void **state) {
     (void)state;
-    static float x[5000], want_weights[5000], got_weights[5000];
-    static uint32_t want_coarse[5120 / 4 + 64], got_coarse[5120 / 4 + 64];
+    static float x[5000], want[5000], got[5000];
     const struct sampler_rows *plain = sampler_rows_at(0), *wide;
     for (int i = 0; i < 5000; i++) x[i] = normal(4);
     for (int v = 0; (wide = sampler_rows_at(v)); v++) {
@@ -112,20 +129,58 @@ static void wide_rows_equal_the_narrow(void **state) {
             float want_max, got_max;
             assert_true(plain->max(x, n, &want_max) && wide->max(x, n, &got_max));
             assert_true(want_max == got_max);
-            double want = plain->weights(x, n, want_max, 1.7f, want_weights),
-                   got = wide->weights(x, n, want_max, 1.7f, got_weights);
-            assert_true(want == got);
-            assert_memory_equal(want_weights, got_weights, (size_t)n * sizeof *x);
+            int n_sums = plain->weights(x, n, want_max, 1.7f, want);
+            assert_true(n_sums <= sampler_weights_room(n));
+            assert_int_equal(wide->weights(x, n, want_max, 1.7f, got), n_sums);
+            assert_memory_equal(want, got, (size_t)n_sums * sizeof *x);
             for (float threshold = want_max; threshold > -20; threshold -= 2.5f) {
                 for (int first = 0; first < n; first += ROW_BLOCK)
                     assert_int_equal(wide->next_block(x, first, n, threshold), plain->next_block(x, first, n, threshold));
             }
+        }
+    }
+}
+
+/* Protects: block maxima on every length of tail, zeros of both signs, and values that are not finite wherever they stand. */
+static void maxima_are_those_of_the_blocks(void **state) {
+    (void)state;
+    static float x[300], got[300 / ROW_BLOCK + 1];
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    const struct sampler_rows *rows;
+    for (int v = 0; (rows = sampler_rows_at(v)); v++) {
+        for (int n = 1; n <= 300; n++) {
+            for (int i = 0; i < n; i++) x[i] = n % 5 == 0 ? (i % 2 ? 0.0f : -0.0f) : normal(3);
+            int at = (int)(uniform() * n), with = (int)(uniform() * 6);
+            if (with < 3) x[at] = bad[with];
+            rows->maxima(x, n, got);
+            for (int b = 0; b * ROW_BLOCK < n; b++) {
+                float want = -INFINITY;
+                for (int i = b * ROW_BLOCK; i < n && i < (b + 1) * ROW_BLOCK; i++) want = fmaxf(want, x[i]);
+                if (with < 3 && at / ROW_BLOCK == b)
+                    assert_true(isnan(got[b]));
+                else
+                    assert_true(got[b] == want && (want != 0 || !signbit(got[b])));
+            }
+        }
+    }
+}
+
+/* Protects: coarse bits are those of philox.h for each token, from wherever the block begins, and the largest are right. */
+static void coarse_blocks_hold_the_tokens_bits(void **state) {
+    (void)state;
+    const struct sampler_rows *rows;
+    struct coarse_block block;
+    for (int v = 0; (rows = sampler_rows_at(v)); v++) {
+        for (int n = 0; n < 50; n++) {
             uint64_t seed = (uint64_t)n * 0x9e3779b97f4a7c15u, position = (uint64_t)n << 31;
-            plain->coarse(seed, position, n, (uint8_t *)want_coarse);
-            wide->coarse(seed, position, n, (uint8_t *)got_coarse);
-            assert_memory_equal(want_coarse, got_coarse, (size_t)n);
-            for (int t = 0; t < n; t += 1 + n / 40)
-                assert_int_equal(((uint8_t *)got_coarse)[t], philox_coarse(seed, position, (uint32_t)t));
+            uint32_t first = (uint32_t)(uniform() * 2000) * COARSE_BLOCK, largest[COARSE_BLOCK / ROW_BLOCK] = {0};
+            rows->coarse(seed, position, first, &block);
+            for (uint32_t t = 0; t < COARSE_BLOCK; t++) {
+                uint32_t want = philox_coarse(seed, position, first + t);
+                assert_int_equal(block.word[t / 4 % 4][t / 16] >> t % 4 * 8 & 255, want);
+                if (want > largest[t / ROW_BLOCK]) largest[t / ROW_BLOCK] = want;
+            }
+            for (int b = 0; b < COARSE_BLOCK / ROW_BLOCK; b++) assert_int_equal(block.largest[b], largest[b]);
         }
     }
 }
@@ -140,6 +195,12 @@ static void elementary_functions_are_accurate(void **state) {
         if (u < 1) assert_true(fabs(sampler_log(u) / log(u) - 1) < 1e-14);
         float e = (float)(-80 * uniform());
         assert_true(fabs((double)sampler_exp(e) / exp((double)e) - 1) < 2e-7);
+    }
+    for (int n = 0; n < 2000; n++) { /* the lanes' exponential is the same one */
+        float x[WEIGHTS_LANES], lane[2 * WEIGHTS_LANES];
+        for (int i = 0; i < WEIGHTS_LANES; i++) x[i] = (float)(-95 * uniform());
+        sampler_rows_at(0)->weights(x, WEIGHTS_LANES, 0, 1, lane);
+        for (int i = 0; i < WEIGHTS_LANES; i++) assert_true(lane[i] == sampler_exp(x[i]));
     }
     assert_true(sampler_exp(0) == 1);
     assert_true(sampler_exp(-INFINITY) < 1e-37f);
@@ -160,29 +221,118 @@ static void greedy_breaks_ties_by_id(void **state) {
     sampler_free(&s);
 }
 
-/* Protects: pruning and quickselect change nothing: always the token that the slow sampler draws. */
-static void agrees_with_brute_force(void **state) {
+/* Logits of many kinds: flat, like a model's, sharp, with ties. */
+static void random_logits(float *logits, int n, int kind) {
+    const float sigmas[] = {0, 0.5f, 3, 12};
+    double sigma = (double)sigmas[kind % 4];
+    for (int i = 0; i < n; i++) logits[i] = normal(sigma);
+    if (kind % 3 == 0) { /* ties, as quantised weights make them */
+        for (int i = 0; i < n; i++) logits[i] = floorf(logits[i]);
+    }
+}
+
+/* Every mix of cuts, weak and strong ones. */
+static struct engine_sampling random_sampling(int n, int vocab) {
+    struct engine_sampling p = plain(n % 17 == 0 ? 0 : (float)(0.05 + 2 * uniform()));
+    p.seed = (uint64_t)n * 77;
+    if (n & 4) p.top_k = 1 + (int)(uniform() * (n & 32 ? vocab + 5 : 120));
+    if (n & 8) p.top_p = (float)(n & 64 ? 0.999 + 0.001 * uniform() : 0.01 + 0.98 * uniform());
+    if (n & 16) p.min_p = (float)(0.3 * uniform() * (n & 64 ? 0.01 : 1));
+    return p;
+}
+
+/* Protects: pruning and quickselect change nothing: always the token of the plain definition. */
+static void agrees_with_the_plain_definition(void **state) {
     (void)state;
     struct sampler s;
     assert_int_equal(sampler_init(&s, VOCAB), 0);
-    const float sigmas[] = {0, 0.5f, 3, 12};
-    for (int n = 0; n < 4000; n++) {
+    for (int n = 0; n < 6000; n++) {
         float logits[VOCAB];
-        double sigma = (double)sigmas[n % 4];
-        for (int i = 0; i < VOCAB; i++) logits[i] = normal(sigma);
-        if (n % 3 == 0) { /* ties, as quantised weights make them */
-            for (int i = 0; i < VOCAB; i++) logits[i] = floorf(logits[i]);
-        }
-        struct engine_sampling p = plain((float)(0.05 + 2 * uniform()));
-        p.seed = (uint64_t)n * 77;
-        if (n & 4) p.top_k = 1 + (int)(uniform() * 120);
-        if (n & 8) p.top_p = (float)(0.01 + 0.98 * uniform());
-        if (n & 16) p.min_p = (float)(0.3 * uniform());
+        random_logits(logits, VOCAB, n);
+        struct engine_sampling p = random_sampling(n, VOCAB);
         int position = (int)(uniform() * 60);
-        int32_t want = brute_draw(logits, VOCAB, &p, (uint64_t)position);
+        int32_t want = plain_draw(logits, VOCAB, &p, (uint64_t)position);
         int32_t got = sample(&s, &p, logits, position);
         if (got != want) print_message("case %d: k %d p %g min %g\n", n, p.top_k, (double)p.top_p, (double)p.min_p);
         assert_int_equal(got, want);
+    }
+    sampler_free(&s);
+}
+
+/* Protects: draws that are made together and by several threads are those that each is alone, over more tokens than one part. */
+static void together_is_as_alone(void **state) {
+    (void)state;
+    enum { DRAWS = 19, ROUNDS = 12 };
+    struct sampler s;
+    struct backend backend;
+    struct sampler_draw draws[DRAWS];
+    struct engine_sampling params[DRAWS];
+    struct engine_logprob logprobs[DRAWS][1 + ENGINE_MAX_TOP_LOGPROBS];
+    int32_t want[DRAWS], tokens[DRAWS] = {0};
+    float *logits = malloc((size_t)DRAWS * LARGE * sizeof *logits);
+    assert_non_null(logits);
+    assert_int_equal(backend_open_cpu(&backend, &(struct backend_config){.n_threads = 3}, NULL, 0), KERNELS_OK);
+    assert_int_equal(sampler_init(&s, LARGE), 0);
+    s.backend = &backend;
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < DRAWS; i++) {
+            float *row = logits + (size_t)i * LARGE;
+            random_logits(row, LARGE, 19 * round + i + 1);
+            params[i] = random_sampling(1000 * round + 7 * i, LARGE);
+            draws[i] = (struct sampler_draw){.params = &params[i], .history = {tokens, 1 + i, 1 + i}, .logits = row};
+            if (i % 7 == 3) draws[i].logprobs = logprobs[i], draws[i].n_top = i;
+            want[i] = plain_draw(row, LARGE, &params[i], (uint64_t)(1 + i));
+        }
+        sampler_draw(&s, draws, DRAWS);
+        for (int i = 0; i < DRAWS; i++) {
+            assert_int_equal(draws[i].status, ENGINE_OK);
+            assert_int_equal(draws[i].token, want[i]);
+        }
+    }
+    sampler_free(&s);
+    backend.ops->close(backend.self);
+    free(logits);
+}
+
+/* Protects: log-probabilities are the log softmax of the row before penalties and bias, whatever the parameters; the likeliest
+ * come first, ties by id; the token drawn leads. */
+static void logprobs_are_the_models(void **state) {
+    (void)state;
+    struct sampler s;
+    assert_int_equal(sampler_init(&s, VOCAB), 0);
+    for (int n = 0; n < 300; n++) {
+        float logits[VOCAB], row[VOCAB];
+        int32_t tokens[40];
+        struct engine_logprob got[1 + ENGINE_MAX_TOP_LOGPROBS];
+        struct engine_bias bias[2] = {{(int32_t)(uniform() * VOCAB), 9}, {3, -1}};
+        struct engine_sampling p = random_sampling(n, VOCAB);
+        p.bias = bias;
+        p.n_bias = n % 3;
+        p.repeat_penalty = n % 2 ? 1.3f : 1;
+        p.frequency_penalty = n % 5 ? 0.4f : 0;
+        for (int i = 0; i < 40; i++) tokens[i] = (int32_t)(uniform() * VOCAB);
+        random_logits(logits, VOCAB, n);
+        memcpy(row, logits, sizeof row);
+        int order[VOCAB], n_top = n % (ENGINE_MAX_TOP_LOGPROBS + 1);
+        struct sampler_draw draw = {.params = &p, .history = {tokens, 10, 40}, .logits = row, .logprobs = got, .n_top = n_top};
+        sampler_draw(&s, &draw, 1);
+        assert_int_equal(draw.status, ENGINE_OK);
+        for (int i = 0; i < VOCAB; i++) order[i] = i;
+        order_logits = logits;
+        qsort(order, VOCAB, sizeof *order, by_logit);
+        double total = 0, max = (double)logits[order[0]];
+        for (int i = 0; i < VOCAB; i++) total += exp((double)logits[i] - max);
+        assert_int_equal(got[0].token, draw.token);
+        for (int i = 0; i <= n_top; i++) {
+            if (i > 0) assert_int_equal(got[i].token, order[i - 1]);
+            double want = (double)logits[got[i].token] - max - log(total);
+            assert_true(fabs((double)got[i].logprob - want) < 1e-5 + 1e-6 * fabs(want));
+        }
+        int32_t token = draw.token;
+        memcpy(row, logits, sizeof row);
+        draw.logprobs = NULL;
+        sampler_draw(&s, &draw, 1);
+        assert_int_equal(draw.token, token);
     }
     sampler_free(&s);
 }
@@ -199,7 +349,7 @@ static double chi_square(const float *logits, int n, struct engine_sampling p, i
         p.seed = (uint64_t)i * 2654435761u + 99; /* neighbouring seeds and one position: the hardest case for a weak generator */
         count[sample(&s, &p, logits, i % 3)]++;
     }
-    brute_cut(logits, n, &p, keep);
+    plain_cut(logits, n, &p, keep);
     for (int i = 0; i < n; i++) total += keep[i] ? exp((double)logits[i] / (double)p.temperature) : 0;
     *dof = -1;
     for (int i = 0; i < n; i++) {
@@ -366,9 +516,13 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_gives_the_known_answers),
         cmocka_unit_test(wide_rows_equal_the_narrow),
+        cmocka_unit_test(maxima_are_those_of_the_blocks),
+        cmocka_unit_test(coarse_blocks_hold_the_tokens_bits),
         cmocka_unit_test(elementary_functions_are_accurate),
         cmocka_unit_test(greedy_breaks_ties_by_id),
-        cmocka_unit_test(agrees_with_brute_force),
+        cmocka_unit_test(agrees_with_the_plain_definition),
+        cmocka_unit_test(together_is_as_alone),
+        cmocka_unit_test(logprobs_are_the_models),
         cmocka_unit_test(draws_follow_the_softmax),
         cmocka_unit_test(noise_depends_on_seed_and_position),
         cmocka_unit_test(penalties_match_their_definition),

@@ -23,18 +23,21 @@ struct tiny_model {
     uint64_t seed;
     int n_layers, n_embd, n_heads, n_kv_heads, n_ffn, ctx;
     enum dtype matrix_type, embedding_type;
-    bool every_type;           /* matrices take all types in turn instead; widths must be multiples of 256, as for K types */
+    bool every_type;           /* matrices take all types in turn instead, those whose blocks suit their columns */
     bool untied;               /* a head of its own */
     bool break_head;           /* a NaN in the last row of the head: every logits row has one */
     bool rope_factors;         /* with a rope_freqs.weight tensor */
     float linear_scaling;      /* > 0: position scaling by this factor */
-    const char *architecture;  /* "llama" by default; qwen3moe and gemma3 have norms of heads, gemma3 post norms, qwen2 biases */
+    float yarn;                /* > 0: YaRN with this factor, from TINY_CTX_ORIGINAL tokens */
+    bool long_rope;            /* with rope_factors_short.weight and _long.weight, from TINY_CTX_ORIGINAL tokens */
+    int rope_dim;              /* > 0: dimensions of a head that turn */
+    const char *architecture;  /* "llama" by default; see tiny_traits */
     int window, window_period; /* keys of sliding windows, where window > 0 */
     float soft_cap;            /* > 0: of scores and of logits */
     int n_experts, n_experts_used;
 };
 
-enum { TINY_VOCAB = 300, TINY_MERGES = 41 };
+enum { TINY_VOCAB = 300, TINY_MERGES = 41, TINY_CTX_ORIGINAL = 64 };
 
 static inline struct tiny_model tiny_model_default(void) {
     return (struct tiny_model){.seed = 1,
@@ -307,13 +310,32 @@ static inline void tiny_tensor(struct tiny_writer *w, bool describe, const char 
     tiny_put(w, zeros, padded - bytes);
 }
 
+/* What the tensors of an architecture are. */
+struct tiny_traits {
+    bool qk_norm, post_norms, bias, fused;
+};
+
+static inline struct tiny_traits tiny_traits(const char *architecture) {
+    bool gemma3 = strcmp(architecture, "gemma3") == 0;
+    return (struct tiny_traits){.qk_norm = gemma3 || strncmp(architecture, "qwen3", 5) == 0,
+                                .post_norms = gemma3 || strcmp(architecture, "gemma2") == 0,
+                                .bias = strcmp(architecture, "qwen2") == 0,
+                                .fused = strcmp(architecture, "phi3") == 0};
+}
+
+/* The next type in turn whose blocks suit n_cols. */
+static inline enum dtype tiny_next_type(int *turn, int n_cols) {
+    while (n_cols % dtype_block_cols((enum dtype)(*turn % DTYPE_COUNT)) != 0) ++*turn;
+    return (enum dtype)((*turn)++ % DTYPE_COUNT);
+}
+
 static inline void tiny_tensors(struct tiny_writer *w, bool describe, const struct tiny_model *t) {
     int d = t->n_embd, head_dim = d / t->n_heads, kv = t->n_kv_heads * head_dim;
     float in = 1 / sqrtf((float)d), ffn = 1 / sqrtf((float)t->n_ffn);
     char name[64];
-    int n_matrices = 0;
-    bool moe = t->n_experts > 0, post = strcmp(t->architecture, "gemma3") == 0, bias = strcmp(t->architecture, "qwen2") == 0;
-    bool qk_norm = post || strcmp(t->architecture, "qwen3moe") == 0;
+    int turn = 0;
+    const struct tiny_traits has = tiny_traits(t->architecture);
+    bool moe = t->n_experts > 0;
     tiny_tensor(w, describe, "token_embd.weight", 1, TINY_VOCAB, d, t->embedding_type, 0.35f);
     for (int i = 0; i < t->n_layers; i++) {
         const struct {
@@ -323,36 +345,41 @@ static inline void tiny_tensors(struct tiny_writer *w, bool describe, const stru
             float sigma;
         } parts[] = {
             {"attn_norm.weight", true, 1, 1, d, 0.1f},
-            {"attn_q.weight", true, 1, d, d, 2 * in},
-            {"attn_k.weight", true, 1, kv, d, 2 * in},
-            {"attn_v.weight", true, 1, kv, d, in},
+            {"attn_q.weight", !has.fused, 1, d, d, 2 * in},
+            {"attn_k.weight", !has.fused, 1, kv, d, 2 * in},
+            {"attn_v.weight", !has.fused, 1, kv, d, in},
+            {"attn_qkv.weight", has.fused, 1, d + 2 * kv, d, 2 * in},
             {"attn_output.weight", true, 1, d, d, in},
             {"ffn_norm.weight", true, 1, 1, d, 0.1f},
-            {"ffn_gate.weight", !moe, 1, t->n_ffn, d, in},
-            {"ffn_up.weight", !moe, 1, t->n_ffn, d, in},
+            {"ffn_gate.weight", !moe && !has.fused, 1, t->n_ffn, d, in},
+            {"ffn_up.weight", !moe, 1, has.fused ? 2 * t->n_ffn : t->n_ffn, d, in},
             {"ffn_down.weight", !moe, 1, d, t->n_ffn, ffn},
             {"ffn_gate_inp.weight", moe, 1, t->n_experts, d, in},
             {"ffn_gate_exps.weight", moe, t->n_experts, t->n_ffn, d, in},
             {"ffn_up_exps.weight", moe, t->n_experts, t->n_ffn, d, in},
             {"ffn_down_exps.weight", moe, t->n_experts, d, t->n_ffn, ffn},
-            {"attn_q_norm.weight", qk_norm, 1, 1, head_dim, 0.1f},
-            {"attn_k_norm.weight", qk_norm, 1, 1, head_dim, 0.1f},
-            {"post_attention_norm.weight", post, 1, 1, d, 0.1f},
-            {"post_ffw_norm.weight", post, 1, 1, d, 0.1f},
-            {"attn_q.bias", bias, 1, 1, d, 0.5f},
-            {"attn_k.bias", bias, 1, 1, kv, 0.5f},
-            {"attn_v.bias", bias, 1, 1, kv, 0.5f},
+            {"attn_q_norm.weight", has.qk_norm, 1, 1, head_dim, 0.1f},
+            {"attn_k_norm.weight", has.qk_norm, 1, 1, head_dim, 0.1f},
+            {"post_attention_norm.weight", has.post_norms, 1, 1, d, 0.1f},
+            {"post_ffw_norm.weight", has.post_norms, 1, 1, d, 0.1f},
+            {"attn_q.bias", has.bias, 1, 1, d, 0.5f},
+            {"attn_k.bias", has.bias, 1, 1, kv, 0.5f},
+            {"attn_v.bias", has.bias, 1, 1, kv, 0.5f},
         };
         for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++) {
             if (!parts[k].present) continue;
             snprintf(name, sizeof name, "blk.%d.%s", i, parts[k].name);
             enum dtype type = parts[k].n_rows == 1 ? DTYPE_F32 : t->matrix_type;
-            if (t->every_type && type != DTYPE_F32) type = (enum dtype)(n_matrices++ % DTYPE_COUNT);
+            if (t->every_type && type != DTYPE_F32) type = tiny_next_type(&turn, parts[k].n_cols);
             tiny_tensor(w, describe, name, parts[k].depth, parts[k].n_rows, parts[k].n_cols, type, parts[k].sigma);
         }
     }
     tiny_tensor(w, describe, "output_norm.weight", 1, 1, d, DTYPE_F32, 0.1f);
     if (t->rope_factors) tiny_tensor(w, describe, "rope_freqs.weight", 1, 1, head_dim / 2, DTYPE_F32, 0.2f);
+    if (t->long_rope) {
+        tiny_tensor(w, describe, "rope_factors_short.weight", 1, 1, (t->rope_dim ? t->rope_dim : head_dim) / 2, DTYPE_F32, 0.1f);
+        tiny_tensor(w, describe, "rope_factors_long.weight", 1, 1, (t->rope_dim ? t->rope_dim : head_dim) / 2, DTYPE_F32, 0.2f);
+    }
     if (t->untied || t->break_head) tiny_tensor(w, describe, "output.weight", 1, TINY_VOCAB, d, DTYPE_F32, 0.35f);
 }
 
@@ -382,11 +409,13 @@ static inline void tiny_write_keys(struct tiny_writer *w, const struct tiny_mode
     tiny_shape_u32(w, t, "attention.head_count_kv", t->n_kv_heads);
     tiny_shape_f32(w, t, "attention.layer_norm_rms_epsilon", 1e-5f);
     tiny_shape_f32(w, t, "rope.freq_base", 10000);
-    if (t->linear_scaling > 0) {
+    if (t->linear_scaling > 0 || t->yarn > 0) {
         snprintf(key, sizeof key, "%s.rope.scaling.type", t->architecture);
-        tiny_key_string(w, key, "linear");
-        tiny_shape_f32(w, t, "rope.scaling.factor", t->linear_scaling);
+        tiny_key_string(w, key, t->yarn > 0 ? "yarn" : "linear");
+        tiny_shape_f32(w, t, "rope.scaling.factor", t->yarn > 0 ? t->yarn : t->linear_scaling);
     }
+    if (t->yarn > 0 || t->long_rope) tiny_shape_u32(w, t, "rope.scaling.original_context_length", TINY_CTX_ORIGINAL);
+    if (t->rope_dim > 0) tiny_shape_u32(w, t, "rope.dimension_count", t->rope_dim);
     if (t->window > 0) tiny_shape_u32(w, t, "attention.sliding_window", t->window);
     if (t->window_period != 0) tiny_shape_u32(w, t, "attention.sliding_window_pattern", t->window_period);
     if (t->soft_cap > 0) {

@@ -41,11 +41,11 @@ static int64_t vector_cost(const struct attention_call *call, const struct kerne
 /* Vectors first..end of a sequence's part of the line, all of one KV head. */
 static void run_head(const struct attention_call *call, const struct kernels_seq *seq, int kv_head, int first, int end) {
     const struct qkv_view *qkv = call->qkv;
-    const int group = qkv->n_heads / call->kv->n_kv_heads, head_dim = call->kv->head_dim;
-    struct attention_tile tile = {.head_dim = head_dim, .spec = call->spec, .blocks = seq->blocks};
+    const struct kv_shape *shape = &call->kv->shape;
+    const int group = qkv->n_heads / shape->n_kv_heads, head_dim = shape->head_dim;
+    struct attention_tile tile = {.head_dim = head_dim, .type = shape->type, .spec = call->spec, .blocks = seq->blocks};
     tile.block_bytes = call->kv->block_bytes;
-    tile.k = call->kv->data + kv_key_offset(call->kv, call->layer, kv_head);
-    tile.v = tile.k + kv_value_offset(call->kv);
+    tile.pages = kv_pages(call->kv, 0, call->layer, kv_head);
     for (int i = first; i < end; i++) {
         const int row = i / group, head = kv_head * group + i % group;
         const size_t batch_row = (size_t)(seq->first_row + row), at = (size_t)head * (size_t)head_dim;
@@ -59,7 +59,7 @@ static void run_head(const struct attention_call *call, const struct kernels_seq
 }
 
 static void run_seq(const struct attention_call *call, const struct kernels_seq *seq, int64_t first, int64_t end) {
-    const int64_t per_head = seq_vectors(call, seq) / call->kv->n_kv_heads;
+    const int64_t per_head = seq_vectors(call, seq) / call->kv->shape.n_kv_heads;
     while (first < end) {
         const int64_t head = first / per_head, head_end = (head + 1) * per_head, stop = end < head_end ? end : head_end;
         run_head(call, seq, (int)head, (int)(first - head * per_head), (int)(stop - head * per_head));

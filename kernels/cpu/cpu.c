@@ -1,5 +1,4 @@
-/* cpu.c - the CPU backend as an object: choice of the instruction set, opening and closing, memory, weights, activations and
- * KV pools.
+/* cpu.c - the CPU backend as an object: choice of the instruction set, opening and closing, memory, weights and activations.
  *
  * Dispatch is a ladder: the reference first, then each better instruction set that processor and system support overwrites it.
  * All give the same bits, so the choice is one of speed alone. Engine thread only. */
@@ -27,6 +26,11 @@ struct isa {
 static bool always(void) { return true; }
 
 #if defined(__x86_64__)
+/* tests/emulated_isa.h sets it: plain C stands in for the instructions. */
+#ifndef EMULATED_ISAS
+#define EMULATED_ISAS 0
+#endif
+
 /* State components that the operating system saves on a context switch; without them the registers must not be used. */
 static bool system_saves(uint32_t components) {
     uint32_t eax, ebx, ecx, edx, low, high;
@@ -45,12 +49,14 @@ static bool has_avx2(void) {
 static bool has_avxvnni(void) {
     const uint32_t avx_vnni = 1u << 4;
     uint32_t eax, ebx, ecx, edx;
+    if (EMULATED_ISAS) return has_avx2();
     return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & avx_vnni);
 }
 
 static bool has_avx512(void) {
     const uint32_t wanted = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL, xmm_ymm_zmm_masks = 0xe6;
     uint32_t eax, ebx, ecx, edx;
+    if (EMULATED_ISAS) return has_avx2();
     if (!has_avx2() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
     return (ebx & wanted) == wanted && (ecx & bit_AVX512VNNI) && system_saves(xmm_ymm_zmm_masks);
 }
@@ -60,6 +66,7 @@ static bool has_amx(void) {
     enum { REQUEST_STATE = 0x1023 /* ARCH_REQ_XCOMP_PERM */, TILE_DATA = 18 };
     const uint32_t tiles = 1u << 24, int8 = 1u << 25, wanted = tiles | int8, tile_config_and_data = 3u << 17;
     uint32_t eax, ebx, ecx, edx;
+    if (EMULATED_ISAS) return has_avx2();
     if (!has_avx512() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
     if ((edx & wanted) != wanted || !system_saves(tile_config_and_data)) return false;
     return syscall(SYS_arch_prctl, REQUEST_STATE, TILE_DATA) == 0;
@@ -139,6 +146,11 @@ static void cpu_weight_free(void *self, struct weight *weight) {
     free(weight);
 }
 
+static void cpu_parallel(void *self, int n, void (*task)(const void *arg, int i), const void *arg) {
+    const struct cpu *cpu = self;
+    pool_run(cpu->pool, n, task, arg);
+}
+
 static const struct backend_ops ops = {
     .name = "cpu",
     .close = cpu_close,
@@ -158,6 +170,7 @@ static const struct backend_ops ops = {
     .combine = cpu_combine,
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
+    .parallel = cpu_parallel,
     .copy_blocks = cpu_copy_blocks,
 };
 
@@ -191,7 +204,7 @@ int backend_cpu_threads(const struct backend *backend) {
     return pool_threads(cpu->pool);
 }
 
-/* --- activations and KV pools: plain structs over the backend's memory --- */
+/* --- activations: plain structs over the backend's memory --- */
 
 /* One form of an activation: max_rows * per_row elements. False if memory was refused. */
 static bool alloc_form(const struct backend *backend, int max_rows, int per_row, size_t size, void **out) {
@@ -235,25 +248,4 @@ void activation_free(const struct backend *backend, struct activation *a) {
     backend->ops->free(backend->self, a->sum, blocks * sizeof(int32_t));
     backend->ops->free(backend->self, a->sum16, 2 * blocks * sizeof(int32_t));
     *a = (struct activation){0};
-}
-
-size_t kv_block_bytes(int n_layers, int n_kv_heads, int head_dim) {
-    const size_t page = (size_t)KV_BLOCK * (size_t)head_dim * sizeof(uint16_t);
-    const size_t bytes = page * 2 * (size_t)n_layers * (size_t)n_kv_heads;
-    return (bytes + LINE - 1) / LINE * LINE;
-}
-
-int kv_pool_alloc(const struct backend *backend, int n_blocks, int n_layers, int n_kv_heads, int head_dim, struct kv_pool *out) {
-    if (head_dim < 1 || head_dim > MAX_HEAD_DIM) return KERNELS_ERR_DTYPE;
-    struct kv_pool pool = {.n_blocks = n_blocks, .n_layers = n_layers, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
-    pool.block_bytes = kv_block_bytes(n_layers, n_kv_heads, head_dim);
-    pool.data = backend->ops->alloc(backend->self, (size_t)n_blocks * pool.block_bytes);
-    if (!pool.data) return KERNELS_ERR_MEMORY;
-    *out = pool;
-    return KERNELS_OK;
-}
-
-void kv_pool_free(const struct backend *backend, struct kv_pool *pool) {
-    backend->ops->free(backend->self, pool->data, (size_t)pool->n_blocks * pool->block_bytes);
-    *pool = (struct kv_pool){0};
 }

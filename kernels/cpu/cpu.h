@@ -54,13 +54,21 @@ struct activation_row {
     int32_t *sum, *sum16;
 };
 
+enum { KV_GROUP = 32 }; /* dimensions that share a scale where values have 4 bits */
+
+/* Where one head of a block lies. */
+struct kv_pages {
+    uint8_t *k, *v, *k_scales, *v_scales;
+};
+
 /* Query vectors that share a sequence and a KV head. Positions ascend. */
 struct attention_tile {
     int n; /* 1..ATTENTION_TILE */
     const float *q[ATTENTION_TILE];
     float *out[ATTENTION_TILE];
     int pos[ATTENTION_TILE]; /* the last position that vector i sees */
-    const uint8_t *k, *v;    /* pages of this layer and head in block 0 of the pool */
+    struct kv_pages pages;   /* of this layer and head in block 0 of the pool */
+    enum kv_type type;
     size_t block_bytes;
     const int32_t *blocks;
     int head_dim;
@@ -80,6 +88,13 @@ struct rope_row {
     float norm_eps;
 };
 
+/* Where the key and the value of one head of one token go. */
+struct kv_slot {
+    enum kv_type type;
+    struct kv_pages pages;
+    int slot; /* 0..15 */
+};
+
 struct cpu_kernels {
     const char *name;
     int slice_rows; /* most activation rows of a slice, a multiple of TOKEN_TILE, at most MAX_SLICE_ROWS */
@@ -93,9 +108,8 @@ struct cpu_kernels {
     void (*route_row)(const float *logits, const struct route_spec *spec, int32_t *chosen, float *share);
     void (*combine_row)(const float *y, int y_stride, const int32_t *place, const float *share, int n_used, int n_cols, float *x);
     void (*rope_query)(float *q, const struct rope_row *rope);
-    /* Rotates k, writes it and v as half floats to slot 0..15 of the pages. */
-    void (*rope_key_value)(const float *k, const float *v, const struct rope_row *rope, uint16_t *k_page, uint16_t *v_page,
-                           int slot);
+    /* Rotates k, writes it and v. */
+    void (*rope_key_value)(const float *k, const float *v, const struct rope_row *rope, const struct kv_slot *to);
 };
 
 extern const struct cpu_kernels cpu_kernels_scalar;
@@ -151,13 +165,7 @@ void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec 
                  struct kv_pool *kv, int layer);
 void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
 
-/* Bytes from the start of a block to the K page of a head; its V page of the same head is kv_value_offset further. */
-static inline size_t kv_key_offset(const struct kv_pool *kv, int layer, int head) {
-    const size_t page = (size_t)KV_BLOCK * (size_t)kv->head_dim * sizeof(uint16_t);
-    return ((size_t)layer * 2 * (size_t)kv->n_kv_heads + (size_t)head) * page;
-}
-static inline size_t kv_value_offset(const struct kv_pool *kv) {
-    return (size_t)kv->n_kv_heads * (size_t)KV_BLOCK * (size_t)kv->head_dim * sizeof(uint16_t);
-}
+/* --- kv.c --- */
+struct kv_pages kv_pages(const struct kv_pool *kv, int block, int layer, int head);
 
 #endif

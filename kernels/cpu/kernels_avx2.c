@@ -7,7 +7,7 @@
 
 const struct cpu_kernels cpu_kernels_avx2 = {
     .name = "avx2",
-    .slice_rows = TOKEN_TILE,
+    .slice_rows = TILED_SLICE_ROWS,
     .matmul = MATMUL_TABLE,
     .attention = attention,
     .rmsnorm_row = rmsnorm_row,

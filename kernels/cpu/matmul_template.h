@@ -11,18 +11,11 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/weight_blocks.h"
-
-enum { PREFETCH_BYTES = 4096 };
-
-INLINE void store_out(float *out, vfloat result, bool add) { vf_store(out, add ? vf_add(vf_load(out), result) : result); }
+#if !defined(__AVX512VNNI__)
+#include "kernels/cpu/matmul_unpacked.h"
+#endif
 
 /* --- quantised types --- */
-
-/* A block's code lines and one more, so that the lines of scales between them are covered too. */
-INLINE void prefetch_block(const enum dtype type, const uint8_t *ahead) {
-#pragma GCC unroll 9
-    for (int line = 0; line < type_stored_bits(type) + 1; line++) __builtin_prefetch(ahead + line * LINE);
-}
 
 /* What does not change along a group: parts first_part .. first_part + parts - 1 for rows first_row .. of the activations. */
 struct tile {
@@ -100,18 +93,12 @@ INLINE void quantized_rows(const enum dtype type, const int m, const struct matm
     }
 }
 
-/* The slice's rows in tiles of the sizes at hand, largest first; the weights are read again for each tile, from a cache. With the
- * 16 registers of AVX2, 4 accumulators fit beside the codes. */
+/* The slice's rows in tiles of the sizes at hand, largest first; the weights are read again for each tile, from a cache. */
 INLINE void quantized_matmul(const enum dtype type, const struct matmul_slice *s) {
+#if defined(__AVX512VNNI__)
     for (int row = 0; row < s->n_rows;) {
-        const int left = s->n_rows - row;
-#if defined(__AVX512VNNI__)
-        const int m = left >= 16 ? 16 : left >= 8 ? 8 : left == 7 ? 4 : left;
-#else
-        const int m = left >= 4 ? 4 : left >= 2 ? 2 : 1;
-#endif
+        const int left = s->n_rows - row, m = left >= 16 ? 16 : left >= 8 ? 8 : left == 7 ? 4 : left;
         switch (m) {
-#if defined(__AVX512VNNI__)
         case 16:
             quantized_rows(type, 16, s, row);
             break;
@@ -124,12 +111,11 @@ INLINE void quantized_matmul(const enum dtype type, const struct matmul_slice *s
         case 5:
             quantized_rows(type, 5, s, row);
             break;
-        case 3:
-            quantized_rows(type, 3, s, row);
-            break;
-#endif
         case 4:
             quantized_rows(type, 4, s, row);
+            break;
+        case 3:
+            quantized_rows(type, 3, s, row);
             break;
         case 2:
             quantized_rows(type, 2, s, row);
@@ -140,6 +126,18 @@ INLINE void quantized_matmul(const enum dtype type, const struct matmul_slice *s
         }
         row += m;
     }
+#else
+    if (s->n_rows > 4)
+        unpacked_matmul(type, s);
+    else if (s->n_rows == 4)
+        quantized_rows(type, 4, s, 0);
+    else if (s->n_rows == 3)
+        quantized_rows(type, 3, s, 0);
+    else if (s->n_rows == 2)
+        quantized_rows(type, 2, s, 0);
+    else
+        quantized_rows(type, 1, s, 0);
+#endif
 }
 
 static void matmul_q4_0(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q4_0, slice); }

@@ -7,7 +7,11 @@
  *      ascending positions, multiplied by the softmax's factor before each chunk of 64 absolute positions, and divided by the
  *      sum at the end.
  *      With a window, a row begins at the chunk of the first position it sees, and earlier positions of that chunk weigh 0.
+ *      Over quantised keys (kernels.h: kv_type) the scaled query is turned and quantised (kv_template.h), and a score is one
+ *      exact integer dot product times both scales. Values enter as their codes, with weights times their scales; minima are
+ *      summed apart (position p in p mod 16) and added at the end, and the result is turned back.
  *  (3) Positions beyond a row's own are not read as values, and as keys they have no influence. */
+#include "kernels/cpu/kv_template.h"
 #include "kernels/cpu/row_template.h"
 #include "kernels/cpu/weight_layout.h"
 
@@ -93,38 +97,81 @@ static void matmul(const struct matmul_slice *slice) {
 
 /* --- attention --- */
 
-static const uint16_t *page_of(const struct attention_tile *tile, const uint8_t *base, int pos) {
-    return (const uint16_t *)(const void *)(base + (size_t)tile->blocks[pos / KV_BLOCK] * tile->block_bytes);
+/* What lies at `base` in the block of a position. */
+static const void *page_of(const struct attention_tile *tile, const uint8_t *base, int pos) {
+    return base + (size_t)tile->blocks[pos / KV_BLOCK] * tile->block_bytes;
 }
 
-static float score(const struct attention_tile *tile, const float *q, int pos) {
-    const uint16_t *k = page_of(tile, tile->k, pos) + pos % KV_BLOCK;
+/* Half float `index` of the arrays of 16 that hold scales. */
+static float scale_of(const struct attention_tile *tile, const uint8_t *base, int pos, int index) {
+    const uint16_t *scales = page_of(tile, base, pos);
+    return half_to_float(scales[index * KV_BLOCK + pos % KV_BLOCK]);
+}
+
+static float score_f16(const struct attention_tile *tile, const float *q, int pos) {
+    const uint16_t *k = page_of(tile, tile->pages.k, pos);
     float sum = 0;
-    for (int i = 0; i < tile->head_dim; i++) sum = fmaf(q[i], half_to_float(k[i * KV_BLOCK]), sum);
+    for (int i = 0; i < tile->head_dim; i++) sum = fmaf(q[i], half_to_float(k[i * KV_BLOCK + pos % KV_BLOCK]), sum);
     return sum;
+}
+
+static float score_int8(const struct attention_tile *tile, const struct query_codes *q, int pos) {
+    const int8_t *k = page_of(tile, tile->pages.k, pos);
+    int32_t dot = 0;
+    for (int i = 0; i < tile->head_dim; i++) dot += q->q[i] * k[(i / 4 * KV_BLOCK + pos % KV_BLOCK) * 4 + i % 4];
+    return (float)dot * (q->d * scale_of(tile, tile->pages.k_scales, pos, 0));
+}
+
+/* acc += p * value; minima: [head_dim / 32][16], the p * m of KV_INT4, added to acc at the end. */
+static void add_value(const struct attention_tile *tile, int pos, float p, float *acc, float (*minima)[LANES]) {
+    const int n = tile->head_dim, slot = pos % KV_BLOCK;
+    const void *page = page_of(tile, tile->pages.v, pos);
+    if (tile->type == KV_F16) {
+        const uint16_t *v = (const uint16_t *)page + slot * n;
+        for (int i = 0; i < n; i++) acc[i] = fmaf(p, half_to_float(v[i]), acc[i]);
+    } else if (tile->type == KV_INT8) {
+        const int8_t *v = (const int8_t *)page + slot * n;
+        const float weight = p * scale_of(tile, tile->pages.v_scales, pos, 0);
+        for (int i = 0; i < n; i++) acc[i] = fmaf(weight, (float)v[i], acc[i]);
+    } else {
+        const uint8_t *v = (const uint8_t *)page + slot * n / 2;
+        for (int g = 0; g < n / KV_GROUP; g++, v += KV_GROUP / 2) {
+            const float weight = p * scale_of(tile, tile->pages.v_scales, pos, 2 * g);
+            minima[g][slot] = fmaf(p, scale_of(tile, tile->pages.v_scales, pos, 2 * g + 1), minima[g][slot]);
+            for (int i = 0; i < KV_GROUP; i++) {
+                const int code = i < KV_GROUP / 2 ? v[i] & 15 : v[i - KV_GROUP / 2] >> 4;
+                acc[g * KV_GROUP + i] = fmaf(weight, (float)code, acc[g * KV_GROUP + i]);
+            }
+        }
+    }
 }
 
 static void attend_one(const struct attention_tile *tile, int index) {
     const int head_dim = tile->head_dim, last = tile->pos[index], begin = attention_first_seen(tile->spec, last);
-    float q[MAX_HEAD_DIM], acc[MAX_HEAD_DIM] = {0};
+    float q[MAX_HEAD_DIM], acc[MAX_HEAD_DIM] = {0}, minima[MAX_HEAD_DIM / KV_GROUP][LANES] = {{0}};
     struct softmax softmax = {.max = -INFINITY};
+    struct query_codes codes;
     for (int i = 0; i < head_dim; i++) q[i] = tile->q[index][i] * tile->spec->scale;
+    if (tile->type != KV_F16) quantize_query(q, head_dim, &codes);
     for (int first = begin / ATTENTION_CHUNK * ATTENTION_CHUNK; first <= last; first += ATTENTION_CHUNK) {
         float p[ATTENTION_CHUNK];
-        for (int t = 0; t < ATTENTION_CHUNK; t++) p[t] = first + t <= last ? score(tile, q, first + t) : 0;
+        for (int t = 0; t < ATTENTION_CHUNK; t++)
+            p[t] = first + t > last       ? 0
+                   : tile->type == KV_F16 ? score_f16(tile, q, first + t)
+                                          : score_int8(tile, &codes, first + t);
         if (tile->spec->soft_cap > 0) soft_cap_row(p, ATTENTION_CHUNK, tile->spec->soft_cap);
         for (int t = 0; t < ATTENTION_CHUNK; t++)
             if (first + t > last || first + t < begin) p[t] = -INFINITY;
         const float factor = softmax_chunk(&softmax, p);
         for (int i = 0; i < head_dim; i++) acc[i] *= factor;
-        for (int t = 0; t < ATTENTION_CHUNK && first + t <= last; t++) {
-            const int pos = first + t;
-            const uint16_t *v = page_of(tile, tile->v, pos) + (size_t)(pos % KV_BLOCK) * (size_t)head_dim;
-            for (int i = 0; i < head_dim; i++) acc[i] = fmaf(p[t], half_to_float(v[i]), acc[i]);
-        }
+        for (int g = 0; g < MAX_HEAD_DIM / KV_GROUP; g++)
+            for (int l = 0; l < LANES; l++) minima[g][l] *= factor;
+        for (int t = 0; t < ATTENTION_CHUNK && first + t <= last; t++) add_value(tile, first + t, p[t], acc, minima);
     }
+    if (tile->type == KV_INT4) add_minima(acc, head_dim, minima);
     const float total = lane_tree(softmax.lane_sum);
     for (int i = 0; i < head_dim; i++) tile->out[index][i] = acc[i] / total;
+    if (tile->type != KV_F16) hadamard(tile->out[index], head_dim);
 }
 
 static void attention(const struct attention_tile *tile) {

@@ -206,56 +206,6 @@ static void combine_row(const float *y, int y_stride, const int32_t *place, cons
     }
 }
 
-/* --- RoPE and the write into the KV cache --- */
-
-static void halves_from_floats(const float *src, uint16_t *dst, int n) {
-    int i = 0;
-#if defined(__F16C__)
-    for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(void *)(dst + i), _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
-#endif
-    for (; i < n; i++) dst[i] = float_to_half(src[i]);
-}
-
-INLINE void rotate(float *x0, float *x1, float c, float s) {
-    const float a = *x0, b = *x1;
-    *x0 = fmaf(-b, s, a * c);
-    *x1 = fmaf(b, c, a * s);
-}
-
-INLINE void norm_head(float *head, const float *gamma, const struct rope_row *rope) {
-    if (!gamma) return;
-    const float scale = 1.0f / sqrtf(sum_of_squares(head, rope->head_dim) / (float)rope->head_dim + rope->norm_eps);
-    for (int i = 0; i < rope->head_dim; i++) head[i] = head[i] * scale * gamma[i];
-}
-
-INLINE void turn_head(float *q, const struct rope_row *rope) {
-    if (!rope->cos_sin) return;
-    const int half = rope->rope_dim / 2;
-    const float *cos_sin = rope->cos_sin;
-    if (rope->kind == ROPE_INTERLEAVED)
-        for (int i = 0; i < half; i++) rotate(&q[2 * i], &q[2 * i + 1], cos_sin[2 * i], cos_sin[2 * i + 1]);
-    else
-        for (int i = 0; i < half; i++) rotate(&q[i], &q[i + half], cos_sin[2 * i], cos_sin[2 * i + 1]);
-}
-
-static void rope_query(float *q, const struct rope_row *rope) {
-    norm_head(q, rope->q_norm, rope);
-    turn_head(q, rope);
-}
-
-static void rope_key_value(const float *k, const float *v, const struct rope_row *rope, uint16_t *k_page, uint16_t *v_page,
-                           int slot) {
-    float rotated[MAX_HEAD_DIM];
-    uint16_t halves[MAX_HEAD_DIM];
-    memcpy(rotated, k, (size_t)rope->head_dim * sizeof *k);
-    norm_head(rotated, rope->k_norm, rope);
-    turn_head(rotated, rope);
-    halves_from_floats(rotated, halves, rope->head_dim);
-    for (int i = 0; i < rope->head_dim; i++) k_page[i * KV_BLOCK + slot] = halves[i];
-    halves_from_floats(v, v_page + (size_t)slot * (size_t)rope->head_dim, rope->head_dim);
-}
-
 /* --- the running softmax of attention --- */
 
 struct softmax {

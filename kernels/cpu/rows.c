@@ -1,5 +1,4 @@
-/* rows.c - operations on one row at a time (embed, rmsnorm, quantize, rope_kv) and block copies, cut into rows for the
- * threads.
+/* rows.c - operations on one row at a time (embed, rmsnorm, quantize, rope_kv) and so on, cut into rows for the threads.
  *
  * A row costs well below a microsecond, so a few of them run on the caller: waking nobody is cheaper than sharing. */
 #include "kernels/cpu/cpu.h"
@@ -224,17 +223,16 @@ struct rope_call {
 
 static void rope_one(const struct rope_call *call, int batch_row, int pos, int block) {
     const struct qkv_view *qkv = call->qkv;
-    const int head_dim = call->kv->head_dim;
+    const struct kv_shape *shape = &call->kv->shape;
+    const int head_dim = shape->head_dim, n_kv = shape->n_kv_heads;
     struct rope_row rope = call->rope;
     rope.cos_sin = call->cos_sin ? call->cos_sin + (size_t)pos * (size_t)rope.rope_dim : NULL;
     float *q = qkv->q + (size_t)batch_row * (size_t)qkv->q_stride;
     const float *k = qkv->k + (size_t)batch_row * (size_t)qkv->k_stride, *v = qkv->v + (size_t)batch_row * (size_t)qkv->v_stride;
     for (int h = 0; h < qkv->n_heads; h++) call->kernels->rope_query(q + h * head_dim, &rope);
-    for (int h = 0; h < call->kv->n_kv_heads; h++) {
-        uint8_t *k_page = call->kv->data + (size_t)block * call->kv->block_bytes + kv_key_offset(call->kv, call->layer, h);
-        uint8_t *v_page = k_page + kv_value_offset(call->kv);
-        call->kernels->rope_key_value(k + h * head_dim, v + h * head_dim, &rope, (uint16_t *)(void *)k_page,
-                                      (uint16_t *)(void *)v_page, pos % KV_BLOCK);
+    for (int h = 0; h < n_kv; h++) {
+        const struct kv_slot to = {shape->type, kv_pages(call->kv, block, call->layer, h), pos % KV_BLOCK};
+        call->kernels->rope_key_value(k + h * head_dim, v + h * head_dim, &rope, &to);
     }
 }
 
@@ -254,7 +252,7 @@ void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec 
                                    .qkv = qkv,
                                    .rope = {.kind = rope->kind,
                                             .rope_dim = rope->rope_dim,
-                                            .head_dim = kv->head_dim,
+                                            .head_dim = kv->shape.head_dim,
                                             .q_norm = rope->q_norm,
                                             .k_norm = rope->k_norm,
                                             .norm_eps = rope->norm_eps},
@@ -265,13 +263,5 @@ void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec 
                                    .layer = layer};
     int n = 0;
     for (int i = 0; i < n_seqs; i++) n += seqs[i].n_rows;
-    for_each_row(cpu, n, (qkv->n_heads + 2 * kv->n_kv_heads) * kv->head_dim, rope_row_at, &call);
-}
-
-void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n) {
-    (void)self;
-    for (int i = 0; i < n; i++) {
-        if (src[i] == dst[i]) continue;
-        memcpy(kv->data + (size_t)dst[i] * kv->block_bytes, kv->data + (size_t)src[i] * kv->block_bytes, kv->block_bytes);
-    }
+    for_each_row(cpu, n, (qkv->n_heads + 2 * kv->shape.n_kv_heads) * kv->shape.head_dim, rope_row_at, &call);
 }

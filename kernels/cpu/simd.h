@@ -37,6 +37,7 @@ INLINE vfloat vf_from_brains(const void *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
 }
 INLINE vint vi_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE void vi_store(uint8_t *p, vint x) { _mm512_storeu_si512(p, x); }
 INLINE vint vi_set(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE vint vi_zero(void) { return _mm512_setzero_si512(); }
 INLINE vint vi_and(vint x, uint8_t mask) { return _mm512_and_si512(x, _mm512_set1_epi8((char)mask)); }
@@ -74,6 +75,7 @@ INLINE vfloat vf_from_brains(const void *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
 }
 INLINE vint vi_load(const uint8_t *p) { return _mm256_loadu_si256((const void *)p); }
+INLINE void vi_store(uint8_t *p, vint x) { _mm256_storeu_si256((void *)p, x); }
 INLINE vint vi_set(int32_t x) { return _mm256_set1_epi32(x); }
 INLINE vint vi_zero(void) { return _mm256_setzero_si256(); }
 INLINE vint vi_and(vint x, uint8_t mask) { return _mm256_and_si256(x, _mm256_set1_epi8((char)mask)); }
@@ -91,55 +93,88 @@ INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) { return _mm256_fnmadd_ps(a,
 
 #endif
 
-/* --- dot products: n vectors of unsigned codes, four a lane, with 4n int8 that are the same for all lanes --- */
+/* --- dot products of unsigned codes, four a lane, with int8 that are the same for all lanes ("quads": four of them in each) ---
+ *
+ * struct ready_codes is a vector of codes as dot_step takes it, struct dot_chain a sum on its way: dot_step with v = 0 .. n - 1
+ * adds n vectors. dot_codes is all of it for one activation row. */
 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 
-enum { SIGNED_BYTES = 0 }; /* 1: codes of 8 bits go into dot_codes with flipped signs: less 128 */
+enum { SIGNED_BYTES = 0 }; /* 1: codes of 8 bits come with flipped signs: less 128 */
 INLINE vint vi_flip_signs(vint x) { return x; }
-
-INLINE vint dot_quad(vint sum, vint w, const int8_t *q) {
 #if defined(__AVX512VNNI__)
-    return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(load_quad(q)));
+INLINE vint vi_codes_from_signed(vint x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); } /* for dot_codes of 8 bits */
 #else
-    return _mm256_dpbusd_avx_epi32(sum, w, _mm256_set1_epi32(load_quad(q)));
+INLINE vint vi_codes_from_signed(vint x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+#endif
+
+struct ready_codes {
+    vint w;
+};
+struct dot_chain {
+    vint sum;
+};
+
+INLINE struct ready_codes codes_ready(const int bits, vint w) {
+    (void)bits;
+    return (struct ready_codes){w};
+}
+INLINE struct dot_chain dot_begin(vint start) { return (struct dot_chain){start}; }
+
+INLINE void dot_step(const int bits, const int v, const int n, struct ready_codes codes, vint quads, struct dot_chain *chain) {
+    (void)bits, (void)v, (void)n;
+#if defined(__AVX512VNNI__)
+    chain->sum = _mm512_dpbusd_epi32(chain->sum, codes.w, quads);
+#else
+    chain->sum = _mm256_dpbusd_avx_epi32(chain->sum, codes.w, quads);
 #endif
 }
 
 /* start + the dot product. Two chains hide the latency of eight; four are half of a block, and the other half is beside them. */
 INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *q, vint start) {
-    (void)bits;
-    vint even = start, odd = vi_zero();
+    struct dot_chain even = dot_begin(start), odd = dot_begin(vi_zero());
 #pragma GCC unroll 8
-    for (int i = 0; i < n; i++) {
-        vint *sum = n > 4 && i % 2 ? &odd : &even;
-        *sum = dot_quad(*sum, w[i], q + 4 * i);
-    }
-    return n > 4 ? vi_add(even, odd) : even;
+    for (int i = 0; i < n; i++)
+        dot_step(bits, i, n, codes_ready(bits, w[i]), vi_set(load_quad(q + 4 * i)), n > 4 && i % 2 ? &odd : &even);
+    return n > 4 ? vi_add(even.sum, odd.sum) : even.sum;
 }
 
 #else
 
 enum { SIGNED_BYTES = 1 };
 INLINE vint vi_flip_signs(vint x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+INLINE vint vi_codes_from_signed(vint x) { return x; }
+
+struct ready_codes {
+    vint w, magnitude; /* the latter of 8 bits */
+};
+struct dot_chain {
+    vint sum, pairs;
+};
+
+INLINE struct ready_codes codes_ready(const int bits, vint w) {
+    return (struct ready_codes){w, bits == 8 ? _mm256_abs_epi8(w) : w};
+}
+INLINE struct dot_chain dot_begin(vint start) { return (struct dot_chain){start, vi_zero()}; }
 
 /* vpmaddubsw adds two products and saturates at 16 bits. |q| <= 127, so codes of 4 bits give at most 15 * 127 * 2 = 3,810, and
  * eight of these sums still fit (30,480); of 5 bits four (31 * 254 * 4 = 31,496); of 6 bits two (63 * 254 * 2 = 32,004). So many
  * are added before they are widened. Two products of 8 bits (255 * 254) would not fit: those codes come less 128, and it is |w|
  * times q with the sign of w, at most 128 * 127 * 2 = 32,512, widened each. */
+INLINE void dot_step(const int bits, const int v, const int n, struct ready_codes codes, vint quads, struct dot_chain *chain) {
+    const int length = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    const vint products = bits == 8 ? _mm256_maddubs_epi16(codes.magnitude, _mm256_sign_epi8(quads, codes.w))
+                                    : _mm256_maddubs_epi16(codes.w, quads);
+    chain->pairs = v % length == 0 ? products : _mm256_add_epi16(chain->pairs, products);
+    if (v % length == length - 1 || v == n - 1)
+        chain->sum = vi_add(chain->sum, _mm256_madd_epi16(chain->pairs, _mm256_set1_epi16(1)));
+}
+
 INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *q, vint start) {
-    const int chain = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
-    const vint ones = _mm256_set1_epi16(1);
-    vint sum = start, pairs = vi_zero();
+    struct dot_chain chain = dot_begin(start);
 #pragma GCC unroll 8
-    for (int i = 0; i < n; i++) {
-        const vint quads = _mm256_set1_epi32(load_quad(q + 4 * i));
-        const vint products = bits == 8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[i]), _mm256_sign_epi8(quads, w[i]))
-                                        : _mm256_maddubs_epi16(w[i], quads);
-        pairs = i % chain == 0 ? products : _mm256_add_epi16(pairs, products);
-        if (i % chain == chain - 1 || i == n - 1) sum = vi_add(sum, _mm256_madd_epi16(pairs, ones));
-    }
-    return sum;
+    for (int i = 0; i < n; i++) dot_step(bits, i, n, codes_ready(bits, w[i]), vi_set(load_quad(q + 4 * i)), &chain);
+    return chain.sum;
 }
 
 #endif

@@ -21,6 +21,15 @@
 #include "kernels/cpu/weight_layout.h"
 
 enum { PARTS = ROW_GROUP / VECTOR_LANES };
+enum { PREFETCH_BYTES = 4096 };
+
+INLINE void store_out(float *out, vfloat result, bool add) { vf_store(out, add ? vf_add(vf_load(out), result) : result); }
+
+/* A block's code lines and one more, so that the lines of scales between them are covered too. */
+INLINE void prefetch_block(const enum dtype type, const uint8_t *ahead) {
+#pragma GCC unroll 9
+    for (int line = 0; line < type_stored_bits(type) + 1; line++) __builtin_prefetch(ahead + line * LINE);
+}
 
 /* --- codes --- */
 

@@ -87,6 +87,111 @@ def test_both_ways_give_the_same_bytes(client):
     assert "".join(c.choices[0].delta.content or "" for c in streamed) == plain.choices[0].message.content
 
 
+# --- log-probabilities ---
+
+
+def joined(tokens):
+    return b"".join(bytes(t.bytes) for t in tokens)
+
+
+def check_made_up(tokens, n_top):
+    """The numbers that tests/fake_engine.c makes up, so that a moved or lost one shows."""
+    for i, t in enumerate(tokens):
+        assert t.logprob == -0.25 - i % 4
+        assert [a.logprob for a in t.top_logprobs] == [-0.5 * (j + 1) for j in range(n_top)]
+        if n_top > 0:
+            assert t.top_logprobs[0].token == t.token and t.top_logprobs[0].bytes == t.bytes
+
+
+def streamed(chunks):
+    chunks = [c for c in chunks if c.choices]
+    tokens = [t for c in chunks if c.choices[0].logprobs for t in c.choices[0].logprobs.content]
+    return "".join(c.choices[0].delta.content or "" for c in chunks), tokens
+
+
+@pytest.mark.parametrize("n_top", [None, 0, 1, 20])
+def test_logprobs_of_a_chat(client, n_top):
+    extra = {} if n_top is None else {"top_logprobs": n_top}
+    ask_for = {"model": "fake", "messages": ask("[[tokens 70]]"), "logprobs": True, **extra}
+    answer = client.chat.completions.create(**ask_for)
+    choice = answer.choices[0]
+    tokens = choice.logprobs.content
+    assert choice.message.content == fake_text(70) and choice.logprobs.refusal is None
+    assert [t.token for t in tokens] == [fake_text(1, i) for i in range(70)]
+    assert joined(tokens).decode() == fake_text(70)
+    check_made_up(tokens, n_top or 0)
+    chunks = list(client.chat.completions.create(**ask_for, stream=True))
+    text, parts = streamed(chunks)
+    assert text == fake_text(70) and parts == tokens
+    assert chunks[-1].choices[0].logprobs is None and chunks[-1].choices[0].finish_reason == "stop"
+    for chunk in chunks[:-1]:  # at this pace each chunk carries the tokens of its own text
+        if chunk.choices[0].logprobs:
+            assert joined(chunk.choices[0].logprobs.content).decode() == chunk.choices[0].delta.content
+
+
+def test_no_logprobs_unless_asked(client):
+    answer = client.chat.completions.create(model="fake", messages=ask("[[tokens 3]]"), logprobs=False)
+    assert answer.choices[0].logprobs is None
+    stream = client.chat.completions.create(model="fake", messages=ask("[[tokens 3]]"), stream=True)
+    assert all(c.choices[0].logprobs is None for c in stream)
+
+
+@pytest.mark.parametrize("stop", [None, "🙂", "bc", "e"])
+def test_logprobs_of_halved_characters_and_stops(client, stop):
+    """Each byte is a token: parts of characters have bytes, stop strings take their tokens along."""
+    whole = "a é日本🙂bcd"
+    want = whole.split(stop)[0] if stop else whole
+    ask_for = {"model": "fake", "messages": ask("[[halves 1 echo 1]]" + whole), "logprobs": True, "stop": stop}
+    answer = client.chat.completions.create(**ask_for)
+    tokens = answer.choices[0].logprobs.content
+    assert answer.choices[0].message.content == want
+    assert joined(tokens) == want.encode() and len(tokens) == len(want.encode())
+    if not stop:
+        assert tokens[2].token == "bytes:\\xc3" and tokens[2].bytes == [0xC3] and tokens[0].token == "a"
+    text, parts = streamed(client.chat.completions.create(**ask_for, stream=True))
+    assert text == want and parts == tokens
+
+
+def test_completions(client):
+    answer = client.completions.create(model="fake", prompt="[[tokens 30]]")
+    assert answer.choices[0].text == fake_text(16) and answer.choices[0].finish_reason == "length"
+    assert answer.object == "text_completion" and answer.id.startswith("cmpl-") and answer.choices[0].logprobs is None
+    assert answer.usage.completion_tokens == 16
+    ask_for = {"model": "fake", "prompt": ["[[tokens 30]]"], "max_tokens": 100, "logprobs": 3}
+    answer = client.completions.create(**ask_for)
+    got = answer.choices[0].logprobs
+    pieces = [fake_text(1, i) for i in range(30)]
+    assert answer.choices[0].text == fake_text(30) and got.tokens == pieces
+    assert got.token_logprobs == [-0.25 - i % 4 for i in range(30)]
+    assert got.top_logprobs == [{fake_text(1, i + j): -0.5 * (j + 1) for j in range(3)} for i in range(30)]
+    assert got.text_offset == [len(fake_text(i)) for i in range(30)]
+    chunks = list(client.completions.create(**ask_for, stream=True, stream_options={"include_usage": True}))
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 30
+    assert chunks[-2].choices[0].finish_reason == "stop" and all(c.object == "text_completion" for c in chunks)
+    with_text = [c.choices[0] for c in chunks[:-1] if c.choices[0].logprobs]
+    assert "".join(c.choices[0].text for c in chunks[:-1]) == fake_text(30)
+    for name in ["tokens", "token_logprobs", "top_logprobs", "text_offset"]:
+        assert [x for c in with_text for x in getattr(c.logprobs, name)] == getattr(got, name)
+
+
+def test_errors_of_completions(client):
+    for bad, param in [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": [1, 2]}, "prompt"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": -1}, "logprobs"),
+        ({"echo": True}, "echo"),
+        ({"n": 2}, "n"),
+        ({"best_of": 2}, "best_of"),
+        ({"suffix": "x"}, "suffix"),
+    ]:
+        with pytest.raises(openai.BadRequestError) as e:
+            client.completions.create(**{"model": "fake", "prompt": "x", **bad})
+        assert e.value.param == param, bad
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="gpt-9", prompt="x")
+
+
 def test_errors_are_openais(client, server):
     create = client.chat.completions.create
     with pytest.raises(openai.NotFoundError) as e:
@@ -98,7 +203,10 @@ def test_errors_are_openais(client, server):
         ({"top_p": 0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stop": ["x"] * 9}, "stop"),
-        ({"logprobs": True}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"logprobs": 3}, "logprobs"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),

@@ -164,3 +164,10 @@ def test_openai_client(make_server):
         text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
         assert text == plain.choices[0].message.content
         assert chunks[-1].usage.completion_tokens == plain.usage.completion_tokens
+        told = client.chat.completions.create(**ask, logprobs=True, top_logprobs=2).choices[0]
+        assert told.message.content == text  # asking changes nothing
+        assert b"".join(bytes(t.bytes) for t in told.logprobs.content).startswith(text.encode())
+        assert all(len(t.top_logprobs) == 2 and t.top_logprobs[0].logprob >= t.logprob for t in told.logprobs.content)
+        completion = client.completions.create(model="default", prompt="The capital of France is", temperature=0, logprobs=1)
+        assert completion.choices[0].logprobs.tokens[0] == " Paris"
+        assert "".join(completion.choices[0].logprobs.tokens) == completion.choices[0].text

@@ -115,6 +115,7 @@ CASES = {
         ),
     ),
     "mistral": Case("llama", "MistralConfig", sliding_window=None),
+    "mistral-window": Case("llama", "MistralConfig", SLIDING, sliding_window=WINDOW),
     "mixtral": Case(
         "llama",
         "MixtralConfig",

@@ -1,0 +1,228 @@
+/* attention_pages.h - scores and weighted values of up to 6 query vectors over the pages of one chunk, for each type of KV cache:
+ * the inner loops of attention_template.h.
+ *
+ * A lane is a position in the scores (K pages are transposed, so no sum runs across lanes) and a dimension in the values. A key or
+ * value is loaded and converted once for all vectors of the tile. Every function exists for 1 to 6 vectors: their number, known to
+ * the compiler, decides what stays in registers. */
+#ifndef FORESAY_KERNELS_ATTENTION_PAGES_H
+#define FORESAY_KERNELS_ATTENTION_PAGES_H
+
+#include "kernels/cpu/kv_template.h"
+#include "kernels/cpu/simd.h"
+
+enum {
+    PAGES_OF_CHUNK = ATTENTION_CHUNK / KV_BLOCK,
+    VECTORS_OF_PAGE = KV_BLOCK / VECTOR_LANES,
+    /* a tile's query vectors times this many vectors of scores or values are accumulated in registers */
+    BESIDE = VECTOR_LANES == 16 ? 4 : 2,
+    PAGES_BESIDE = BESIDE / VECTORS_OF_PAGE,
+    QUERY_STRIDE = MAX_HEAD_DIM + 16, /* no power of two: rows should not share cache sets */
+};
+
+struct attention_state {
+    const struct attention_tile *tile;
+    struct softmax softmax[ATTENTION_TILE];
+    float q[ATTENTION_TILE * QUERY_STRIDE];                       /* scaled */
+    float acc[ATTENTION_TILE * QUERY_STRIDE];                     /* weighted sum of the values so far */
+    struct query_codes codes[ATTENTION_TILE];                     /* of q, for quantised keys */
+    float minima[ATTENTION_TILE][MAX_HEAD_DIM / KV_GROUP][LANES]; /* weighted sums of minima (KV_INT4) */
+    /* of the current chunk */
+    int chunk, n_pages;
+    const uint8_t *k[PAGES_OF_CHUNK], *v[PAGES_OF_CHUNK], *k_scales[PAGES_OF_CHUNK], *v_scales[PAGES_OF_CHUNK];
+    float p[ATTENTION_TILE][ATTENTION_CHUNK];      /* scores, then weights */
+    float weight[ATTENTION_TILE][ATTENTION_CHUNK]; /* weights times the scales of the current dimensions */
+};
+
+/* --- scores of the last n vectors of the tile --- */
+
+/* `pages` pages from `page` on. */
+INLINE void score_f16(struct attention_state *s, const int n, const int pages, int page) {
+    const int vectors = pages * VECTORS_OF_PAGE, head_dim = s->tile->head_dim;
+    const float *q = s->q + (s->tile->n - n) * QUERY_STRIDE;
+    float(*p)[ATTENTION_CHUNK] = s->p + (s->tile->n - n);
+    const uint8_t *k[BESIDE];
+    vfloat sum[ATTENTION_TILE * BESIDE];
+#pragma GCC unroll 4
+    for (int j = 0; j < vectors; j++) k[j] = s->k[page + j / VECTORS_OF_PAGE] + j % VECTORS_OF_PAGE * VECTOR_LANES * 2;
+#pragma GCC unroll 24
+    for (int i = 0; i < n * vectors; i++) sum[i] = vf_zero();
+    for (int d = 0; d < head_dim; d++) {
+        vfloat key[BESIDE];
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++) key[j] = vf_from_halves(k[j] + d * KV_BLOCK * 2);
+#pragma GCC unroll 6
+        for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < vectors; j++)
+                sum[i * vectors + j] = vf_fma(vf_set(q[i * QUERY_STRIDE + d]), key[j], sum[i * vectors + j]);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++) vf_store(&p[i][page * KV_BLOCK + j * VECTOR_LANES], sum[i * vectors + j]);
+}
+
+/* One vector of positions from `token` on. Codes of 8 bits go into dot_codes as it wants them (simd.h). */
+INLINE void score_int8(struct attention_state *s, const int n, int token) {
+    enum { QUADS = 4, BYTES = 4 * KV_BLOCK };
+    const int head_dim = s->tile->head_dim, lane = token % KV_BLOCK;
+    const struct query_codes *q = s->codes + (s->tile->n - n);
+    const uint8_t *k = s->k[token / KV_BLOCK] + 4 * lane;
+    vint dot[ATTENTION_TILE];
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++) dot[i] = vi_set(SIGNED_BYTES ? 0 : -128 * q[i].sum);
+    for (int d = 0; d < head_dim; d += 4 * QUADS) {
+        vint key[QUADS];
+#pragma GCC unroll 4
+        for (int j = 0; j < QUADS; j++) key[j] = vi_codes_from_signed(vi_load(k + (d / 4 + j) * BYTES));
+#pragma GCC unroll 6
+        for (int i = 0; i < n; i++) dot[i] = dot_codes(8, QUADS, key, q[i].q + d, dot[i]);
+    }
+    const vfloat scale = vf_from_halves(s->k_scales[token / KV_BLOCK] + 2 * lane);
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++)
+        vf_store(&s->p[s->tile->n - n + i][token], vf_mul(vf_from_int(dot[i]), vf_mul(vf_set(q[i].d), scale)));
+}
+
+INLINE void scores(struct attention_state *s, const int n, const enum kv_type type) {
+    int page = 0;
+    if (type == KV_F16) {
+        for (; page + PAGES_BESIDE <= s->n_pages; page += PAGES_BESIDE) score_f16(s, n, PAGES_BESIDE, page);
+        for (; page < s->n_pages; page++) score_f16(s, n, 1, page);
+    }
+    for (int token = 0; type != KV_F16 && token < s->n_pages * KV_BLOCK; token += VECTOR_LANES) score_int8(s, n, token);
+}
+
+/* --- values --- */
+
+/* Dimensions from d on of a token. upper: of KV_INT4, d lies in the upper half of its 32. */
+INLINE vfloat value_at(const enum kv_type type, const uint8_t *page, int slot, int head_dim, int d, const bool upper) {
+    if (type == KV_F16) return vf_from_halves(page + (slot * head_dim + d) * 2);
+    if (type == KV_INT8) return vf_from_int(vi_from_signed_bytes(page + slot * head_dim + d));
+    const vint both = vi_from_bytes(page + slot * head_dim / 2 + d / KV_GROUP * KV_GROUP / 2 + d % (KV_GROUP / 2));
+    return vf_from_int(upper ? vi_high_nibble(both) : vi_and(both, 15));
+}
+
+/* acc += weight * V over tokens of the chunk, for the last n vectors of the tile and `vectors` vectors of dimensions from d on. */
+INLINE void value_dims(struct attention_state *s, const int n, const enum kv_type type, const int vectors, int d,
+                       const bool upper, int first_token, int end_token) {
+    const int head_dim = s->tile->head_dim, from = s->tile->n - n;
+    const float(*p)[ATTENTION_CHUNK] = (const float(*)[ATTENTION_CHUNK])((type == KV_F16 ? s->p : s->weight) + from);
+    float *out = s->acc + from * QUERY_STRIDE + d;
+    vfloat acc[ATTENTION_TILE * BESIDE];
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++) acc[i * vectors + j] = vf_load(out + i * QUERY_STRIDE + j * VECTOR_LANES);
+    for (int t = first_token; t < end_token;) {
+        const int page = t / KV_BLOCK, page_end = (page + 1) * KV_BLOCK, end = page_end < end_token ? page_end : end_token;
+        const uint8_t *v = s->v[page];
+        for (; t < end; t++) {
+            vfloat value[BESIDE];
+#pragma GCC unroll 4
+            for (int j = 0; j < vectors; j++)
+                value[j] =
+                    value_at(type, v, t % KV_BLOCK, head_dim, d + j * VECTOR_LANES, upper || j * VECTOR_LANES >= KV_GROUP / 2);
+#pragma GCC unroll 6
+            for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+                for (int j = 0; j < vectors; j++) acc[i * vectors + j] = vf_fma(vf_set(p[i][t]), value[j], acc[i * vectors + j]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++) vf_store(out + i * QUERY_STRIDE + j * VECTOR_LANES, acc[i * vectors + j]);
+}
+
+/* Dimensions that fill no vector (KV_F16). */
+static void value_tail(struct attention_state *s, int n, int d, int first_token, int end_token) {
+    const int head_dim = s->tile->head_dim;
+    for (int t = first_token; t < end_token; t++) {
+        const uint16_t *row = (const uint16_t *)(const void *)s->v[t / KV_BLOCK] + t % KV_BLOCK * head_dim;
+        for (int i = s->tile->n - n; i < s->tile->n; i++) {
+            float *acc = s->acc + i * QUERY_STRIDE;
+            for (int j = d; j < head_dim; j++) acc[j] = fmaf(s->p[i][t], half_to_float(row[j]), acc[j]);
+        }
+    }
+}
+
+/* All dimensions of KV_F16 and KV_INT8, those of one scale of KV_INT4. */
+INLINE void values(struct attention_state *s, const int n, const enum kv_type type, int group, int first, int end) {
+    enum { DIMS = BESIDE * VECTOR_LANES };
+    if (type == KV_INT4 && VECTOR_LANES == 16) {
+        value_dims(s, n, type, 2, group * KV_GROUP, false, first, end);
+    } else if (type == KV_INT4) {
+        value_dims(s, n, type, 2, group * KV_GROUP, false, first, end);
+        value_dims(s, n, type, 2, group * KV_GROUP + KV_GROUP / 2, true, first, end);
+    } else {
+        const int head_dim = s->tile->head_dim;
+        int d = 0;
+        for (; d + DIMS <= head_dim; d += DIMS) value_dims(s, n, type, BESIDE, d, false, first, end);
+        for (; d + VECTOR_LANES <= head_dim; d += VECTOR_LANES) value_dims(s, n, type, 1, d, false, first, end);
+        if (type == KV_F16 && d < head_dim) value_tail(s, n, d, first, end);
+    }
+}
+
+/* --- tables: [vectors - 1] --- */
+
+#define SIX_SCORES(name, type)                                                                                                   \
+    static void name##_1(struct attention_state *s) { scores(s, 1, type); }                                                      \
+    static void name##_2(struct attention_state *s) { scores(s, 2, type); }                                                      \
+    static void name##_3(struct attention_state *s) { scores(s, 3, type); }                                                      \
+    static void name##_4(struct attention_state *s) { scores(s, 4, type); }                                                      \
+    static void name##_5(struct attention_state *s) { scores(s, 5, type); }                                                      \
+    static void name##_6(struct attention_state *s) { scores(s, 6, type); }
+#define SIX_VALUES(name, type)                                                                                                   \
+    static void name##_1(struct attention_state *s, int group, int t, int end) { values(s, 1, type, group, t, end); }            \
+    static void name##_2(struct attention_state *s, int group, int t, int end) { values(s, 2, type, group, t, end); }            \
+    static void name##_3(struct attention_state *s, int group, int t, int end) { values(s, 3, type, group, t, end); }            \
+    static void name##_4(struct attention_state *s, int group, int t, int end) { values(s, 4, type, group, t, end); }            \
+    static void name##_5(struct attention_state *s, int group, int t, int end) { values(s, 5, type, group, t, end); }            \
+    static void name##_6(struct attention_state *s, int group, int t, int end) { values(s, 6, type, group, t, end); }
+#define SIX(name)                                                                                                                \
+    { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6 }
+
+SIX_SCORES(scores_f16, KV_F16)
+SIX_SCORES(scores_int8, KV_INT8)
+SIX_VALUES(values_f16, KV_F16)
+SIX_VALUES(values_int8, KV_INT8)
+SIX_VALUES(values_int4, KV_INT4)
+
+static void scores_of(struct attention_state *s, int n) {
+    static void (*const of[KV_TYPE_COUNT][ATTENTION_TILE])(struct attention_state *) = {
+        [KV_F16] = SIX(scores_f16), [KV_INT8] = SIX(scores_int8), [KV_INT4] = SIX(scores_int8)};
+    of[s->tile->type][n - 1](s);
+}
+static void values_of(struct attention_state *s, int n, int group, int first, int end) {
+    static void (*const of[KV_TYPE_COUNT][ATTENTION_TILE])(struct attention_state *, int, int, int) = {
+        [KV_F16] = SIX(values_f16), [KV_INT8] = SIX(values_int8), [KV_INT4] = SIX(values_int4)};
+    of[s->tile->type][n - 1](s, group, first, end);
+}
+
+/* --- scales of values --- */
+
+static int value_groups(const struct attention_state *s) { return s->tile->type == KV_INT4 ? s->tile->head_dim / KV_GROUP : 1; }
+
+/* weight = p * d of the group's dimensions, for vectors from `from` on. Beyond a vector's own position it is never read. */
+static void weigh(struct attention_state *s, int from, int group) {
+    for (int token = 0; token < s->n_pages * KV_BLOCK; token += VECTOR_LANES) {
+        const vfloat d = vf_from_halves(s->v_scales[token / KV_BLOCK] + (2 * group * KV_BLOCK + token % KV_BLOCK) * 2);
+        for (int i = from; i < s->tile->n; i++) vf_store(&s->weight[i][token], vf_mul(vf_load(&s->p[i][token]), d));
+    }
+}
+
+/* minima += p * m of the first `seen` tokens, which are all that hold anything. */
+static void sum_minima(struct attention_state *s, int i, int seen) {
+    for (int g = 0; g < value_groups(s); g++)
+        for (int first = 0; first < seen; first += KV_BLOCK) {
+            float *lane = s->minima[i][g];
+            const uint16_t *m = (const uint16_t *)(const void *)s->v_scales[first / KV_BLOCK] + (2 * g + 1) * KV_BLOCK;
+            const bool full = first + KV_BLOCK <= seen;
+            for (int l = 0; full && l < KV_BLOCK; l += VECTOR_LANES)
+                vf_store(lane + l, vf_fma(vf_load(&s->p[i][first + l]), vf_from_halves(m + l), vf_load(lane + l)));
+            for (int l = 0; !full && l < seen - first; l++) lane[l] = fmaf(s->p[i][first + l], half_to_float(m[l]), lane[l]);
+        }
+}
+
+#endif

@@ -1,0 +1,75 @@
+/* kv.c - the KV pool: names and layouts of its types (drawn in kernels.h), its allocation, copies of blocks. */
+#include "kernels/cpu/cpu.h"
+
+#include <string.h>
+
+static const char *const names[] = {[KV_F16] = "f16", [KV_INT8] = "int8", [KV_INT4] = "int4"};
+
+const char *kv_type_name(enum kv_type type) { return names[type]; }
+
+bool kv_type_parse(const char *name, enum kv_type *out) {
+    for (int type = 0; type < KV_TYPE_COUNT; type++) {
+        if (strcmp(name ? name : names[KV_F16], names[type]) != 0) continue;
+        *out = (enum kv_type)type;
+        return true;
+    }
+    return false;
+}
+
+int kv_type_unit(enum kv_type type) { return type == KV_F16 ? 1 : type == KV_INT8 ? 16 : KV_GROUP; }
+
+/* Of one head of 16 tokens. */
+struct page_sizes {
+    size_t k, v, k_scales, v_scales;
+};
+
+static struct page_sizes page_sizes(const struct kv_shape *shape) {
+    const size_t cells = (size_t)KV_BLOCK * (size_t)shape->head_dim, scales = KV_BLOCK * sizeof(uint16_t);
+    struct page_sizes sizes = {.k = cells, .v = cells, .k_scales = scales, .v_scales = scales};
+    if (shape->type == KV_F16) sizes = (struct page_sizes){.k = cells * sizeof(uint16_t), .v = cells * sizeof(uint16_t)};
+    if (shape->type == KV_INT4) {
+        sizes.v = cells / 2;
+        sizes.v_scales = 2 * scales * (size_t)(shape->head_dim / KV_GROUP);
+    }
+    return sizes;
+}
+
+static size_t layer_bytes(const struct kv_shape *shape) {
+    const struct page_sizes sizes = page_sizes(shape);
+    const size_t bytes = (sizes.k + sizes.v + sizes.k_scales + sizes.v_scales) * (size_t)shape->n_kv_heads;
+    return (bytes + LINE - 1) / LINE * LINE;
+}
+
+struct kv_pages kv_pages(const struct kv_pool *kv, int block, int layer, int head) {
+    const struct kv_shape *shape = &kv->shape;
+    const struct page_sizes sizes = page_sizes(shape);
+    const size_t heads = (size_t)shape->n_kv_heads, h = (size_t)head;
+    uint8_t *k = kv->data + (size_t)block * kv->block_bytes + (size_t)layer * layer_bytes(shape), *v = k + heads * sizes.k;
+    uint8_t *k_scales = v + heads * sizes.v, *v_scales = k_scales + heads * sizes.k_scales;
+    return (struct kv_pages){k + h * sizes.k, v + h * sizes.v, k_scales + h * sizes.k_scales, v_scales + h * sizes.v_scales};
+}
+
+size_t kv_block_bytes(const struct kv_shape *shape) { return (size_t)shape->n_layers * layer_bytes(shape); }
+
+int kv_pool_alloc(const struct backend *backend, int n_blocks, const struct kv_shape *shape, struct kv_pool *out) {
+    if (shape->head_dim < 1 || shape->head_dim > MAX_HEAD_DIM || shape->head_dim % kv_type_unit(shape->type) != 0)
+        return KERNELS_ERR_DTYPE;
+    struct kv_pool pool = {.n_blocks = n_blocks, .shape = *shape, .block_bytes = kv_block_bytes(shape)};
+    pool.data = backend->ops->alloc(backend->self, (size_t)n_blocks * pool.block_bytes);
+    if (!pool.data) return KERNELS_ERR_MEMORY;
+    *out = pool;
+    return KERNELS_OK;
+}
+
+void kv_pool_free(const struct backend *backend, struct kv_pool *pool) {
+    backend->ops->free(backend->self, pool->data, (size_t)pool->n_blocks * pool->block_bytes);
+    *pool = (struct kv_pool){0};
+}
+
+void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n) {
+    (void)self;
+    for (int i = 0; i < n; i++) {
+        if (src[i] == dst[i]) continue;
+        memcpy(kv->data + (size_t)dst[i] * kv->block_bytes, kv->data + (size_t)src[i] * kv->block_bytes, kv->block_bytes);
+    }
+}

@@ -1,0 +1,199 @@
+/* kv_template.h - RoPE and the write into the KV cache, and what attention shares with it: the Hadamard turn and the quantisation
+ * of heads. In plain C, compiled once per instruction set like row_template.h, whose rules hold here too.
+ *
+ *  (1) hadamard multiplies each run of n & -n dimensions (the largest power of two that divides the head) by the orthonormal
+ *      Sylvester matrix, which is its own inverse. Dot products stay what they are when both sides turn.
+ *  (2) Scales are rounded to half floats first, and codes are made with the rounded scale.
+ *  (3) Where a NaN or an infinity is among the values, the scale becomes NaN and surfaces in the logits; a scale beyond a half's
+ *      range becomes infinite and does so too. */
+#ifndef FORESAY_KERNELS_KV_TEMPLATE_H
+#define FORESAY_KERNELS_KV_TEMPLATE_H
+
+#include "kernels/cpu/row_template.h"
+
+enum { HALF_NAN = 0x7e00, INFINITY_BITS = 0x7f800000 };
+
+/* --- Hadamard --- */
+
+/* One stage from x to y: halves of x become pairs of y. After log2 n stages every element has met every other one. */
+INLINE void hadamard_stage(const float *restrict x, float *restrict y, int n) {
+    const int half = n / 2;
+    for (int i = 0; i < half; i++) {
+        y[2 * i] = x[i] + x[i + half];
+        y[2 * i + 1] = x[i] - x[i + half];
+    }
+}
+
+static void hadamard(float *x, int n) {
+    const int size = n & -n;
+    float y[MAX_HEAD_DIM];
+    const float scale = 1.0f / sqrtf((float)size);
+    for (int first = 0; first < n; first += size) {
+        float *from = x + first, *to = y;
+        for (int done = 1; done < size; done *= 2) {
+            hadamard_stage(from, to, size);
+            float *const other = from;
+            from = to;
+            to = other;
+        }
+        for (int i = 0; i < size; i++) x[first + i] = from[i] * scale;
+    }
+}
+
+/* --- quantisation of a head --- */
+
+/* n values (a multiple of 16) to codes in [-127, 127]; the half float d. */
+INLINE uint16_t quantize_int8(const float *x, int n, int8_t *q) {
+    uint32_t amax_bits = 0;
+    for (int i = 0; i < n; i++) {
+        const uint32_t magnitude = bits_of(x[i]) & 0x7fffffffu;
+        amax_bits = magnitude > amax_bits ? magnitude : amax_bits;
+    }
+    const uint16_t half = amax_bits >= INFINITY_BITS ? HALF_NAN : float_to_half(float_of(amax_bits) / 127.0f);
+    const float d = half_to_float(half), inverse = 1.0f / d;
+    if (!(d > 0 && d < INFINITY)) {
+        memset(q, 0, (size_t)n);
+        return half;
+    }
+    for (int i = 0; i < n; i++) {
+        const float scaled = x[i] * inverse, low = scaled < -127.0f ? -127.0f : scaled, bounded = low > 127.0f ? 127.0f : low;
+        q[i] = (int8_t)(int32_t)(bits_of(bounded + ROUNDER) - ROUNDER_BITS);
+    }
+    return half;
+}
+
+/* 32 values to codes in [0, 15]; the half floats d and m. */
+INLINE void quantize_int4(const float *x, uint8_t *q, uint16_t *d_half, uint16_t *m_half) {
+    int32_t high = INT32_MIN, low = INT32_MAX;
+    for (int i = 0; i < KV_GROUP; i++) {
+        const int32_t key = ordered_bits((int32_t)bits_of(x[i]));
+        high = key > high ? key : high;
+        low = key < low ? key : low;
+    }
+    const float top = float_of((uint32_t)ordered_bits(high)), bottom = float_of((uint32_t)ordered_bits(low));
+    const bool finite = bottom > -INFINITY && top < INFINITY;
+    *m_half = finite ? float_to_half(bottom) : HALF_NAN;
+    *d_half = finite ? float_to_half((top - bottom) / 15.0f) : HALF_NAN;
+    const float d = half_to_float(*d_half), m = half_to_float(*m_half), inverse = 1.0f / d;
+    memset(q, 0, KV_GROUP);
+    if (!(d > 0 && d < INFINITY)) return;
+    for (int i = 0; i < KV_GROUP; i++) {
+        const float scaled = (x[i] - m) * inverse, above = scaled < 0.0f ? 0.0f : scaled, bounded = above > 15.0f ? 15.0f : above;
+        q[i] = (uint8_t)(int32_t)(bits_of(bounded + ROUNDER) - ROUNDER_BITS);
+    }
+}
+
+/* --- RoPE --- */
+
+INLINE void rotate(float *x0, float *x1, float c, float s) {
+    const float a = *x0, b = *x1;
+    *x0 = fmaf(-b, s, a * c);
+    *x1 = fmaf(b, c, a * s);
+}
+
+INLINE void norm_head(float *head, const float *gamma, const struct rope_row *rope) {
+    if (!gamma) return;
+    const float scale = 1.0f / sqrtf(sum_of_squares(head, rope->head_dim) / (float)rope->head_dim + rope->norm_eps);
+    for (int i = 0; i < rope->head_dim; i++) head[i] = head[i] * scale * gamma[i];
+}
+
+INLINE void turn_head(float *q, const struct rope_row *rope) {
+    if (!rope->cos_sin) return;
+    const int half = rope->rope_dim / 2;
+    const float *cos_sin = rope->cos_sin;
+    if (rope->kind == ROPE_INTERLEAVED)
+        for (int i = 0; i < half; i++) rotate(&q[2 * i], &q[2 * i + 1], cos_sin[2 * i], cos_sin[2 * i + 1]);
+    else
+        for (int i = 0; i < half; i++) rotate(&q[i], &q[i + half], cos_sin[2 * i], cos_sin[2 * i + 1]);
+}
+
+static void rope_query(float *q, const struct rope_row *rope) {
+    norm_head(q, rope->q_norm, rope);
+    turn_head(q, rope);
+}
+
+/* --- the write --- */
+
+static void halves_from_floats(const float *src, uint16_t *dst, int n) {
+    int i = 0;
+#if defined(__F16C__)
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((__m128i *)(void *)(dst + i), _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (; i < n; i++) dst[i] = float_to_half(src[i]);
+}
+
+static void write_f16(const float *k, const float *v, int n, const struct kv_slot *to) {
+    uint16_t halves[MAX_HEAD_DIM], *k_page = (uint16_t *)(void *)to->pages.k, *v_page = (uint16_t *)(void *)to->pages.v;
+    halves_from_floats(k, halves, n);
+    for (int i = 0; i < n; i++) k_page[i * KV_BLOCK + to->slot] = halves[i];
+    halves_from_floats(v, v_page + to->slot * n, n);
+}
+
+static void write_keys_int8(const float *k, int n, const struct kv_slot *to) {
+    int8_t codes[MAX_HEAD_DIM];
+    uint16_t *scales = (uint16_t *)(void *)to->pages.k_scales;
+    scales[to->slot] = quantize_int8(k, n, codes);
+    for (int i = 0; i < n; i += 4) memcpy(to->pages.k + i * KV_BLOCK + 4 * to->slot, codes + i, 4);
+}
+
+static void write_values_int8(const float *v, int n, const struct kv_slot *to) {
+    uint16_t *scales = (uint16_t *)(void *)to->pages.v_scales;
+    scales[to->slot] = quantize_int8(v, n, (int8_t *)to->pages.v + to->slot * n);
+}
+
+static void write_values_int4(const float *v, int n, const struct kv_slot *to) {
+    enum { BYTES = KV_GROUP / 2 };
+    for (int g = 0; g < n / KV_GROUP; g++) {
+        uint8_t codes[KV_GROUP], *bytes = to->pages.v + to->slot * n / 2 + g * BYTES;
+        uint16_t *scales = (uint16_t *)(void *)to->pages.v_scales + 2 * g * KV_BLOCK + to->slot;
+        quantize_int4(v + g * KV_GROUP, codes, &scales[0], &scales[KV_BLOCK]);
+        for (int i = 0; i < BYTES; i++) bytes[i] = (uint8_t)(codes[i] | codes[i + BYTES] << 4);
+    }
+}
+
+static void rope_key_value(const float *k, const float *v, const struct rope_row *rope, const struct kv_slot *to) {
+    float key[MAX_HEAD_DIM], value[MAX_HEAD_DIM];
+    const int n = rope->head_dim;
+    memcpy(key, k, (size_t)n * sizeof *k);
+    norm_head(key, rope->k_norm, rope);
+    turn_head(key, rope);
+    if (to->type == KV_F16) {
+        write_f16(key, v, n, to);
+        return;
+    }
+    memcpy(value, v, (size_t)n * sizeof *v);
+    hadamard(key, n);
+    hadamard(value, n);
+    write_keys_int8(key, n, to);
+    (to->type == KV_INT8 ? write_values_int8 : write_values_int4)(value, n, to);
+}
+
+/* --- queries --- */
+
+/* A query for quantised keys: d * q ~= H x. */
+struct query_codes {
+    float d;
+    int32_t sum; /* of the codes */
+    int8_t q[MAX_HEAD_DIM];
+};
+
+/* x is turned in place. */
+static void quantize_query(float *x, int n, struct query_codes *out) {
+    hadamard(x, n);
+    out->d = half_to_float(quantize_int8(x, n, out->q));
+    out->sum = 0;
+    for (int i = 0; i < n; i++) out->sum += out->q[i];
+}
+
+/* --- results --- */
+
+/* The sums of minima of each 32 dimensions onto those. */
+INLINE void add_minima(float *acc, int n, float (*minima)[LANES]) {
+    for (int g = 0; g < n / KV_GROUP; g++) {
+        const float sum = lane_tree(minima[g]);
+        for (int i = 0; i < KV_GROUP; i++) acc[g * KV_GROUP + i] += sum;
+    }
+}
+
+#endif

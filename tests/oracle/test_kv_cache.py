@@ -1,0 +1,74 @@
+"""Protects the quality of quantised keys and values: perplexity beside half floats, and a number found again in a longer text.
+
+How much each type changes the perplexity is small beside the noise of any other rounding on a short text (about 0.3 % for the 2,000 tokens
+here), so the bounds are those of the README plus that noise; README.md has the numbers over a longer text.
+
+Run as a program it prints how often a pass key is found, by length and type: tests/oracle/test_kv_cache.py [LENGTH ...]
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+BIN = os.environ.get("FORESAY_BIN", "build/foresay")
+MODEL = pathlib.Path(os.environ.get("FORESAY_MODEL", ""))
+GEMMA = pathlib.Path(os.environ.get("FORESAY_GEMMA", ""))
+pytestmark = pytest.mark.skipif(not MODEL.is_file(), reason="FORESAY_MODEL names no file")
+
+TYPES = ["f16", "int8", "int4"]
+NOISE = 0.003
+BOUNDS = {"int8": 0.003 + NOISE, "int4": 0.03 + NOISE}
+WINDOWS = 8
+LICENSE = pathlib.Path("/usr/share/common-licenses/GPL-3")  # English on every Debian
+KEY = "71432"
+
+
+def foresay(*arguments):
+    return subprocess.run([BIN, *map(str, arguments)], stdout=subprocess.PIPE, check=True, timeout=900).stdout.decode()
+
+
+def perplexity(model, kv_type):
+    output = foresay("perplexity", "--model", model, "--file", LICENSE, "--windows", WINDOWS, "--kv-type", kv_type)
+    return float(re.search(r"PPL = ([0-9.]+)", output).group(1))
+
+
+@pytest.mark.parametrize("model", [MODEL, GEMMA], ids=["smollm2", "gemma"])
+def test_perplexity_stays(model):
+    if not model.is_file() or not LICENSE.exists():
+        pytest.skip("no model file, or no English text on this machine")
+    plain = perplexity(model, "f16")
+    for kv_type, bound in BOUNDS.items():
+        ratio = perplexity(model, kv_type) / plain
+        print(f"{model.name}: {kv_type} {ratio:.4f} of f16's {plain:.4f}")
+        assert abs(ratio - 1) < bound
+
+
+def answer(n_words, depth, kv_type):
+    """What the model says about a key at `depth` (0 .. 1) of n_words words of text."""
+    words = re.sub(r"\s+", " ", LICENSE.read_text(encoding="utf-8")).split(" ")
+    words = (words * 3)[:n_words]
+    at = int(n_words * depth)
+    text = " ".join([*words[:at], f"\n\nThe pass key is {KEY}. Remember it: {KEY} is the pass key.\n\n", *words[at:]])
+    question = f"Somewhere in this text is a pass key. Find it.\n\n{text}\n\nWhat is the pass key?"
+    output = foresay(
+        "generate", "--model", MODEL, "--chat", question, "-n", 16, "--temp", 0, "--kv-type", kv_type, "--ctx", 8192, "--json"
+    )
+    return json.loads(output)
+
+
+def test_the_pass_key_is_found():
+    for kv_type in TYPES:
+        assert KEY in answer(300, 0.5, kv_type)["text"], kv_type
+
+
+if __name__ == "__main__":
+    for n_words in map(int, sys.argv[1:] or ["300", "700", "1400", "2800"]):
+        for kv_type in TYPES:
+            answers = [answer(n_words, depth, kv_type) for depth in (0.1, 0.3, 0.5, 0.7, 0.9)]
+            found = sum(KEY in a["text"] for a in answers)
+            print(f"{answers[0]['prompt_tokens']:5d} tokens, {kv_type}: found {found} of {len(answers)}", flush=True)
