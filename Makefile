@@ -47,8 +47,8 @@ all_c       := $(wildcard kernels/*.[ch] kernels/cpu/*.[ch] engine/*.[ch] specul
 
 all: $(BUILD)/foresay ## build the binary (default)
 
-.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-emulated check-equality e2e oracle browser page page-check asan tsan binaries sanitizer sanitized \
-        fuzz fuzz-run fuzz-long soak bench bench-peer format tidy clean
+.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-emulated check-equality e2e oracle oracle-types browser page page-check asan tsan binaries sanitizer sanitized \
+        fuzz fuzz-run fuzz-long soak bench bench-peer bench-sizes format tidy clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -195,6 +195,10 @@ oracle: $(BUILD)/foresay $(BUILD)/tests/check_dequantize $(BUILD)/tests/check_lo
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/oracle
 
+oracle-types: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.done ## perplexity of both real models in every weight type against transformers (hours)
+	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) FORESAY_ALL_TYPES=1 \
+	    $(PY) -m pytest -q -s -p no:cacheprovider tests/oracle/test_types.py
+
 # The server with a scripted engine: states that a real model reaches rarely, at full speed.
 $(BUILD)/foresay-fake: $(BUILD)/obj/gateway/main.o $(BUILD)/obj/tests/fake_engine.o $(archives)
 	$(call say,LINK,$@)
@@ -237,9 +241,20 @@ fuzz-long: ## an hour for each fuzz target
 bench: $(BUILD)/foresay $(BUILD)/tests/check_kernels $(MODEL) ## speed of the kernels and of the model on this machine
 	$(BUILD)/tests/check_kernels --bench
 	$(BUILD)/foresay bench --model $(MODEL)
-bench-peer: $(BUILD)/foresay $(MODEL) $(VENV)/.done ## beside llama-cpp-python (built on first use), alternating, as ratios
-	$(PY) -m pip install -q --disable-pip-version-check llama-cpp-python
-	$(PY) tests/bench_peer.py --bin $(BUILD)/foresay --model $(MODEL)
+
+# With AMX in the processor the peer's own AMX path crashes in this version, so there it gets everything but AMX. Its library for images is
+# half of the work and not needed.
+PEER     := llama-cpp-python==0.3.36
+PEER_512 := -DGGML_NATIVE=OFF $(patsubst %,-DGGML_%=ON,AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16 AVX_VNNI AVX2 FMA F16C BMI2)
+$(VENV)/.peer: $(VENV)/.done
+	@echo "Building $(PEER) for comparison: some minutes"
+	export CMAKE_ARGS="-DLLAVA_BUILD=OFF"; if grep -qw amx_tile /proc/cpuinfo; then CMAKE_ARGS="$$CMAKE_ARGS $(PEER_512)"; fi; \
+	    nice $(PY) -m pip install -q --disable-pip-version-check --no-binary llama-cpp-python $(PEER)
+	@touch $@
+bench-peer: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.peer ## beside llama-cpp-python (built on first use), alternating, as ratios (ARGS="--rounds 5")
+	$(PY) tests/bench_peer.py --bin $(BUILD)/foresay --model $(MODEL) $(GEMMA) $(ARGS)
+bench-sizes: $(BUILD)/foresay $(VENV)/.done ## random weights of 135M, 1B and 3B shapes: how cost grows (ARGS="--shape 7b --type q4_k_m")
+	$(PY) tests/bench_sizes.py --bin $(BUILD)/foresay --folder $(BUILD) $(ARGS)
 
 # --- style ---
 

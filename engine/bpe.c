@@ -73,7 +73,9 @@ int bpe_open(struct bpe *bpe, const struct vocabulary *v, const struct gguf *ggu
     struct gguf_array merges;
     enum gguf_answer answer = gguf_get_array(gguf, "tokenizer.ggml.merges", &merges);
     if (answer != GGUF_FOUND || merges.kind != GGUF_STRING || merges.n > MAX_MERGES) {
-        return gguf_fail(error, ENGINE_ERR_MODEL, "%s: metadata key tokenizer.ggml.merges is missing or no array of strings",
+        return gguf_fail(error, ENGINE_ERR_MODEL,
+                         "%s: the vocabulary is byte-level but has no merges (tokenizer.ggml.merges is missing or no array of "
+                         "strings); convert the model again, with them",
                          gguf_path(gguf));
     }
     size_t cursor = 0, longest = 0;

@@ -60,8 +60,10 @@ static int check_config(const struct engine_config *c, struct engine_error *erro
     return ENGINE_OK;
 }
 
+int engine_default_ctx(int ctx_train) { return ctx_train < DEFAULT_CTX ? ctx_train : DEFAULT_CTX; }
+
 static int choose_ctx(struct engine_config *c, const struct model_shape *shape, struct engine_error *error) {
-    if (c->ctx_len == 0) c->ctx_len = shape->ctx_train < DEFAULT_CTX ? shape->ctx_train : DEFAULT_CTX;
+    if (c->ctx_len == 0) c->ctx_len = engine_default_ctx(shape->ctx_train);
     if (c->ctx_len < MIN_CTX) return fail(error, ENGINE_ERR_ARGUMENT, "--ctx is %d; it must be at least %d", c->ctx_len, MIN_CTX);
     if (c->ctx_len <= shape->ctx_train) return ENGINE_OK;
     return fail(error, ENGINE_ERR_ARGUMENT, "--ctx is %d, but this model was trained for %d tokens", c->ctx_len,

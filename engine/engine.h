@@ -220,6 +220,8 @@ void engine_info(const struct engine *engine, struct engine_info *out);
 struct engine_stats {
     int n_running, n_waiting;
     int blocks_total, blocks_free, blocks_cached, blocks_used; /* free + cached + used == total */
+    int kv_tokens;     /* computed by running sequences; they lie in blocks_used blocks of 16 (shared ones count once there) */
+    double stepped_ms; /* when the latest step ended, on the monotonic clock */
     uint64_t steps, prompt_tokens, cached_tokens, output_tokens, preemptions, finished, cancelled, failed;
     uint64_t draft_rounds, drafted_tokens, accepted_tokens; /* as in usage; one round a sequence */
 };

@@ -155,6 +155,9 @@ double now_ms(void);
 void queue_push(struct request_queue *queue, struct request *r);
 struct request *queue_pop(struct request_queue *queue);
 
+/* engine.c: the context of a model that was trained for ctx_train tokens, when the configuration names none. */
+int engine_default_ctx(int ctx_train);
+
 /* requests.c */
 void *tokenizer_thread_run(void *engine);
 void request_free(struct request *r);

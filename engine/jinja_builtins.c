@@ -335,23 +335,44 @@ static struct jinja_value sort_key(struct jinja_context *c, struct jinja_value v
     return filter_lower(c, &call);
 }
 
-/* Stable insertion into a sorted list: templates sort a handful of things. */
+struct sortable {
+    struct jinja_value key, item;
+};
+
+static bool comes_before(struct jinja_context *c, const struct sortable *a, const struct sortable *b, bool reverse) {
+    jinja_spend(c, 1);
+    int order = jinja_compare(c, a->key, b->key);
+    return reverse ? order > 0 : order < 0;
+}
+
+/* Merges from[low .. middle) and from[middle .. high), both sorted, into to; of equal ones the left comes first. */
+static void merge(struct jinja_context *c, const struct sortable *from, size_t low, size_t middle, size_t high, bool reverse,
+                  struct sortable *to) {
+    for (size_t left = low, right = middle, at = low; at < high; at++) {
+        bool take_right = left == middle || (right < high && comes_before(c, &from[right], &from[left], reverse));
+        to[at] = from[take_right ? right++ : left++];
+    }
+}
+
+/* Stable, also in reverse, as Python's. */
 static struct jinja_value sorted(struct jinja_context *c, struct jinja_value items, const struct jinja_value *path,
                                  bool case_sensitive, bool reverse) {
     size_t n = items.list->n;
-    struct jinja_value list = jinja_list_new(c, JINJA_LIST), *keys = jinja_alloc(c, (n + 1) * sizeof *keys);
+    struct jinja_value list = jinja_list_new(c, JINJA_LIST);
+    struct sortable *from = jinja_alloc(c, (n + 1) * sizeof *from), *to = jinja_alloc(c, (n + 1) * sizeof *to);
     for (size_t i = 0; i < n; i++) {
-        struct jinja_value item = items.list->items[i], key = sort_key(c, item, path, case_sensitive);
-        jinja_list_add(c, list, item);
-        size_t j = i;
-        for (; j > 0 && (reverse ? jinja_compare(c, keys[j - 1], key) < 0 : jinja_compare(c, keys[j - 1], key) > 0); j--) {
-            c->steps++;
-            keys[j] = keys[j - 1];
-            list.list->items[j] = list.list->items[j - 1];
-        }
-        keys[j] = key;
-        list.list->items[j] = item;
+        from[i] = (struct sortable){sort_key(c, items.list->items[i], path, case_sensitive), items.list->items[i]};
     }
+    for (size_t width = 1; width < n; width *= 2) {
+        for (size_t low = 0; low < n; low += 2 * width) {
+            size_t middle = low + width < n ? low + width : n, high = middle + width < n ? middle + width : n;
+            merge(c, from, low, middle, high, reverse, to);
+        }
+        struct sortable *swap = from;
+        from = to;
+        to = swap;
+    }
+    for (size_t i = 0; i < n; i++) jinja_list_add(c, list, from[i].item);
     return list;
 }
 
@@ -387,6 +408,30 @@ static struct jinja_value filter_unique(struct jinja_context *c, struct jinja_ca
         jinja_list_add(c, list, items.list->items[i]);
     }
     return list;
+}
+
+/* Pairs of a value of the attribute and the items that have it, in the order of those values. */
+static struct jinja_value filter_groupby(struct jinja_context *c, struct jinja_call *call) {
+    static const char *const fields[] = {"grouper", "list"};
+    struct jinja_value path, key, last_key = jinja_none(), groups = jinja_list_new(c, JINJA_LIST), group = groups;
+    if (!path_argument(c, call, 1, &path)) jinja_fail(c, "groupby needs the name of an attribute");
+    bool case_sensitive = flag_argument(call, 3, "case_sensitive", false);
+    struct jinja_value items = sorted(c, jinja_iterate(c, call->args[0]), &path, case_sensitive, false);
+    for (size_t i = 0; i < items.list->n; i++) {
+        struct jinja_value item = items.list->items[i];
+        key = sort_key(c, item, &path, case_sensitive);
+        if (i == 0 || !jinja_equal(c, key, last_key)) {
+            struct jinja_value pair = jinja_list_new(c, JINJA_TUPLE);
+            group = jinja_list_new(c, JINJA_LIST);
+            jinja_list_add(c, pair, by_path(c, item, path));
+            jinja_list_add(c, pair, group);
+            pair.list->fields = fields;
+            jinja_list_add(c, groups, pair);
+            last_key = key;
+        }
+        jinja_list_add(c, group, item);
+    }
+    return groups;
 }
 
 static struct jinja_value extreme(struct jinja_context *c, struct jinja_call *call, int wanted) {
@@ -520,6 +565,7 @@ static const struct jinja_function filters[] = {
     {"first", filter_first},
     {"float", filter_float},
     {"format", filter_format},
+    {"groupby", filter_groupby},
     {"indent", filter_indent},
     {"int", filter_int},
     {"items", filter_items},
@@ -562,6 +608,7 @@ static const struct jinja_function *find_filter(const char *name) {
 struct jinja_value jinja_apply_filter(struct jinja_context *c, struct jinja_call *call) {
     const struct jinja_function *filter = find_filter(call->name);
     if (!filter) jinja_fail(c, "No filter named '%s'.", call->name);
+    jinja_spend(c, jinja_work(call->args[0]));
     return filter->call(c, call);
 }
 
@@ -600,7 +647,7 @@ static bool test_case(struct jinja_context *c, struct jinja_call *call, const ch
 }
 
 static bool test_number(struct jinja_context *c, const struct jinja_call *call, int64_t divisor, int64_t rest) {
-    return jinja_equal(jinja_binary(c, OP_MOD, call->args[0], jinja_int(divisor)), jinja_int(rest));
+    return jinja_equal(c, jinja_binary(c, OP_MOD, call->args[0], jinja_int(divisor)), jinja_int(rest));
 }
 
 struct comparison {
@@ -621,9 +668,9 @@ static bool test_comparison(struct jinja_context *c, const struct jinja_call *ca
             struct jinja_value a = call->args[0], b = call->args[1];
             switch (comparisons[i].op) {
             case OP_EQ:
-                return jinja_equal(a, b);
+                return jinja_equal(c, a, b);
             case OP_NE:
-                return !jinja_equal(a, b);
+                return !jinja_equal(c, a, b);
             case OP_LT:
                 return jinja_compare(c, a, b) < 0;
             case OP_LE:
@@ -654,11 +701,11 @@ bool jinja_apply_test(struct jinja_context *c, struct jinja_call *call) {
     if (strcmp(call->name, "filter") == 0) return call->args[0].type == JINJA_STRING && find_filter(call->args[0].string->text);
     if (strcmp(call->name, "divisibleby") == 0) {
         jinja_check_arguments(c, call, 2, 2);
-        return jinja_equal(jinja_binary(c, OP_MOD, call->args[0], call->args[1]), jinja_int(0));
+        return jinja_equal(c, jinja_binary(c, OP_MOD, call->args[0], call->args[1]), jinja_int(0));
     }
     if (strcmp(call->name, "sameas") == 0) {
         jinja_check_arguments(c, call, 2, 2);
-        return call->args[0].type == call->args[1].type && jinja_equal(call->args[0], call->args[1]);
+        return call->args[0].type == call->args[1].type && jinja_equal(c, call->args[0], call->args[1]);
     }
     jinja_fail(c, "No test named '%s'.", call->name);
 }

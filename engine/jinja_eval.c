@@ -12,8 +12,6 @@
 
 #include "engine/jinja.h"
 
-enum { MAX_DEPTH = 200 };
-
 struct jinja_template {
     struct jinja_context context; /* arena of the tree */
     struct jinja_node *body;
@@ -23,15 +21,6 @@ enum flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE };
 
 static struct jinja_value eval(struct jinja_context *c, struct jinja_scope *scope, const struct jinja_node *node);
 static enum flow run(struct jinja_context *c, struct jinja_scope *scope, const struct jinja_node *node, struct jinja_buffer *out);
-
-static void step(struct jinja_context *c) {
-    if (++c->steps > c->max_steps)
-        jinja_fail(c, "the template takes too long: more than %llu steps", (unsigned long long)c->max_steps);
-}
-
-static void enter(struct jinja_context *c) {
-    if (++c->depth > MAX_DEPTH) jinja_fail(c, "the template recurses too deeply");
-}
 
 /* --- scopes --- */
 
@@ -50,7 +39,7 @@ static void scope_set(struct jinja_context *c, struct jinja_scope *scope, const 
 static struct jinja_value scope_get(struct jinja_context *c, const struct jinja_scope *scope, const struct jinja_string *name) {
     struct jinja_value value, key = {.type = JINJA_STRING, .string = name};
     for (; scope; scope = scope->outer) {
-        if (jinja_dict_get(scope->names, key, &value)) return value;
+        if (jinja_dict_get(c, scope->names, key, &value)) return value;
     }
     if (jinja_global(c, name, &value)) return value;
     return jinja_undefined(c, name->text, name->len);
@@ -120,9 +109,13 @@ struct jinja_value jinja_attribute(struct jinja_context *c, struct jinja_value v
     struct jinja_value out;
     if (value.type == JINJA_UNDEFINED) fail_undefined(c, value);
     if (value.type == JINJA_LOOP && loop_attribute(c, value.loop, name, len, &out)) return out;
+    for (size_t i = 0; value.type == JINJA_TUPLE && value.list->fields && i < value.list->n; i++) {
+        if (strlen(value.list->fields[i]) == len && memcmp(value.list->fields[i], name, len) == 0) return value.list->items[i];
+    }
     if (value.type != JINJA_NAMESPACE && jinja_method(c, value, name, len, &out)) return out;
     if (value.type == JINJA_DICT || value.type == JINJA_NAMESPACE) {
-        if (jinja_dict_get(value, jinja_string(c, name, len), &out)) return out;
+        jinja_spend(c, jinja_work(value));
+        if (jinja_dict_get(c, value, jinja_string(c, name, len), &out)) return out;
     }
     return missing(c, value, name, len);
 }
@@ -139,8 +132,9 @@ struct jinja_value jinja_item(struct jinja_context *c, struct jinja_value value,
     struct jinja_value out;
     size_t i;
     bool integer = key.type == JINJA_INT || key.type == JINJA_BOOL;
+    if (!jinja_is_list(value)) jinja_spend(c, jinja_work(value));
     if (value.type == JINJA_UNDEFINED) fail_undefined(c, value);
-    if (value.type == JINJA_DICT && jinja_dict_get(value, key, &out)) return out;
+    if (value.type == JINJA_DICT && jinja_dict_get(c, value, key, &out)) return out;
     if (jinja_is_list(value) && integer) {
         if (list_index(key, value.list->n, &i)) return value.list->items[i];
     } else if (value.type == JINJA_STRING && integer) {
@@ -191,7 +185,7 @@ static struct jinja_value slice(struct jinja_context *c, struct jinja_value valu
     struct jinja_value items = jinja_iterate(c, value),
                        list = jinja_list_new(c, value.type == JINJA_TUPLE ? JINJA_TUPLE : JINJA_LIST);
     for (int64_t i = from; step_size > 0 ? i < to : i > to; i += step_size) {
-        step(c);
+        jinja_spend(c, 1);
         jinja_list_add(c, list, items.list->items[i]);
     }
     if (value.type != JINJA_STRING) return list;
@@ -263,7 +257,7 @@ static struct jinja_value integer_op(struct jinja_context *c, enum jinja_op op, 
     if (op == OP_POW) {
         if (b < 0) return jinja_float(pow((double)a, (double)b));
         for (result = 1; b > 0 && !overflow; b--) {
-            step(c);
+            jinja_spend(c, 1);
             overflow = __builtin_mul_overflow(result, a, &result);
         }
     }
@@ -370,9 +364,9 @@ struct jinja_value jinja_binary(struct jinja_context *c, enum jinja_op op, struc
 static bool compare_op(struct jinja_context *c, enum jinja_op op, struct jinja_value a, struct jinja_value b) {
     switch (op) {
     case OP_EQ:
-        return jinja_equal(a, b);
+        return jinja_equal(c, a, b);
     case OP_NE:
-        return !jinja_equal(a, b);
+        return !jinja_equal(c, a, b);
     case OP_IN:
         return jinja_contains(c, b, a);
     case OP_NOT_IN:
@@ -440,7 +434,7 @@ static struct jinja_value call_macro(struct jinja_context *c, const struct jinja
     scope_set(c, scope, jinja_cstring(c, "varargs").string, varargs);
     scope_set(c, scope, jinja_cstring(c, "kwargs").string, kwargs);
     struct jinja_buffer out = {0};
-    enter(c);
+    jinja_enter(c);
     run(c, scope, node->b, &out);
     c->depth--;
     return jinja_buffer_value(c, &out);
@@ -450,19 +444,20 @@ static void run_loop(struct jinja_context *c, struct jinja_scope *scope, const s
                      struct jinja_value iterable, int depth0, struct jinja_buffer *out);
 
 struct jinja_value jinja_call_value(struct jinja_context *c, struct jinja_value callee, struct jinja_call *call) {
-    step(c);
+    jinja_spend(c, 1);
     switch (callee.type) {
     case JINJA_MACRO:
         return call_macro(c, callee.macro, call);
     case JINJA_FUNCTION:
         call->self = callee.bound->self;
         call->name = callee.bound->function->name;
+        jinja_spend(c, jinja_work(callee.bound->self));
         return callee.bound->function->call(c, call);
     case JINJA_LOOP: { /* loop(children) inside `for ... recursive` */
         if (!callee.loop->node) jinja_fail(c, "the loop is not recursive, so it cannot be called");
         jinja_check_arguments(c, call, 1, 1);
         struct jinja_buffer out = {0};
-        enter(c);
+        jinja_enter(c);
         run_loop(c, callee.loop->scope, callee.loop->node, call->args[0], callee.loop->depth0 + 1, &out);
         c->depth--;
         return jinja_buffer_value(c, &out);
@@ -583,8 +578,8 @@ static struct jinja_value eval_node(struct jinja_context *c, struct jinja_scope 
 }
 
 static struct jinja_value eval(struct jinja_context *c, struct jinja_scope *scope, const struct jinja_node *node) {
-    step(c);
-    enter(c);
+    jinja_spend(c, 1);
+    jinja_enter(c);
     c->line = node->line;
     struct jinja_value value = eval_node(c, scope, node);
     c->depth--;
@@ -614,7 +609,7 @@ static void run_loop(struct jinja_context *c, struct jinja_scope *scope, const s
     *loop = (struct jinja_loop){.items = items.list, .depth0 = depth0, .node = node->flag ? node : NULL, .scope = scope};
     const struct jinja_string *name = jinja_cstring(c, "loop").string;
     for (; loop->index0 < items.list->n; loop->index0++) {
-        step(c);
+        jinja_spend(c, 1);
         struct jinja_scope *inner = scope_new(c, scope);
         scope_set(c, inner, name, (struct jinja_value){.type = JINJA_LOOP, .loop = loop});
         assign(c, inner, node->a, items.list->items[loop->index0]);
@@ -721,8 +716,8 @@ static enum flow run_statement(struct jinja_context *c, struct jinja_scope *scop
 
 static enum flow run(struct jinja_context *c, struct jinja_scope *scope, const struct jinja_node *node,
                      struct jinja_buffer *out) {
-    step(c);
-    enter(c);
+    jinja_spend(c, 1);
+    jinja_enter(c);
     c->line = node->line;
     enum flow flow = run_statement(c, scope, node, out);
     c->depth--;

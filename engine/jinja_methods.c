@@ -384,7 +384,7 @@ static struct jinja_value dict_values(struct jinja_context *c, struct jinja_call
 static struct jinja_value dict_get(struct jinja_context *c, struct jinja_call *call) {
     struct jinja_value v, otherwise;
     jinja_check_arguments(c, call, 1, 2);
-    if (call->n_args && jinja_dict_get(call->self, call->args[0], &v)) return v;
+    if (call->n_args && jinja_dict_get(c, call->self, call->args[0], &v)) return v;
     return jinja_argument(call, 1, "default", &otherwise) ? otherwise : jinja_none();
 }
 
@@ -396,7 +396,7 @@ static struct jinja_value dict_copy(struct jinja_context *c, struct jinja_call *
 static struct jinja_value list_index(struct jinja_context *c, struct jinja_call *call) {
     jinja_check_arguments(c, call, 1, 1);
     for (size_t i = 0; i < call->self.list->n; i++) {
-        if (jinja_equal(call->self.list->items[i], call->args[0])) return jinja_int((int64_t)i);
+        if (jinja_equal(c, call->self.list->items[i], call->args[0])) return jinja_int((int64_t)i);
     }
     jinja_fail(c, "the value is not in the list");
 }
@@ -404,7 +404,7 @@ static struct jinja_value list_index(struct jinja_context *c, struct jinja_call 
 static struct jinja_value list_count(struct jinja_context *c, struct jinja_call *call) {
     jinja_check_arguments(c, call, 1, 1);
     int64_t n = 0;
-    for (size_t i = 0; i < call->self.list->n; i++) n += jinja_equal(call->self.list->items[i], call->args[0]);
+    for (size_t i = 0; i < call->self.list->n; i++) n += jinja_equal(c, call->self.list->items[i], call->args[0]);
     return jinja_int(n);
 }
 
@@ -417,7 +417,7 @@ static struct jinja_value loop_changed(struct jinja_context *c, struct jinja_cal
     struct jinja_loop *loop = call->self.loop;
     struct jinja_value now = jinja_list_new(c, JINJA_TUPLE);
     for (size_t i = 0; i < call->n_args; i++) jinja_list_add(c, now, call->args[i]);
-    bool changed = !loop->has_last_changed || !jinja_equal(now, loop->last_changed);
+    bool changed = !loop->has_last_changed || !jinja_equal(c, now, loop->last_changed);
     loop->has_last_changed = true;
     loop->last_changed = now;
     return jinja_bool(changed);

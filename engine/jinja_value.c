@@ -22,6 +22,22 @@ void jinja_fail(struct jinja_context *c, const char *format, ...) {
     longjmp(c->fail, 1);
 }
 
+void jinja_spend(struct jinja_context *c, size_t work) {
+    c->steps += work;
+    if (c->steps > c->max_steps)
+        jinja_fail(c, "the template takes too long: more than %llu steps", (unsigned long long)c->max_steps);
+}
+
+size_t jinja_work(struct jinja_value v) {
+    if (v.type == JINJA_STRING) return v.string->len / 64;
+    if (jinja_is_list(v)) return v.list->n / 4;
+    return v.type == JINJA_DICT || v.type == JINJA_NAMESPACE ? v.dict->n / 4 : 0;
+}
+
+void jinja_enter(struct jinja_context *c) {
+    if (++c->depth > JINJA_MAX_DEPTH) jinja_fail(c, "the template recurses too deeply");
+}
+
 /* --- memory --- */
 
 void *jinja_alloc(struct jinja_context *c, size_t bytes) {
@@ -113,16 +129,17 @@ struct jinja_value jinja_dict_new(struct jinja_context *c, enum jinja_type type)
 }
 
 /* Index of a key, or n. Templates' dicts are small (a message has a handful of keys), so a scan beats hashing. */
-static size_t dict_index(const struct jinja_dict *d, struct jinja_value key) {
+static size_t dict_index(struct jinja_context *c, const struct jinja_dict *d, struct jinja_value key) {
     size_t i = 0;
-    while (i < d->n && !jinja_equal(d->keys[i], key)) i++;
+    while (i < d->n && !jinja_equal(c, d->keys[i], key)) i++;
     return i;
 }
 
 void jinja_dict_set(struct jinja_context *c, struct jinja_value dict, struct jinja_value key, struct jinja_value value) {
+    jinja_spend(c, jinja_work(dict));
     struct jinja_dict *d = dict.dict;
     if (jinja_is_list(key) || key.type == JINJA_DICT) jinja_fail(c, "unhashable type: '%s'", jinja_type_name(key.type));
-    size_t i = dict_index(d, key);
+    size_t i = dict_index(c, d, key);
     if (i == d->n) {
         size_t capacity = d->capacity;
         d->keys = grow(c, d->keys, d->n, &capacity, sizeof *d->keys);
@@ -132,8 +149,8 @@ void jinja_dict_set(struct jinja_context *c, struct jinja_value dict, struct jin
     d->values[i] = value;
 }
 
-bool jinja_dict_get(struct jinja_value dict, struct jinja_value key, struct jinja_value *out) {
-    size_t i = dict_index(dict.dict, key);
+bool jinja_dict_get(struct jinja_context *c, struct jinja_value dict, struct jinja_value key, struct jinja_value *out) {
+    size_t i = dict_index(c, dict.dict, key);
     if (i == dict.dict->n) return false;
     *out = dict.dict->values[i];
     return true;
@@ -196,16 +213,18 @@ bool jinja_truth(struct jinja_value v) {
     }
 }
 
-static bool dicts_equal(const struct jinja_dict *a, const struct jinja_dict *b) {
+static bool dicts_equal(struct jinja_context *c, const struct jinja_dict *a, const struct jinja_dict *b) {
     if (a->n != b->n) return false;
     for (size_t i = 0; i < a->n; i++) {
-        size_t j = dict_index(b, a->keys[i]);
-        if (j == b->n || !jinja_equal(a->values[i], b->values[j])) return false;
+        size_t j = dict_index(c, b, a->keys[i]);
+        if (j == b->n || !jinja_equal(c, a->values[i], b->values[j])) return false;
     }
     return true;
 }
 
-bool jinja_equal(struct jinja_value a, struct jinja_value b) {
+bool jinja_equal(struct jinja_context *c, struct jinja_value a, struct jinja_value b) {
+    bool equal = true;
+    jinja_spend(c, 1);
     if (jinja_is_number(a) && jinja_is_number(b)) {
         if (a.type == JINJA_FLOAT || b.type == JINJA_FLOAT) return jinja_as_double(a) == jinja_as_double(b);
         return jinja_as_int(a) == jinja_as_int(b);
@@ -213,16 +232,21 @@ bool jinja_equal(struct jinja_value a, struct jinja_value b) {
     if (a.type != b.type) return false;
     switch (a.type) {
     case JINJA_STRING:
-        return a.string->len == b.string->len && memcmp(a.string->text, b.string->text, a.string->len) == 0;
+        if (a.string->len != b.string->len) return false;
+        jinja_spend(c, jinja_work(a));
+        return memcmp(a.string->text, b.string->text, a.string->len) == 0;
     case JINJA_LIST:
     case JINJA_TUPLE:
         if (a.list->n != b.list->n) return false;
-        for (size_t i = 0; i < a.list->n; i++) {
-            if (!jinja_equal(a.list->items[i], b.list->items[i])) return false;
-        }
-        return true;
+        jinja_enter(c);
+        for (size_t i = 0; equal && i < a.list->n; i++) equal = jinja_equal(c, a.list->items[i], b.list->items[i]);
+        c->depth--;
+        return equal;
     case JINJA_DICT:
-        return dicts_equal(a.dict, b.dict);
+        jinja_enter(c);
+        equal = dicts_equal(c, a.dict, b.dict);
+        c->depth--;
+        return equal;
     case JINJA_UNDEFINED:
     case JINJA_NONE:
         return true;
@@ -250,8 +274,11 @@ int jinja_compare(struct jinja_context *c, struct jinja_value a, struct jinja_va
     }
     if (jinja_is_list(a) && a.type == b.type) {
         for (size_t i = 0; i < a.list->n && i < b.list->n; i++) {
-            if (jinja_equal(a.list->items[i], b.list->items[i])) continue;
-            return jinja_compare(c, a.list->items[i], b.list->items[i]);
+            if (jinja_equal(c, a.list->items[i], b.list->items[i])) continue;
+            jinja_enter(c);
+            int order = jinja_compare(c, a.list->items[i], b.list->items[i]);
+            c->depth--;
+            return order;
         }
         return sign((int64_t)a.list->n - (int64_t)b.list->n);
     }
@@ -262,6 +289,7 @@ int jinja_compare(struct jinja_context *c, struct jinja_value a, struct jinja_va
 }
 
 bool jinja_contains(struct jinja_context *c, struct jinja_value container, struct jinja_value item) {
+    jinja_spend(c, jinja_work(container));
     switch (container.type) {
     case JINJA_STRING:
         if (item.type != JINJA_STRING)
@@ -270,11 +298,11 @@ bool jinja_contains(struct jinja_context *c, struct jinja_value container, struc
     case JINJA_LIST:
     case JINJA_TUPLE:
         for (size_t i = 0; i < container.list->n; i++) {
-            if (jinja_equal(container.list->items[i], item)) return true;
+            if (jinja_equal(c, container.list->items[i], item)) return true;
         }
         return false;
     case JINJA_DICT:
-        return dict_index(container.dict, item) < container.dict->n;
+        return dict_index(c, container.dict, item) < container.dict->n;
     case JINJA_UNDEFINED:
         return false;
     default:

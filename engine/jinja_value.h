@@ -45,6 +45,7 @@ struct jinja_string {
 struct jinja_list {
     size_t n, capacity;
     struct jinja_value *items;
+    const char *const *fields; /* [n] names of the items, as Python's named tuples have them; NULL: none */
 };
 
 struct jinja_dict {
@@ -116,6 +117,13 @@ struct jinja_context {
 };
 
 /* Ends the render: the message gets the current line in front. */
+/* Counts work that one step of a template makes: characters looked at, items compared. Fails beyond the limit. */
+void jinja_spend(struct jinja_context *c, size_t work);
+/* One level deeper, in evaluating or in looking at nested values; c->depth-- on the way out. */
+enum { JINJA_MAX_DEPTH = 200 };
+void jinja_enter(struct jinja_context *c);
+/* What looking at the whole of a value costs. */
+size_t jinja_work(struct jinja_value v);
 _Noreturn void jinja_fail(struct jinja_context *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 void *jinja_alloc(struct jinja_context *c, size_t bytes); /* zeroed */
@@ -133,7 +141,7 @@ struct jinja_value jinja_list_new(struct jinja_context *c, enum jinja_type type)
 void jinja_list_add(struct jinja_context *c, struct jinja_value list, struct jinja_value item);
 struct jinja_value jinja_dict_new(struct jinja_context *c, enum jinja_type type);
 void jinja_dict_set(struct jinja_context *c, struct jinja_value dict, struct jinja_value key, struct jinja_value value);
-bool jinja_dict_get(struct jinja_value dict, struct jinja_value key, struct jinja_value *out);
+bool jinja_dict_get(struct jinja_context *c, struct jinja_value dict, struct jinja_value key, struct jinja_value *out);
 bool jinja_dict_find(struct jinja_value dict, const char *name, struct jinja_value *out);
 struct jinja_value jinja_function_value(struct jinja_context *c, const struct jinja_function *function, struct jinja_value self);
 
@@ -147,7 +155,7 @@ static inline bool jinja_is_number(struct jinja_value v) {
 double jinja_as_double(struct jinja_value v); /* numbers only */
 int64_t jinja_as_int(struct jinja_value v);   /* int and bool only */
 bool jinja_truth(struct jinja_value v);
-bool jinja_equal(struct jinja_value a, struct jinja_value b);
+bool jinja_equal(struct jinja_context *c, struct jinja_value a, struct jinja_value b);
 int jinja_compare(struct jinja_context *c, struct jinja_value a, struct jinja_value b); /* -1, 0, 1; fails on mixed types */
 bool jinja_contains(struct jinja_context *c, struct jinja_value container, struct jinja_value item);
 size_t jinja_length(struct jinja_context *c, struct jinja_value v);

@@ -117,8 +117,17 @@ struct model_batch {
 };
 
 int model_read_shape(struct model_shape *shape, const struct gguf *gguf, struct engine_error *error);
+/* ENGINE_OK if the file has every tensor that this shape needs, of the right dimensions and a type that can be computed with, and
+ * no other. Reads no weights. */
+int model_check(const struct gguf *gguf, const struct model_shape *shape, struct engine_error *error);
 /* Bytes of the weights in the backend's layout; tensors of unknown types count as they lie in the file. */
 uint64_t model_weight_memory(const struct gguf *gguf);
+/* What a decode step of one sequence reads and computes; attention is not counted. */
+struct model_cost {
+    uint64_t bytes;             /* of repacked weights; of experts the share that a token uses */
+    double layer_ops, head_ops; /* operations on a row: a product and its addition are two */
+};
+struct model_cost model_cost(const struct gguf *gguf, const struct model_shape *shape);
 /* Bytes that model_open allocates besides the weights. */
 uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_limits *limits);
 

@@ -32,7 +32,8 @@ struct loader {
     const struct gguf *gguf;
     struct engine_error *error;
     float *next_norm;
-    bool *used; /* [n_tensors] */
+    bool *used;      /* [n_tensors] */
+    bool only_looks; /* model_check: nothing is read ahead */
     uint64_t bytes_done;
     struct forms norm, attn, ffn, expert;
 };
@@ -42,7 +43,7 @@ static void count_loaded(struct loader *ld, const struct gguf_tensor *tensor, si
     const uint64_t worth_telling = 512u << 20, all = ld->model->shape.weight_bytes;
     ld->bytes_done += bytes;
     ld->used[tensor - gguf_tensor_at(ld->gguf, 0)] = true;
-    if (all >= worth_telling) log_progress("model", "loading", (int)(100 * ld->bytes_done / (all + 1)));
+    if (all >= worth_telling && !ld->only_looks) log_progress("model", "loading", (int)(100 * ld->bytes_done / (all + 1)));
 }
 
 /* Rows first .. first + n_rows of a tensor whose rows, over all its dimensions, have n_cols weights. */
@@ -51,7 +52,7 @@ static int load_rows(struct loader *ld, const struct gguf_tensor *tensor, enum d
     struct model *m = ld->model;
     size_t row_bytes = dtype_row_bytes(type, n_cols);
     const char *rows = (const char *)tensor->data + (size_t)first * row_bytes;
-    if (first == 0) gguf_want_pages(ld->gguf, tensor);
+    if (first == 0 && !ld->only_looks) gguf_want_pages(ld->gguf, tensor);
     int status = m->backend.ops->weight_load(m->backend.self, rows, type, n_rows, n_cols, out);
     if (status == KERNELS_ERR_MEMORY) {
         snprintf(ld->error->text, sizeof ld->error->text, "%s: no memory for tensor %s (%zu bytes)", gguf_path(ld->gguf),
@@ -373,11 +374,11 @@ no_memory:
     return ENGINE_ERR_MEMORY;
 }
 
-int model_open(struct model **out, const struct gguf *gguf, const struct model_shape *shape, const struct backend *backend,
-               const struct model_limits *limits, struct engine_error *error) {
-    *out = NULL;
-    int rc = ENGINE_ERR_MEMORY;
+/* An empty model and its loader. On failure nothing is left. */
+static int begin_load(struct loader *ld, const struct gguf *gguf, const struct model_shape *shape, const struct backend *backend,
+                      const struct model_limits *limits, struct engine_error *error) {
     struct model *m = calloc(1, sizeof *m);
+    bool *used = calloc(gguf_n_tensors(gguf), sizeof *used);
     if (m) {
         m->shape = *shape;
         m->limits = *limits;
@@ -385,23 +386,55 @@ int model_open(struct model **out, const struct gguf *gguf, const struct model_s
         m->layers = calloc((size_t)shape->n_layers, sizeof *m->layers);
         m->norms = calloc(n_vector_floats(shape), sizeof *m->norms);
     }
-    bool *used = calloc(gguf_n_tensors(gguf), sizeof *used);
-    if (!m || !m->layers || !m->norms || !used) {
-        snprintf(error->text, sizeof error->text, "%s: no memory for the model's tables", gguf_path(gguf));
-        free(used);
-        model_close(m);
-        return rc;
+    if (m && m->layers && m->norms && used) {
+        *ld = (struct loader){.model = m, .gguf = gguf, .error = error, .next_norm = m->norms, .used = used};
+        return ENGINE_OK;
     }
-    struct loader ld = {.model = m, .gguf = gguf, .error = error, .next_norm = m->norms, .used = used};
-    if ((rc = load_weights(&ld)) == ENGINE_OK && (rc = refuse_left_over(&ld)) == ENGINE_OK) rc = open_buffers(&ld);
+    snprintf(error->text, sizeof error->text, "%s: no memory for the model's tables", gguf_path(gguf));
     free(used);
+    model_close(m);
+    return ENGINE_ERR_MEMORY;
+}
+
+int model_open(struct model **out, const struct gguf *gguf, const struct model_shape *shape, const struct backend *backend,
+               const struct model_limits *limits, struct engine_error *error) {
+    *out = NULL;
+    struct loader ld;
+    int rc = begin_load(&ld, gguf, shape, backend, limits, error);
+    if (rc != ENGINE_OK) return rc;
+    if ((rc = load_weights(&ld)) == ENGINE_OK && (rc = refuse_left_over(&ld)) == ENGINE_OK) rc = open_buffers(&ld);
+    free(ld.used);
     if (rc != ENGINE_OK) {
-        model_close(m);
+        model_close(ld.model);
         return rc;
     }
-    m->shape.rope.factors = m->shape.rope.long_factors = NULL; /* pointed into the file, which may be closed now */
-    *out = m;
+    ld.model->shape.rope.factors = ld.model->shape.rope.long_factors = NULL; /* pointed into the file, which may be closed now */
+    *out = ld.model;
     return ENGINE_OK;
+}
+
+/* --- looking without loading: a backend that takes weights and keeps nothing --- */
+
+static int look_at_weight(void *self, const void *src, enum dtype type, int n_rows, int n_cols, struct weight **out) {
+    (void)self, (void)src;
+    *out = NULL;
+    return backend_weight_bytes(type, n_rows, n_cols) > 0 ? KERNELS_OK : KERNELS_ERR_DTYPE;
+}
+static void forget_weight(void *self, struct weight *weight) { (void)self, (void)weight; }
+static void forget_memory(void *self, void *memory, size_t bytes) { (void)self, (void)memory, (void)bytes; }
+
+int model_check(const struct gguf *gguf, const struct model_shape *shape, struct engine_error *error) {
+    static const struct backend_ops ops = {.weight_load = look_at_weight, .weight_free = forget_weight, .free = forget_memory};
+    const struct backend looker = {.ops = &ops};
+    const struct model_limits limits = {0};
+    struct loader ld;
+    int rc = begin_load(&ld, gguf, shape, &looker, &limits, error);
+    if (rc != ENGINE_OK) return rc;
+    ld.only_looks = true;
+    if ((rc = load_weights(&ld)) == ENGINE_OK) rc = refuse_left_over(&ld);
+    free(ld.used);
+    model_close(ld.model);
+    return rc;
 }
 
 static void close_layer(struct model *m, struct model_layer *l) {

@@ -81,6 +81,8 @@ static void copy_stats(struct engine *e) {
     int n_upstream = 0; /* not scheduled yet, but waiting all the same */
     for (const struct request *r = e->live; r; r = r->live_next) n_upstream += r->stage < REQUEST_SCHEDULED;
     s->n_running = e->scheduler.n_running;
+    s->kv_tokens = 0;
+    for (int i = 0; i < e->scheduler.n_running; i++) s->kv_tokens += e->scheduler.running[i]->n_computed;
     s->n_waiting = e->scheduler.n_waiting + n_upstream;
     s->blocks_total = e->cache.n_blocks;
     s->blocks_free = e->cache.n_free;
@@ -272,6 +274,7 @@ static void step(struct engine *e) {
     int n_tokens = draw_tokens(e);
     draft_time(e, batch.n_rows, n_drafted, n_tokens, forward_ms);
     e->counts.steps++;
+    e->counts.stepped_ms = now_ms();
 }
 
 void *engine_thread_run(void *arg) {

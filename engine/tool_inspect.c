@@ -6,9 +6,8 @@
 #include <string.h>
 
 #include "engine/chat_template.h"
-#include "engine/gguf.h"
+#include "engine/internal.h"
 #include "engine/memory.h"
-#include "engine/model.h"
 #include "engine/options.h"
 #include "engine/tokenizer.h"
 #include "engine/tools.h"
@@ -86,56 +85,86 @@ static void print_tensors(const struct gguf *gguf) {
 
 /* --- the network --- */
 
-static void print_memory(const struct model_shape *shape) {
-    struct engine_config config = engine_config_default();
-    struct model_limits limits = {.max_rows = config.step_tokens, .max_logits = config.max_seqs, .ctx_len = shape->ctx_train};
-    struct kv_shape kv_shape;
+/* What the engine takes with its default settings and a single conversation that fills the context. */
+struct memory_need {
+    uint64_t weights, buffers, all;
+    uint64_t kv_per_1000[KV_TYPE_COUNT]; /* 0 where this model's heads do not suit the type */
+    int ctx;
+};
+
+static struct memory_need memory_need(const struct gguf *gguf, const struct model_shape *shape) {
+    const struct engine_config config = engine_config_default();
+    struct memory_need need = {.weights = model_weight_memory(gguf), .ctx = engine_default_ctx(shape->ctx_train)};
+    const struct model_limits limits = {.max_rows = config.step_tokens, .max_logits = config.max_seqs, .ctx_len = need.ctx};
     struct engine_error unused;
-    model_kv_shape(shape, NULL, &kv_shape, &unused);
-    uint64_t token = kv_block_bytes(&kv_shape) / KV_BLOCK;
-    uint64_t kv = token * (uint64_t)shape->ctx_train, buffers = model_buffer_bytes(shape, &limits);
-    char t[4][32], text[256];
-    snprintf(text, sizeof text, "%s: weights %s, buffers %s, keys and values %s for one full context (%.1f KiB a token)",
-             memory_format(shape->weight_bytes + buffers + kv, t[0], sizeof t[0]),
-             memory_format(shape->weight_bytes, t[1], sizeof t[1]), memory_format(buffers, t[2], sizeof t[2]),
-             memory_format(kv, t[3], sizeof t[3]), (double)token / 1024);
-    line("memory", text);
+    struct kv_shape kv;
+    need.buffers = model_buffer_bytes(shape, &limits);
+    need.all = need.weights + need.buffers;
+    for (int type = 0; type < KV_TYPE_COUNT; type++) {
+        if (model_kv_shape(shape, kv_type_name((enum kv_type)type), &kv, &unused) != ENGINE_OK) continue;
+        need.kv_per_1000[type] = kv_block_bytes(&kv) * 1000 / KV_BLOCK;
+        if (type == KV_F16) need.all += kv_block_bytes(&kv) * (uint64_t)kv_blocks_for(need.ctx);
+    }
+    return need;
 }
 
-/* The shape, or why the network cannot be run. True if it can. */
-static bool print_network(const struct gguf *gguf) {
-    struct engine_error error;
+static void print_memory(const struct gguf *gguf, const struct model_shape *shape, const struct memory_need *need) {
+    const struct model_cost cost = model_cost(gguf, shape);
+    const uint64_t available = memory_available();
+    char t[2][32], text[160], left[64] = "";
+    if (available != UINT64_MAX)
+        snprintf(left, sizeof left, "; this machine has %s left", memory_format(available, t[0], sizeof t[0]));
+    snprintf(text, sizeof text, "%s for one conversation of %d tokens%s", memory_format(need->all, t[1], sizeof t[1]), need->ctx,
+             left);
+    line("memory", text);
+    snprintf(text, sizeof text, "%s, of which every token reads %s", memory_format(need->weights, t[0], sizeof t[0]),
+             memory_format(cost.bytes, t[1], sizeof t[1]));
+    line("  weights", text);
+    snprintf(text, sizeof text, "%s with default settings", memory_format(need->buffers, t[0], sizeof t[0]));
+    line("  buffers", text);
+    size_t n = 0;
+    for (int type = 0; type < KV_TYPE_COUNT; type++)
+        if (need->kv_per_1000[type] > 0)
+            n += (size_t)snprintf(text + n, sizeof text - n, "%s%s (%s)", n ? ", " : "",
+                                  memory_format(need->kv_per_1000[type], t[0], sizeof t[0]), kv_type_name((enum kv_type)type));
+    snprintf(text + n, sizeof text - n, " for 1,000 tokens");
+    line("  keys, values", text);
+}
+
+/* Shape and memory. False, and why says it in a sentence, if the network cannot be run. */
+static bool print_network(const struct gguf *gguf, struct engine_error *why) {
     struct model_shape shape;
-    char text[160];
+    char text[160], t[2][32];
     if (gguf_n_tensors(gguf) == 0) {
-        line("network", "none: the file holds a vocabulary only");
+        snprintf(why->text, sizeof why->text, "the file holds a vocabulary only");
         return false;
     }
-    if (model_read_shape(&shape, gguf, &error) != ENGINE_OK) {
-        line("network", error.text);
-        return false;
-    }
+    if (model_read_shape(&shape, gguf, why) != ENGINE_OK) return false;
     snprintf(text, sizeof text, "%d layers of width %d (feed-forward %d), %d heads of %d, %d for keys and values", shape.n_layers,
              shape.n_embd, shape.n_ffn, shape.n_heads, shape.head_dim, shape.n_kv_heads);
     line("network", text);
+    snprintf(text, sizeof text, "%d experts, %d of them for a token", shape.n_experts, shape.n_experts_used);
+    if (shape.n_experts > 0) line("experts", text);
     snprintf(text, sizeof text, "%d tokens", shape.ctx_train);
     line("context", text);
-    print_memory(&shape);
-    return true;
+    const struct memory_need need = memory_need(gguf, &shape);
+    print_memory(gguf, &shape, &need);
+    if (model_check(gguf, &shape, why) != ENGINE_OK) return false;
+    if (need.all <= memory_available()) return true;
+    snprintf(why->text, sizeof why->text, "%s are needed, but this machine has %s left; a smaller --ctx needs less",
+             memory_format(need.all, t[0], sizeof t[0]), memory_format(memory_available(), t[1], sizeof t[1]));
+    return false;
 }
 
 /* --- the tokenizer --- */
 
-/* True if text can be tokenized. */
-static bool print_tokenizer(const struct gguf *gguf) {
-    struct engine_error error;
+/* False, and why says it in a sentence, if text cannot be tokenized. */
+static bool print_tokenizer(const struct gguf *gguf, struct engine_error *why) {
     struct tokenizer *tokenizer;
+    struct engine_error error;
     struct chat_template *template = NULL;
     char text[160];
-    if (tokenizer_open(&tokenizer, gguf, &error) != ENGINE_OK) {
-        line("tokenizer", error.text);
-        return false;
-    }
+    if (tokenizer_open(&tokenizer, gguf, why) != ENGINE_OK) return false;
     const char *pre = tokenizer_pre_name(tokenizer);
     snprintf(text, sizeof text, "%s%s%s, %d tokens, BOS %d%s, EOS %d", tokenizer_kind(tokenizer), pre ? ", pre-tokenizer " : "",
              pre ? pre : "", tokenizer_vocab_size(tokenizer), tokenizer_bos(tokenizer),
@@ -151,6 +180,25 @@ static bool print_tokenizer(const struct gguf *gguf) {
 }
 
 /* --- command --- */
+
+/* The sentences of the loader begin with the file's name, which is known here. */
+static void print_no(const struct engine_error *why, const char *path) {
+    const char *rest = why->text;
+    const size_t n = strlen(path);
+    char text[sizeof why->text + 16];
+    if (strncmp(rest, path, n) == 0) rest += n;
+    if (strncmp(rest, ": ", 2) == 0 && rest > why->text) rest += 2;
+    snprintf(text, sizeof text, "no: %s%.*s", *rest == ' ' ? "the file" : "", (int)sizeof why->text, rest);
+    line("runs here", text);
+}
+
+static void print_verdict(const struct gguf *gguf, const char *path) {
+    struct engine_error why[2];
+    const bool ok[2] = {print_network(gguf, &why[0]), print_tokenizer(gguf, &why[1])};
+    if (ok[0] && ok[1]) line("runs here", "yes");
+    for (int i = 0; i < 2; i++)
+        if (!ok[i]) print_no(&why[i], path);
+}
 
 int tool_inspect(int argc, char **argv) {
     const char *model = NULL;
@@ -186,9 +234,7 @@ int tool_inspect(int argc, char **argv) {
     string_line("family", gguf, "general.architecture");
     string_line("license", gguf, "general.license");
     print_types(gguf);
-    bool runs = print_network(gguf);
-    bool tokenizes = print_tokenizer(gguf);
-    line("runs here", runs && tokenizes ? "yes" : "no");
+    print_verdict(gguf, model);
     if (tensors) print_tensors(gguf);
     gguf_close(gguf);
     return 0;

@@ -14,10 +14,10 @@
 #define REPLACEMENT "\xEF\xBF\xBD"
 enum { SPACE_BYTES = 3, MIN_CAPACITY = 256 };
 
-/* How much worse than the worst token a character without one is, and how little an added token costs: both as in SentencePiece.
- * */
-static const float unknown_penalty = 10.0f;
-static const double added_cost = 0.1;
+/* As in SentencePiece (0.2.3): how much worse than the worst token a character without one is, what each byte of an added token
+ * after the first is worth, and where sums are counted anew. */
+static const float unknown_penalty = 10.0f, far_score = 100000.0f;
+static const double added_bonus = 0.1;
 
 /* --- open --- */
 
@@ -29,7 +29,7 @@ static int no_memory(struct engine_error *error) {
 static int read_scores(struct unigram *u, const struct vocabulary *v, const struct gguf *gguf, struct engine_error *error) {
     static const char key[] = "tokenizer.ggml.scores";
     struct gguf_array scores;
-    float lowest = FLT_MAX, highest = FLT_MIN; /* the smallest float above zero, not the most negative: as in SentencePiece */
+    float lowest = FLT_MAX;
     enum gguf_answer answer = gguf_get_array(gguf, key, &scores);
     if (answer != GGUF_FOUND || (scores.kind != GGUF_F32 && scores.kind != GGUF_F64)) {
         return gguf_fail(error, ENGINE_ERR_MODEL, "%s: metadata key %s is missing or no array of floats", gguf_path(gguf), key);
@@ -45,14 +45,10 @@ static int read_scores(struct unigram *u, const struct vocabulary *v, const stru
             return gguf_fail(error, ENGINE_ERR_MODEL, "%s: %s: the score of token %d is no finite number", gguf_path(gguf), key,
                              id);
         }
-        u->scores[id] = (double)score;
-        if (v->tokens[id].kind != TOKEN_NORMAL) continue;
-        lowest = score < lowest ? score : lowest;
-        highest = score > highest ? score : highest;
-    }
-    for (int32_t id = 0; id < v->n; id++) {
-        if (v->tokens[id].kind != TOKEN_USER_DEFINED) continue;
-        u->scores[id] = (double)((float)v->tokens[id].name_len * highest) - added_cost;
+        u->scores[id] = score;
+        if (v->tokens[id].kind == TOKEN_NORMAL && score < lowest) lowest = score;
+        if (v->tokens[id].kind != TOKEN_USER_DEFINED || v->tokens[id].name_len == 0) continue;
+        u->scores[id] = (float)(added_bonus * (double)(v->tokens[id].name_len - 1));
     }
     u->unknown_score = lowest - unknown_penalty;
     return ENGINE_OK;
@@ -145,10 +141,22 @@ static size_t character_len(char first, size_t most) {
     return len < most ? len : most;
 }
 
+/* Far from the start of a text floats grow coarse: from time to time sums are counted anew from a place on, as SentencePiece
+ * does. */
+static void count_anew(struct run *run, size_t start) {
+    float offset = run->best[start].score;
+    if (offset >= -far_score && offset <= far_score) return;
+    size_t end = run->len - start < UNIGRAM_MAX_PIECE ? run->len : start + UNIGRAM_MAX_PIECE;
+    for (size_t at = start; at <= end; at++) {
+        if (at == start || run->best[at].reached) run->best[at].score -= offset;
+    }
+}
+
 /* Offers all tokens that begin at `start`; returns the length of the character there. */
 static size_t offer_tokens(struct run *run, size_t start) {
     const struct unigram *u = run->unigram;
     size_t character = character_len(run->word[start], run->len - start);
+    count_anew(run, start);
     float before = run->best[start].score;
     bool has_token = false;
     uint32_t node = PIECE_TRIE_ROOT;
@@ -157,7 +165,7 @@ static size_t offer_tokens(struct run *run, size_t start) {
         if (node == PIECE_TRIE_ROOT) break;
         int32_t id = u->pieces.ids[node];
         if (id < 0) continue;
-        offer(&run->best[at], (float)(u->scores[id] + (double)before), start, id);
+        offer(&run->best[at], u->scores[id] + before, start, id);
         has_token = has_token || at == start + character;
     }
     if (!has_token) offer(&run->best[start + character], u->unknown_score + before, start, -1);

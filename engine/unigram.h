@@ -24,7 +24,7 @@ enum { UNIGRAM_MAX_PIECE = 512 /* bytes; longer tokens are refused, so that time
 struct unigram {
     struct charsmap charsmap;
     struct piece_trie pieces, added; /* all tokens that text may become; those that are left as they are */
-    double *scores;                  /* [v->n]; floats but for added tokens, see unigram.c */
+    float *scores;                   /* [v->n] */
     float unknown_score;
     uint32_t glued[8];  /* bit b: some token has a space behind a character that ends in byte b */
     int32_t unknown;    /* -1: characters without a token are left out */

@@ -291,6 +291,11 @@ int backend_open_cpu(struct backend *out, const struct backend_config *config, c
 const char *backend_cpu_isa(const struct backend *backend);
 int backend_cpu_threads(const struct backend *backend);
 
+/* What this machine gives at most, for comparison: measured on the spot in about a quarter of a second, with the backend's
+ * threads and instruction set. 0 if there is nothing to measure (no weights loaded; plain C). Engine thread. */
+double backend_cpu_read_speed(const struct backend *backend); /* bytes per second, over all weights that are loaded */
+double backend_cpu_int8_speed(const struct backend *backend); /* operations per second, two a product with its addition */
+
 /* Bytes that a matrix takes once weight_load has repacked it; 0 if there is no kernel for it. */
 size_t backend_weight_bytes(enum dtype type, int64_t n_rows, int n_cols);
 

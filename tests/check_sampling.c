@@ -113,8 +113,8 @@ static int open_bench(struct bench *b, const char *path, struct engine_error *er
     if (rc != ENGINE_OK) return rc;
     b->vocab_size = shape.vocab_size;
     int n_blocks = b->n_batch * (CTX / KV_BLOCK);
-    if (kv_pool_alloc(&b->backend, n_blocks, shape.n_layers, shape.n_kv_heads, shape.head_dim, &b->kv) != KERNELS_OK ||
-        sampler_init(&b->sampler, shape.vocab_size) != 0)
+    const struct kv_shape kv = {KV_F16, shape.n_layers, shape.n_kv_heads, shape.head_dim};
+    if (kv_pool_alloc(&b->backend, n_blocks, &kv, &b->kv) != KERNELS_OK || sampler_init(&b->sampler, shape.vocab_size) != 0)
         abort();
     b->sampler.backend = &b->backend;
     for (int i = 0; i < b->n_batch; i++) {

@@ -1,5 +1,5 @@
 /* fuzz_gguf.c - model files from hell: the input is a whole file, or changes to a good one. Whatever opens is read from end to
- * end, and a tokenizer and a chat template are made of it. */
+ * end, and a tokenizer, a chat template and a network are made of it. */
 #define _GNU_SOURCE /* memfd_create */
 #include <stdint.h>
 #include <stdio.h>
@@ -9,9 +9,28 @@
 #include <unistd.h>
 
 #include "engine/chat_template.h"
+#include "engine/model.h"
 #include "tests/small_vocabulary.h"
+#include "tests/tiny_model.h"
 
-static struct gguf_writer good[2];
+enum { N_GOOD = 5 };
+static struct gguf_writer good[N_GOOD];
+static struct backend backend;
+
+/* A tiny model of 32 columns: its keys are a good part of the file. */
+static void make_network(struct gguf_writer *w, struct tiny_model t) {
+    char path[64];
+    uint8_t bytes[4096];
+    int fd = memfd_create("tiny", MFD_CLOEXEC);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    t.n_layers = 1;
+    t.n_embd = t.n_ffn = 32;
+    t.n_heads = t.n_kv_heads = 2;
+    t.every_type = true;
+    if (fd < 0 || !tiny_model_write(path, &t)) abort();
+    for (ssize_t n; (n = read(fd, bytes, sizeof bytes)) > 0;) writer_put(w, bytes, (size_t)n);
+    close(fd);
+}
 
 static void make_good(void) {
     static const char *const merges[] = {"a a", "t h", "th e", "aa aa", NULL};
@@ -29,6 +48,14 @@ static void make_good(void) {
     writer_tensor(&good[1], "b", 0, 1, (uint64_t[]){7}, 96);
     writer_align(&good[1], 32);
     writer_zeros(&good[1], 128);
+    struct tiny_model phi = tiny_model_default();
+    phi.architecture = "phi3";
+    phi.long_rope = true;
+    phi.rope_dim = 8;
+    make_network(&good[2], phi);
+    make_network(&good[3], tiny_model_gemma());
+    make_network(&good[4], tiny_model_experts());
+    if (backend_open_cpu(&backend, &(struct backend_config){.isa = "scalar", .n_threads = 1}, NULL, 0) != KERNELS_OK) abort();
 }
 
 /* Bytes of a good file, changed at the places that the input names: offset (2 bytes), value (1 byte), and so on. */
@@ -98,6 +125,29 @@ static void use_tokenizer(const struct gguf *g) {
     tokenizer_close(tokenizer);
 }
 
+/* A network that opens must also compute: one row. */
+static void use_network(const struct gguf *g) {
+    const int64_t most_widths = 1 << 20; /* the tables of a model as large as the format allows would not fit a fuzzer's memory */
+    const struct model_limits limits = {.max_rows = 1, .max_logits = 1, .ctx_len = KV_BLOCK};
+    struct engine_error error;
+    struct model_shape shape;
+    struct model *model;
+    struct kv_pool pool;
+    struct kv_shape kv;
+    const int32_t zero = 0;
+    const struct kernels_seq run = {.n_rows = 1, .blocks = &zero};
+    const struct model_batch batch = {
+        .tokens = &zero, .n_rows = 1, .seqs = &run, .n_seqs = 1, .logit_rows = &zero, .n_logits = 1};
+    if (model_read_shape(&shape, g, &error) != ENGINE_OK || (int64_t)shape.n_layers * shape.n_embd > most_widths) return;
+    if (model_open(&model, g, &shape, &backend, &limits, &error) != ENGINE_OK) return;
+    if (model_kv_shape(&shape, NULL, &kv, &error) == ENGINE_OK && kv_pool_alloc(&backend, 1, &kv, &pool) == KERNELS_OK) {
+        model_forward(model, &pool, &batch);
+        sink += model_logits(model, 0)[0] > 0;
+        kv_pool_free(&backend, &pool);
+    }
+    model_close(model);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!good[0].n) make_good();
@@ -107,8 +157,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct engine_error error;
     int fd = memfd_create("fuzz", MFD_CLOEXEC);
     if (fd < 0) abort();
-    if (data[0] % 3 < 2) {
-        write_changed(fd, &good[data[0] % 3], data + 1, size - 1);
+    if (data[0] % (N_GOOD + 1) < N_GOOD) {
+        write_changed(fd, &good[data[0] % (N_GOOD + 1)], data + 1, size - 1);
     } else if (write(fd, data + 1, size - 1) != (ssize_t)size - 1) {
         abort();
     }
@@ -116,6 +166,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (gguf_open(&g, path, &error) == ENGINE_OK) {
         read_everything(g);
         use_tokenizer(g);
+        use_network(g);
         gguf_close(g);
     }
     close(fd);

@@ -14,6 +14,7 @@ import numpy
 
 # Of the published models of these sizes: Llama 3.2 1B and 3B (tied head), Mistral 7B, and SmolLM2 135M for quick tries.
 SHAPES = {
+    "tiny": dict(layers=2, width=256, ffn=512, heads=4, kv_heads=2, vocab=600, tied=False, ctx=2048),  # for tests
     "135m": dict(layers=30, width=576, ffn=1536, heads=9, kv_heads=3, vocab=49152, tied=True, ctx=8192),
     "1b": dict(layers=16, width=2048, ffn=8192, heads=32, kv_heads=8, vocab=128256, tied=True, ctx=8192),
     "3b": dict(layers=28, width=3072, ffn=8192, heads=24, kv_heads=8, vocab=128256, tied=True, ctx=8192),

@@ -1,4 +1,5 @@
-/* test_load.c - weights repacked by several threads are what the file holds, and take the memory that was announced. */
+/* test_load.c - weights repacked by several threads are what the file holds, and take the memory that was announced; what a token
+ * costs; the probes of the machine. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,7 +9,9 @@
 
 #include <cmocka.h>
 
+#include "engine/model.h"
 #include "kernels/cpu/cpu.h"
+#include "tiny_model.h"
 
 enum { N_COLS = 1024, N_ROWS = 16 * 220 + 5 }; /* several runs of row groups for every type, and a last group that is not full */
 
@@ -65,8 +68,63 @@ static void test_unknown_types_take_nothing(void **state) {
     assert_int_equal(backend_weight_bytes(DTYPE_Q4_0, 16, 33), 0);
 }
 
+static struct model_cost cost_of(const struct tiny_model *tiny) {
+    static const char path[] = "build/tests/load_tiny.gguf";
+    struct engine_error error;
+    struct model_shape shape;
+    struct gguf *gguf;
+    tiny_model_write(path, tiny);
+    assert_int_equal(gguf_open(&gguf, path, &error), ENGINE_OK);
+    assert_int_equal(model_read_shape(&shape, gguf, &error), ENGINE_OK);
+    const struct model_cost cost = model_cost(gguf, &shape);
+    gguf_close(gguf);
+    return cost;
+}
+
+/* Protects: a tied head counts once, an untied one without the embedding, of experts only those that a token uses. */
+static void test_a_token_costs_what_it_reads(void **state) {
+    (void)state;
+    struct tiny_model tiny = tiny_model_default();
+    tiny.matrix_type = tiny.embedding_type = DTYPE_F32;
+    const double attention = 64 * 64 * 2 + 64 * 32 * 2, ffn = 3 * 64 * 96, head = TINY_VOCAB * 64, padded_head = 304 * 64;
+    struct model_cost cost = cost_of(&tiny);
+    assert_true(cost.layer_ops == 2 * 2 * (attention + ffn) && cost.head_ops == 2 * head);
+    assert_true((double)cost.bytes == 4 * (2 * (attention + ffn) + padded_head));
+    tiny.untied = true;
+    const struct model_cost untied = cost_of(&tiny);
+    assert_true(untied.bytes == cost.bytes && untied.head_ops == cost.head_ops);
+    tiny.untied = false;
+    tiny.architecture = "qwen3moe";
+    tiny.n_experts = 8;
+    tiny.n_experts_used = 2;
+    cost = cost_of(&tiny);
+    assert_true(cost.layer_ops == 2 * 2 * (attention + 64 * 8 + 2 * ffn));
+}
+
+/* Protects: probes give a number where there is something to measure, and none where there is not. */
+static void test_probes(void **state) {
+    (void)state;
+    static const char *const isas[] = {"auto", "scalar"};
+    for (int i = 0; i < 2; i++) {
+        struct backend backend;
+        struct weight *weight = NULL;
+        struct backend_config config = {.n_threads = 2, .isa = isas[i]};
+        assert_int_equal(backend_open_cpu(&backend, &config, NULL, 0), KERNELS_OK);
+        const bool is_scalar = strcmp(backend_cpu_isa(&backend), "scalar") == 0;
+        assert_true(backend_cpu_read_speed(&backend) == 0); /* no weights */
+        uint8_t *src = random_bytes((size_t)N_ROWS * dtype_row_bytes(DTYPE_Q4_0, N_COLS));
+        assert_int_equal(backend.ops->weight_load(backend.self, src, DTYPE_Q4_0, N_ROWS, N_COLS, &weight), KERNELS_OK);
+        assert_true(is_scalar == (backend_cpu_read_speed(&backend) == 0));
+        assert_true(is_scalar == (backend_cpu_int8_speed(&backend) == 0));
+        backend.ops->weight_free(backend.self, weight);
+        backend.ops->close(backend.self);
+        free(src);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows_survive_parallel_repacking),
-                                       cmocka_unit_test(test_unknown_types_take_nothing)};
+                                       cmocka_unit_test(test_unknown_types_take_nothing),
+                                       cmocka_unit_test(test_a_token_costs_what_it_reads), cmocka_unit_test(test_probes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

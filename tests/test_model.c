@@ -357,6 +357,7 @@ static void foreign_family_keys_are_refused(void **state) {
 static void foreign_family_tensors_are_refused(void **state) {
     (void)state;
     struct tiny_model t = tiny_model_default();
+    t.tensors_of = "llama";
     t.architecture = "qwen3";
     cannot_open(t, "lacks the tensor blk.0.attn_q_norm.weight");
     t.architecture = "phi3";
@@ -364,6 +365,30 @@ static void foreign_family_tensors_are_refused(void **state) {
     t.architecture = "gemma2";
     t.window = 8;
     cannot_open(t, "lacks the tensor blk.0.post_attention_norm.weight");
+    t = tiny_model_default();
+    t.tensors_of = "qwen3";
+    cannot_open(t, "tensor blk.0.attn_q_norm.weight has no place in the llama architecture");
+}
+
+/* Protects: a type without kernels is named, with what can be used instead; so are shapes that disagree. */
+static void foreign_types_and_shapes_are_refused(void **state) {
+    (void)state;
+    const uint32_t iq4_xs = 23;
+    struct tiny_model t = tiny_model_default();
+    t.n_embd = t.n_ffn = 256;
+    t.foreign_type = iq4_xs;
+    cannot_open(t, "tensor blk.0.attn_output.weight has type IQ4_XS, which this program cannot compute with; use a file whose");
+    t = tiny_model_experts();
+    t.n_embd = t.n_ffn = 256;
+    t.foreign_type = iq4_xs;
+    t.n_layers = 1;
+    cannot_open(t, "has type IQ4_XS");
+    t = tiny_model_default();
+    t.rope_factors = true;
+    t.rope_dim = 8;
+    refused(t, "tensor rope_freqs.weight is 8 x 1 x 1 x 1, but the model's metadata ask for 1 rows of 4");
+    t.rope_dim = 18;
+    refused(t, "18 rotated dimensions do not suit heads of 16");
 }
 
 /* Protects: families with all that they add give the same bits in chunks of any size. */
@@ -375,13 +400,10 @@ static void chunks_of_families_do_not_change_a_bit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(float_models_match_the_definition),
-        cmocka_unit_test(quantized_models_are_close),
-        cmocka_unit_test(chunks_do_not_change_a_bit),
-        cmocka_unit_test(foreign_shapes_are_refused),
-        cmocka_unit_test(foreign_family_keys_are_refused),
-        cmocka_unit_test(foreign_family_tensors_are_refused),
-        cmocka_unit_test(chunks_of_families_do_not_change_a_bit),
+        cmocka_unit_test(float_models_match_the_definition),    cmocka_unit_test(quantized_models_are_close),
+        cmocka_unit_test(chunks_do_not_change_a_bit),           cmocka_unit_test(foreign_shapes_are_refused),
+        cmocka_unit_test(foreign_family_keys_are_refused),      cmocka_unit_test(foreign_family_tensors_are_refused),
+        cmocka_unit_test(foreign_types_and_shapes_are_refused), cmocka_unit_test(chunks_of_families_do_not_change_a_bit),
     };
     snprintf(path, sizeof path, "/tmp/foresay_test_model_%d.gguf", getpid());
     int rc = cmocka_run_group_tests(tests, NULL, NULL);

@@ -32,9 +32,11 @@ struct tiny_model {
     bool long_rope;            /* with rope_factors_short.weight and _long.weight, from TINY_CTX_ORIGINAL tokens */
     int rope_dim;              /* > 0: dimensions of a head that turn */
     const char *architecture;  /* "llama" by default; see tiny_traits */
+    const char *tensors_of;    /* another architecture whose tensors stand in the file; NULL = its own */
     int window, window_period; /* keys of sliding windows, where window > 0 */
     float soft_cap;            /* > 0: of scores and of logits */
     int n_experts, n_experts_used;
+    uint32_t foreign_type; /* > 0: ggml's number that attention's and experts' gate matrices claim as their type */
 };
 
 enum { TINY_VOCAB = 300, TINY_MERGES = 41, TINY_CTX_ORIGINAL = 64 };
@@ -88,6 +90,7 @@ struct tiny_writer {
     FILE *file;
     uint64_t rng;
     uint64_t n_tensors, n_keys, data_bytes;
+    uint32_t foreign_type;
 };
 
 /* --- values --- */
@@ -287,7 +290,8 @@ static inline void tiny_tensor(struct tiny_writer *w, bool describe, const char 
         tiny_u64(w, (uint64_t)n_cols);
         if (n_rows != 1) tiny_u64(w, (uint64_t)n_rows);
         if (depth != 1) tiny_u64(w, (uint64_t)depth);
-        tiny_u32(w, tiny_ggml_type(type));
+        bool is_foreign = w->foreign_type > 0 && (strstr(name, "attn_output") || strstr(name, "gate_exps"));
+        tiny_u32(w, is_foreign ? w->foreign_type : tiny_ggml_type(type));
         tiny_u64(w, w->data_bytes);
         w->data_bytes += padded;
         w->n_tensors++;
@@ -334,7 +338,7 @@ static inline void tiny_tensors(struct tiny_writer *w, bool describe, const stru
     float in = 1 / sqrtf((float)d), ffn = 1 / sqrtf((float)t->n_ffn);
     char name[64];
     int turn = 0;
-    const struct tiny_traits has = tiny_traits(t->architecture);
+    const struct tiny_traits has = tiny_traits(t->tensors_of ? t->tensors_of : t->architecture);
     bool moe = t->n_experts > 0;
     tiny_tensor(w, describe, "token_embd.weight", 1, TINY_VOCAB, d, t->embedding_type, 0.35f);
     for (int i = 0; i < t->n_layers; i++) {
@@ -431,7 +435,8 @@ static inline void tiny_write_keys(struct tiny_writer *w, const struct tiny_mode
 }
 
 static inline bool tiny_model_write(const char *path, const struct tiny_model *t) {
-    struct tiny_writer w = {.file = fopen(path, "wb"), .rng = t->seed * 2862933555777941757u + 3037000493u};
+    struct tiny_writer w = {
+        .file = fopen(path, "wb"), .rng = t->seed * 2862933555777941757u + 3037000493u, .foreign_type = t->foreign_type};
     if (!w.file) return false;
     const uint64_t no_count[2] = {0, 0};
     tiny_put(&w, "GGUF", 4);

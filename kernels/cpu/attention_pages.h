@@ -1,9 +1,9 @@
 /* attention_pages.h - scores and weighted values of up to 6 query vectors over the pages of one chunk, for each type of KV cache:
  * the inner loops of attention_template.h.
  *
- * A lane is a position in the scores (K pages are transposed, so no sum runs across lanes) and a dimension in the values. A key or
- * value is loaded and converted once for all vectors of the tile. Every function exists for 1 to 6 vectors: their number, known to
- * the compiler, decides what stays in registers. */
+ * A lane is a position in the scores (K pages are transposed, so no sum runs across lanes) and a dimension in the values. A key
+ * or value is loaded and converted once for all vectors of the tile. Every function exists for 1 to 6 vectors: their number,
+ * known to the compiler, decides what stays in registers. */
 #ifndef FORESAY_KERNELS_ATTENTION_PAGES_H
 #define FORESAY_KERNELS_ATTENTION_PAGES_H
 
@@ -103,7 +103,8 @@ INLINE vfloat value_at(const enum kv_type type, const uint8_t *page, int slot, i
     return vf_from_int(upper ? vi_high_nibble(both) : vi_and(both, 15));
 }
 
-/* acc += weight * V over tokens of the chunk, for the last n vectors of the tile and `vectors` vectors of dimensions from d on. */
+/* acc += weight * V over tokens of the chunk, for the last n vectors of the tile and `vectors` vectors of dimensions
+ * from d on. */
 INLINE void value_dims(struct attention_state *s, const int n, const enum kv_type type, const int vectors, int d,
                        const bool upper, int first_token, int end_token) {
     const int head_dim = s->tile->head_dim, from = s->tile->n - n;

@@ -3,7 +3,7 @@
  * The work is cut in two layers. matmul.c, attention.c and rows.c split an operation of kernels.h over the threads and know no
  * instruction set; `struct cpu_kernels` holds what runs inside a thread, once per instruction set:
  *   reference.c        plain C, the definition
- *   kernels_avx2.c     simd.h, row_template.h, matmul_template.h and attention_template.h compiled for AVX2
+ *   kernels_avx2.c     simd.h, row_template.h, matmul_template.h, attention_template.h and probe_template.h compiled for AVX2
  *   kernels_avxvnni.c  the same for AVX2 with AVX-VNNI
  *   kernels_avx512.c   the same for AVX-512
  *   kernels_amx.c      that, and matrix products of many rows on tiles
@@ -25,7 +25,13 @@ enum {
     MAX_HEAD_DIM = 512,
 };
 
-struct weight_chunk;
+/* Weights lie one after the other in such chunks, see memory.c. */
+struct weight_chunk {
+    struct weight_chunk *next;
+    uint8_t *data;
+    size_t bytes, used; /* used: a multiple of LINE */
+    int n_weights;
+};
 
 struct weight {
     enum dtype type;
@@ -110,6 +116,9 @@ struct cpu_kernels {
     void (*rope_query)(float *q, const struct rope_row *rope);
     /* Rotates k, writes it and v. */
     void (*rope_key_value)(const float *k, const float *v, const struct rope_row *rope, const struct kv_slot *to);
+    /* Measured against the above by probe.c; NULL in plain C, which has no limit worth the name. */
+    void (*probe_read)(const uint8_t *data, size_t n); /* n is a multiple of LINE */
+    double (*probe_dots)(int n_loops);                 /* returns the operations done */
 };
 
 extern const struct cpu_kernels cpu_kernels_scalar;

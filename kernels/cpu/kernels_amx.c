@@ -17,6 +17,7 @@
 #if defined(__x86_64__)
 #include "kernels/cpu/attention_template.h"
 #include "kernels/cpu/matmul_template.h"
+#include "kernels/cpu/probe_template.h"
 #include "kernels/cpu/row_template.h"
 
 enum {
@@ -187,6 +188,33 @@ TILES(DTYPE_Q4_K, q4_k)
 TILES(DTYPE_Q5_K, q5_k)
 TILES(DTYPE_IQ4_NL, iq4_nl)
 
+/* --- peak: full tiles, four chains that hide the latency --- */
+
+static double probe_tiles(int n_loops) {
+    enum { N = 4 };
+    _Alignas(LINE) static const uint8_t ones[TILE_ROWS * LINE] = {1, 2, 3};
+    struct tile_config config = {.palette = 1};
+    for (int i = 0; i < N + 2; i++) {
+        config.row_bytes[i] = LINE;
+        config.rows[i] = TILE_ROWS;
+    }
+    _tile_loadconfig(&config);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_loadd(4, ones, LINE);
+    _tile_loadd(5, ones, LINE);
+    for (int loop = 0; loop < n_loops; loop++) {
+        _tile_dpbsud(0, 4, 5);
+        _tile_dpbsud(1, 4, 5);
+        _tile_dpbsud(2, 4, 5);
+        _tile_dpbsud(3, 4, 5);
+    }
+    _tile_release();
+    return 2.0 * TILE_ROWS * ROW_GROUP * LINE * N * n_loops;
+}
+
 const struct cpu_kernels cpu_kernels_amx = {
     .name = "amx",
     .slice_rows = MOST_TILES * TILE_ROWS,
@@ -214,5 +242,7 @@ const struct cpu_kernels cpu_kernels_amx = {
     .combine_row = combine_row,
     .rope_query = rope_query,
     .rope_key_value = rope_key_value,
+    .probe_read = probe_read,
+    .probe_dots = probe_tiles,
 };
 #endif

@@ -3,6 +3,7 @@
 #if defined(__x86_64__)
 #include "kernels/cpu/attention_template.h"
 #include "kernels/cpu/matmul_template.h"
+#include "kernels/cpu/probe_template.h"
 #include "kernels/cpu/row_template.h"
 
 const struct cpu_kernels cpu_kernels_avx512 = {
@@ -19,5 +20,7 @@ const struct cpu_kernels cpu_kernels_avx512 = {
     .combine_row = combine_row,
     .rope_query = rope_query,
     .rope_key_value = rope_key_value,
+    .probe_read = probe_read,
+    .probe_dots = probe_dots,
 };
 #endif

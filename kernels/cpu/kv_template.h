@@ -42,6 +42,12 @@ static void hadamard(float *x, int n) {
 
 /* --- quantisation of a head --- */
 
+/* The nearest integer to x, at least low and at most high; right also where x is far beyond them. */
+INLINE int32_t nearest_within(float x, int32_t low, int32_t high) {
+    const int32_t nearest = (int32_t)(bits_of(x + ROUNDER) - ROUNDER_BITS), raised = nearest < low ? low : nearest;
+    return raised > high ? high : raised;
+}
+
 /* n values (a multiple of 16) to codes in [-127, 127]; the half float d. */
 INLINE uint16_t quantize_int8(const float *x, int n, int8_t *q) {
     uint32_t amax_bits = 0;
@@ -55,10 +61,7 @@ INLINE uint16_t quantize_int8(const float *x, int n, int8_t *q) {
         memset(q, 0, (size_t)n);
         return half;
     }
-    for (int i = 0; i < n; i++) {
-        const float scaled = x[i] * inverse, low = scaled < -127.0f ? -127.0f : scaled, bounded = low > 127.0f ? 127.0f : low;
-        q[i] = (int8_t)(int32_t)(bits_of(bounded + ROUNDER) - ROUNDER_BITS);
-    }
+    for (int i = 0; i < n; i++) q[i] = (int8_t)nearest_within(x[i] * inverse, -127, 127);
     return half;
 }
 
@@ -77,10 +80,7 @@ INLINE void quantize_int4(const float *x, uint8_t *q, uint16_t *d_half, uint16_t
     const float d = half_to_float(*d_half), m = half_to_float(*m_half), inverse = 1.0f / d;
     memset(q, 0, KV_GROUP);
     if (!(d > 0 && d < INFINITY)) return;
-    for (int i = 0; i < KV_GROUP; i++) {
-        const float scaled = (x[i] - m) * inverse, above = scaled < 0.0f ? 0.0f : scaled, bounded = above > 15.0f ? 15.0f : above;
-        q[i] = (uint8_t)(int32_t)(bits_of(bounded + ROUNDER) - ROUNDER_BITS);
-    }
+    for (int i = 0; i < KV_GROUP; i++) q[i] = (uint8_t)nearest_within((x[i] - m) * inverse, 0, 15);
 }
 
 /* --- RoPE --- */

@@ -17,13 +17,6 @@
 static const size_t HUGE_PAGE = (size_t)2 << 20;
 static const size_t WEIGHT_CHUNK_BYTES = (size_t)64 << 20;
 
-struct weight_chunk {
-    struct weight_chunk *next;
-    uint8_t *data;
-    size_t bytes, used;
-    int n_weights;
-};
-
 static size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 /* Maps one huge page more than asked for and gives back what lies outside the aligned part. */

@@ -5,7 +5,8 @@
  *      instruction sets give the same bits.
  *  (2) Sums that could be ordered in several ways have 16 partial sums (element i goes to i mod 16) and end in one tree: 8 +
  *      8, 4 + 4, 2 + 2, 1 + 1. Maxima are taken over integers, where order does not matter, not even with NaNs.
- *  (3) No branch depends on a value inside a loop over elements; a choice is a select. */
+ *  (3) No branch depends on a value inside a loop over elements; a choice is a select, between results of much work one of
+ *      masks: the compiler makes a branch of `a ? work : 0`, and then the loop is scalar (-fopt-info-vec-missed shows it). */
 #ifndef FORESAY_KERNELS_ROW_TEMPLATE_H
 #define FORESAY_KERNELS_ROW_TEMPLATE_H
 
@@ -57,7 +58,7 @@ INLINE float exp_row(float x) {
     const float e_r = fmaf(p, r * r, r) + 1.0f;
     const float power = float_of((bits_of(rounded) << 23) + 0x3f800000u); /* the rounder's own bits fall out at the top */
     const float result = e_r * power;
-    return x < lowest ? 0.0f : result;
+    return float_of(bits_of(result) & (x < lowest ? 0u : UINT32_MAX));
 }
 
 /* tanh to 1 ulp or so: Cephes' odd polynomial near 0, 1 - 2 / (e^2|x| + 1) beyond. NaN gives NaN. */
@@ -70,8 +71,8 @@ INLINE float tanh_row(float x) {
     p = fmaf(p, z, -3.33332819422e-1f);
     const float near = fmaf(p * z, x, x);
     const float far = 1.0f - 2.0f / (exp_row(2.0f * magnitude) + 1.0f);
-    const float far_signed = float_of(bits_of(far) | (bits_of(x) & 0x80000000u));
-    return magnitude < 0.625f ? near : far_signed;
+    const uint32_t far_bits = bits_of(far) | (bits_of(x) & 0x80000000u), is_near = magnitude < 0.625f ? UINT32_MAX : 0u;
+    return float_of((bits_of(near) & is_near) | (far_bits & ~is_near));
 }
 
 INLINE float lane_tree(float *lane) {
@@ -230,12 +231,12 @@ INLINE float highest_score(const float *scores, float before) {
 INLINE float softmax_chunk(struct softmax *s, float *scores) {
     const float max = highest_score(scores, s->max), factor = max == s->max ? 1.0f : exp_row(s->max - max);
     s->max = max;
-    for (int i = 0; i < ATTENTION_CHUNK; i++) scores[i] = exp_row(scores[i] - max);
-    for (int l = 0; l < LANES; l++) {
-        float sum = s->lane_sum[l] * factor;
-        for (int i = 0; i < ATTENTION_CHUNK; i += LANES) sum += scores[i + l];
-        s->lane_sum[l] = sum;
-    }
+    for (int l = 0; l < LANES; l++) s->lane_sum[l] *= factor;
+    for (int i = 0; i < ATTENTION_CHUNK; i += LANES)
+        for (int l = 0; l < LANES; l++) {
+            scores[i + l] = exp_row(scores[i + l] - max);
+            s->lane_sum[l] += scores[i + l];
+        }
     return factor;
 }
 

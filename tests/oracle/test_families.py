@@ -329,6 +329,19 @@ def test_logits(name, kind, tmp_path):
     assert_same_logits(engine_logits(path, ids, ctx), theirs, TOLERANCE[kind])
 
 
+@pytest.mark.parametrize("name", ["llama-3", "llama-linear"])
+def test_long_positions(name, tmp_path):
+    """Far beyond the original context."""
+    case = CASES[name]
+    case = Case(case.arch, case.config, case.keys, case.layers, 2048, **case.settings)
+    model = case.make()
+    write(case, model, tmp_path / "model.gguf", "F32")
+    ids = ids_of(1000)
+    with torch.no_grad():
+        theirs = model(torch.tensor([ids]), use_cache=False).logits[0].numpy()
+    assert_same_logits(engine_logits(tmp_path / "model.gguf", ids, case.ctx), theirs, TOLERANCE["F32"])
+
+
 def test_older_mixtral_files_have_a_tensor_for_each_expert(tmp_path):
     case = CASES["mixtral"]
     model = case.make()

@@ -45,10 +45,10 @@ def reference(path):
     return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
 
 
-def train(path, n, prefix, byte_fallback, added, control=(), template=None):
+def train(path, n, prefix, byte_fallback, added, control=(), template=None, lines=None):
     """A BPE vocabulary of n tokens over the corpus, as a GGUF file without weights."""
     out = io.BytesIO()
-    lines = [line for text in TEXTS[:30] for line in text.split("\n") if 0 < len(line) < 4000]
+    lines = lines or [line for text in TEXTS[:30] for line in text.split("\n") if 0 < len(line) < 4000]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=out, vocab_size=n, model_type="bpe", byte_fallback=byte_fallback,
         character_coverage=0.99, add_dummy_prefix=prefix, normalization_rule_name="identity", remove_extra_whitespaces=False,
@@ -113,10 +113,10 @@ def test_gemma():
 
 # --- unigram ---
 
-def train_unigram(path, n, rule, prefix, merges, byte_fallback, added, by_space=True):
+def train_unigram(path, n, rule, prefix, merges, byte_fallback, added, by_space=True, lines=None):
     """A unigram vocabulary over the corpus as a GGUF file in llama.cpp's form, and the library's own processor for it."""
     out = io.BytesIO()
-    lines = [line for text in TEXTS[:30] for line in text.split("\n") if 0 < len(line) < 4000]
+    lines = lines or [line for text in TEXTS[:30] for line in text.split("\n") if 0 < len(line) < 4000]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=out, vocab_size=n, model_type="unigram", byte_fallback=byte_fallback,
         character_coverage=0.99, add_dummy_prefix=prefix, normalization_rule_name=rule, remove_extra_whitespaces=merges,

@@ -91,6 +91,12 @@ def test_default_model(n, prompt, default_template):
     "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
     "{% for i in range(1000000) %}{% for j in range(1000000) %}x{% endfor %}{% endfor %}",
     "{% set ns = namespace(x='a') %}{% for i in range(100) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "{% set ns = namespace(a=[], b=[]) %}{% for i in range(90000) %}{% set ns.a = [ns.a] %}{% set ns.b = [ns.b] %}{% endfor %}{{ ns.a == ns.b }}",
+    "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}",
+    "{{ range(99999)|unique|list|length }}", "{% set l = range(99999)|list %}{% for i in l %}{% if -1 in l %}x{% endif %}{% endfor %}",
+    "{% set s = 'ab' * 9999999 %}{% for i in range(99999) %}{% if s.find('c') > 0 or s|length == 1 or 'bb' in s %}x{% endif %}{% endfor %}",
+    "{% set s = 'ab' * 9999999 %}{% set t = s ~ 'c' %}{% for i in range(99999) %}{% if s ~ 'd' == t %}x{% endif %}{% endfor %}",
+    "{% set s = 'ab' * 9999999 %}{% set t = s[:-1] %}{% set u = s[:-1] %}{% for i in range(99999) %}{% if t == u %}{% if s[-1] == 'x' %}x{% endif %}{% endif %}{% endfor %}",
     "(" * 100000, "{{ " + "(" * 100000 + " }}", "{% if x %}" * 100000, "{{ " + "[" * 5000 + "]" * 5000 + " }}", "{{ 'a' * 9999999999 }}",
 ])
 def test_hostile_template_ends_in_a_sentence(template, tmp_path):
@@ -101,3 +107,15 @@ def test_hostile_template_ends_in_a_sentence(template, tmp_path):
         assert got.returncode == 0
     else:
         assert got.returncode == 1 and b"line " in got.stderr
+
+
+def test_large_lists_are_sorted_and_grouped(tmp_path):
+    """In time, and stable, as Python's own."""
+    file = tmp_path / "case.jinja"
+    file.write_text(
+        "{% for p in pairs|sort(attribute='k', reverse=true) %}{{ p.v }},{% endfor %}{{ pairs|map(attribute='v')|sort|last }}"
+        "{% for g in pairs|groupby('k') %}{{ g.grouper }}{{ g.list|length }}{{ g[1][0].v }}{% endfor %}"
+        "{% for k, items in pairs[:9]|groupby('k', case_sensitive=true) %}{{ k }}{{ items }}{% endfor %}")
+    variables = {"pairs": [{"k": "bAcaBC"[i * i % 6], "v": i * 7919 % 20011} for i in range(20000)]}
+    got = ours(["--template", str(file)], variables)
+    assert got.stdout.decode() == expected(file.read_text(), variables), got.stderr

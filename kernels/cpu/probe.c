@@ -1,0 +1,78 @@
+/* probe.c - the limits of this machine, measured as the operations meet them: with the same threads and instruction set.
+ *
+ *  (1) Reading goes over the repacked weights themselves: the same bytes at the same addresses as a decode step, so what the last
+ *      cache keeps of them helps both alike.
+ *  (2) Dot products work on registers only: what the arithmetic units give when nothing has to be fetched.
+ *  (3) Each figure is the best of several passes. Neighbours on the machine only slow passes down, and a limit that was measured
+ *      too low would flatter us.
+ * Engine thread only. */
+#include "kernels/cpu/cpu.h"
+
+#include <time.h>
+
+enum {
+    MIN_PASSES = 5,
+    RUN_BYTES = 1 << 20,  /* a thread reads so much at a time */
+    DOT_CHUNKS = 64,      /* of a pass; also for threads that come late */
+    DOT_LOOPS = 20 * 1000 /* of a chunk: some tens of microseconds */
+};
+
+static const double ENOUGH_S = 0.25;
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Seconds of the fastest pass of as many as fit ENOUGH_S. */
+static double time_passes(const struct cpu *cpu, int n_chunks, pool_function *function, const void *call) {
+    double best = 1e9;
+    pool_run(cpu->pool, n_chunks, function, call); /* wakes the threads */
+    const double begin = now_s();
+    for (int n = 0; n < MIN_PASSES || now_s() - begin < ENOUGH_S; n++) {
+        const double start = now_s();
+        pool_run(cpu->pool, n_chunks, function, call);
+        const double seconds = now_s() - start;
+        if (seconds < best) best = seconds;
+    }
+    return best;
+}
+
+/* --- reading --- */
+
+static int runs_of(const struct weight_chunk *chunk) { return (int)((chunk->used + RUN_BYTES - 1) / RUN_BYTES); }
+
+static void read_run(const void *call, int index) {
+    const struct cpu *cpu = call;
+    const struct weight_chunk *chunk = cpu->chunks;
+    for (; index >= runs_of(chunk); chunk = chunk->next) index -= runs_of(chunk);
+    const size_t first = (size_t)index * RUN_BYTES, left = chunk->used - first;
+    cpu->kernels->probe_read(chunk->data + first, left < RUN_BYTES ? left : RUN_BYTES);
+}
+
+double backend_cpu_read_speed(const struct backend *backend) {
+    const struct cpu *cpu = backend->self;
+    double bytes = 0;
+    int n_runs = 0;
+    for (const struct weight_chunk *chunk = cpu->chunks; chunk; chunk = chunk->next) {
+        bytes += (double)chunk->used;
+        n_runs += runs_of(chunk);
+    }
+    if (!cpu->kernels->probe_read || n_runs == 0 || n_runs > POOL_MAX_CHUNKS) return 0;
+    return bytes / time_passes(cpu, n_runs, read_run, cpu);
+}
+
+/* --- dot products --- */
+
+static void dot_run(const void *call, int index) {
+    (void)index;
+    ((const struct cpu *)call)->kernels->probe_dots(DOT_LOOPS);
+}
+
+double backend_cpu_int8_speed(const struct backend *backend) {
+    const struct cpu *cpu = backend->self;
+    if (!cpu->kernels->probe_dots) return 0;
+    const double ops = cpu->kernels->probe_dots(1) * DOT_LOOPS * DOT_CHUNKS;
+    return ops / time_passes(cpu, DOT_CHUNKS, dot_run, cpu);
+}
