@@ -1,6 +1,6 @@
 # Foresay. `make help` lists the targets.
 #
-# One archive a folder (kernels, engine, gateway), one binary, tests beside it under build/. Sources are found by name:
+# One archive a folder (kernels, speculative, engine, gateway), one binary, tests beside it under build/. Sources are found by name:
 #   kernels/cpu/*_avx2.c, *_avxvnni.c and *_avx512.c get their instruction sets; tests/test_*.c are unit tests, check_*.c longer programs,
 #   fuzz_*.c fuzz targets. The sanitizer builds are this same file with another BUILD folder and SANITIZE flags.
 
@@ -35,10 +35,11 @@ GEMMA_SHA256 := a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
 GEMMA        ?= $(CACHE)/$(GEMMA_NAME)
 
 kernels_src := $(wildcard kernels/*.c kernels/cpu/*.c)
+spec_src    := $(wildcard speculative/*.c)
 engine_src  := $(wildcard engine/*.c)
 gateway_src := $(filter-out gateway/main.c,$(wildcard gateway/*.c))
 obj          = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
-archives    := $(BUILD)/gateway.a $(BUILD)/engine.a $(BUILD)/kernels.a
+archives    := $(BUILD)/gateway.a $(BUILD)/engine.a $(BUILD)/speculative.a $(BUILD)/kernels.a
 unit_tests  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 checks      := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/check_*.c))
 fuzzers     := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
@@ -65,6 +66,7 @@ $(BUILD)/foresay: $(BUILD)/obj/gateway/main.o $(archives)
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/kernels.a: $(call obj,$(kernels_src))
+$(BUILD)/speculative.a: $(call obj,$(spec_src))
 $(BUILD)/engine.a: $(call obj,$(engine_src))
 $(BUILD)/gateway.a: $(call obj,$(gateway_src)) $(BUILD)/obj/web_assets.o
 $(BUILD)/%.a:

@@ -27,6 +27,7 @@ struct engine_config engine_config_default(void) {
     return (struct engine_config){
         .max_seqs = 16,
         .max_waiting = 256,
+        .draft_max = 16,
         .step_tokens = 256, /* a step with a full chunk takes some tenths of a second on two cores: text of others still flows */
         .prefix_cache = true,
     };
@@ -52,6 +53,9 @@ static int check_config(const struct engine_config *c, struct engine_error *erro
     if (c->step_tokens < c->max_seqs || c->step_tokens > MAX_STEP_TOKENS)
         return fail(error, ENGINE_ERR_ARGUMENT, "--step-tokens is %d; it must be at least --max-seqs (%d) and at most %d",
                     c->step_tokens, c->max_seqs, MAX_STEP_TOKENS);
+    if (c->draft_max < 1 || c->draft_max > TREE_MAX_NODES - 1)
+        return fail(error, ENGINE_ERR_ARGUMENT, "--draft-max is %d; it must be 1 .. %d (--drafter none turns drafts off)",
+                    c->draft_max, TREE_MAX_NODES - 1);
     if (c->n_threads < 0) return fail(error, ENGINE_ERR_ARGUMENT, "--threads is %d; it must be 0 (all) or more", c->n_threads);
     return ENGINE_OK;
 }
@@ -80,7 +84,7 @@ static int choose_memory(struct engine *e, const struct model_shape *shape, cons
     struct engine_config *c = &e->config;
     uint64_t block_bytes = kv_block_bytes(kv_shape), available = memory_available();
     uint64_t kv = c->kv_bytes ? c->kv_bytes : default_kv_bytes(c, block_bytes, available);
-    uint64_t buffers = model_buffer_bytes(shape, limits), need = weights + buffers + kv;
+    uint64_t buffers = model_buffer_bytes(shape, limits) + draft_bytes(c), need = weights + buffers + kv;
     char t[5][32];
     if (kv / block_bytes < MIN_CTX / KV_BLOCK)
         return fail(error, ENGINE_ERR_ARGUMENT, "--kv-mem of %s is too small: %d tokens of this model take %s",
@@ -160,11 +164,12 @@ static int open_step_buffers(struct engine *e, struct engine_error *error) {
     size_t n_seqs = (size_t)e->config.max_seqs, n_live = n_seqs + (size_t)e->config.max_waiting;
     e->row_tokens = calloc((size_t)e->config.step_tokens, sizeof *e->row_tokens);
     e->row_seqs = calloc(n_seqs, sizeof *e->row_seqs);
-    e->logit_rows = calloc(n_seqs, sizeof *e->logit_rows);
+    e->logit_rows = calloc(n_seqs + DRAFT_ROWS, sizeof *e->logit_rows);
     e->sampled = calloc(n_seqs, sizeof *e->sampled);
     e->draws = calloc(n_seqs, sizeof *e->draws);
+    e->going = calloc(n_seqs, sizeof *e->going);
     e->ending = calloc(n_live, sizeof *e->ending);
-    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->draws && e->ending) return ENGINE_OK;
+    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->draws && e->going && e->ending) return ENGINE_OK;
     return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
 }
 
@@ -177,12 +182,13 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
         return rc;
     struct model_limits limits = {
         .max_rows = e->config.step_tokens, .max_logits = e->config.max_seqs, .ctx_len = e->config.ctx_len};
+    if (e->config.drafter != ENGINE_DRAFTER_NONE) limits.max_logits += DRAFT_ROWS;
     if ((rc = choose_memory(e, &shape, &kv_shape, model_weight_memory(gguf), &limits, &n_blocks, error)) ||
         (rc = open_backend(e, error)))
         return rc;
     rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error);
     log_progress_end();
-    if (rc != ENGINE_OK || (rc = open_pool(e, &shape, &kv_shape, n_blocks, error))) return rc;
+    if (rc != ENGINE_OK || (rc = open_pool(e, &shape, &kv_shape, n_blocks, error)) || (rc = draft_open(e, error))) return rc;
     return open_step_buffers(e, error);
 }
 
@@ -227,7 +233,7 @@ int engine_open(struct engine **out, const struct engine_config *config, struct 
     e->config = *config;
     init_locks(e);
     if ((rc = gguf_open(&gguf, config->model_path, error)) || (rc = open_model(e, gguf, error))) goto done;
-    e->config.model_path = e->config.kv_type = NULL; /* the caller's; not to be read from here on */
+    e->config.model_path = e->config.kv_type = e->config.draft_store = NULL; /* the caller's; not to be read from here on */
     e->stats.blocks_total = e->stats.blocks_free = e->cache.n_blocks;
     if ((rc = open_threads(e, error))) goto done;
     log_opened(e, started_ms);
@@ -259,6 +265,7 @@ void engine_close(struct engine *e) {
         next = r->live_next;
         request_free(r);
     }
+    draft_close(&e->drafting);
     sampler_free(&e->sampler);
     scheduler_free(&e->scheduler);
     kv_cache_free(&e->cache);
@@ -272,6 +279,7 @@ void engine_close(struct engine *e) {
     free(e->logit_rows);
     free(e->sampled);
     free(e->draws);
+    free(e->going);
     free(e->ending);
     free(e->model_name);
     pthread_cond_destroy(&e->work);

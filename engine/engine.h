@@ -41,6 +41,19 @@ struct engine_error {
     char text[512];
 };
 
+/* Who guesses tokens ahead. A guess is checked by the model's own draws: it changes how fast a text comes, never the text. */
+enum engine_drafter {
+    ENGINE_DRAFTER_AUTO,   /* whatever measurements say is fastest, which may be nothing */
+    ENGINE_DRAFTER_NONE,   /* one token a step */
+    ENGINE_DRAFTER_SUFFIX, /* what followed the same words earlier in the text; drafts wherever it can, whatever it costs */
+    ENGINE_DRAFTER_NGRAM,  /* what this model often says after these words, from a store; likewise */
+    ENGINE_DRAFTER_MERGE,  /* both; likewise */
+};
+/* "auto", "none", "suffix", "ngram", "merge". With a colon a store's file may follow "auto", "ngram" and "merge", if store is
+ * given: it points into text then, or is NULL. False for anything else. */
+bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **store);
+const char *engine_drafter_name(enum engine_drafter drafter);
+
 struct engine_config {
     const char *model_path; /* read during engine_open only */
     const char *isa;        /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512", "amx" */
@@ -51,8 +64,11 @@ struct engine_config {
     int max_waiting;     /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
     int step_tokens;     /* token budget of one step: decode rows plus prefill chunks */
     size_t kv_bytes;     /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
-    bool prefix_cache;   /* keep finished blocks and reuse them for equal prefixes */
-    void (*wake)(void *arg); /* engine's thread: events went from none to some; must not block, must not call the engine */
+    enum engine_drafter drafter; /* of requests that ask for AUTO; NONE: no memory for drafts, so none can be asked for */
+    const char *draft_store;     /* n-gram store that belongs to this model, or NULL; read during engine_open only */
+    int draft_max;               /* tokens a sequence may guess ahead in one step, 1 .. 63 */
+    bool prefix_cache;           /* keep finished blocks and reuse them for equal prefixes */
+    void (*wake)(void *arg);     /* engine's thread: events went from none to some; must not block, must not call the engine */
     void *wake_arg;
 };
 struct engine_config engine_config_default(void);
@@ -113,6 +129,7 @@ struct engine_request {
     struct engine_sampling sampling;
     const char *const *stop; /* n_stop strings that end the answer and are not part of it */
     int n_stop;
+    enum engine_drafter drafter; /* AUTO = as the engine is configured */
     bool logprobs;       /* TEXT events carry log-probabilities; memory: 8 * (1 + n_top_logprobs) bytes a token of the answer */
     int n_top_logprobs;  /* how many of the likeliest tokens beside the one drawn, 0 .. ENGINE_MAX_TOP_LOGPROBS */
     bool ignore_eos;     /* for measurements: an end token is sampled but does not end the answer */
@@ -143,7 +160,8 @@ enum engine_finish {
 struct engine_usage {
     int prompt_tokens, cached_tokens, output_tokens;
     int dropped_messages;
-    float queue_ms, prefill_ms, ttft_ms, decode_ms; /* ttft: submit to first token; decode: first to last token */
+    int draft_rounds, drafted_tokens, accepted_tokens; /* steps that checked a guess; tokens guessed; of these right */
+    float queue_ms, prefill_ms, ttft_ms, decode_ms;    /* ttft: submit to first token; decode: first to last token */
 };
 
 struct engine_event {
@@ -205,6 +223,7 @@ struct engine_stats {
     int kv_tokens;     /* computed by running sequences; they lie in blocks_used blocks of 16 (shared ones count once there) */
     double stepped_ms; /* when the latest step ended, on the monotonic clock */
     uint64_t steps, prompt_tokens, cached_tokens, output_tokens, preemptions, finished, cancelled, failed;
+    uint64_t draft_rounds, drafted_tokens, accepted_tokens; /* as in usage; one round a sequence */
 };
 void engine_stats(struct engine *engine, struct engine_stats *out);
 

@@ -21,6 +21,7 @@
 
 #include "engine/chat_template.h"
 #include "engine/detokenizer.h"
+#include "engine/draft.h"
 #include "engine/engine.h"
 #include "engine/gguf.h"
 #include "engine/kv_cache.h"
@@ -65,7 +66,10 @@ struct request {
     struct engine_logprob *logprobs; /* [tokens of the answer][1 + n_top]; written and read like seq.tokens */
     bool ignore_eos;
     int max_output; /* tokens; 0 = until the context is full */
-    int status;     /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
+    enum engine_drafter drafter;
+    struct draft_slot *draft; /* NULL = has none; engine thread, as the counts are */
+    int n_draft_rounds, n_drafted, n_accepted;
+    int status; /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
     char message[256];
     int dropped_messages;
     double submitted_ms, scheduled_ms, first_token_ms, last_token_ms; /* engine thread, after submit */
@@ -89,6 +93,17 @@ struct request {
     int32_t last_token;
 };
 
+/* The draws of one request in one step. */
+struct drawing {
+    struct request *request;
+    int first_row; /* the first of its rows among the logits; node i of its draft has row first_row + i */
+    struct tree_walk walk;
+    int32_t drawn[TREE_MAX_NODES];
+    int n_drawn;
+    bool is_over; /* the text ends: */
+    enum engine_finish finish;
+};
+
 struct request_queue {
     struct request *head, *tail;
 };
@@ -103,6 +118,7 @@ struct engine {
     struct kv_cache cache;
     struct scheduler scheduler;
     struct sampler sampler;
+    struct drafting drafting;
     int limit; /* tokens one sequence may have: the context, or the whole KV pool when that is smaller */
     char *model_name;
     bool each_token; /* every token gets an event of its own, also without text: for tools and tests */
@@ -110,10 +126,12 @@ struct engine {
     /* One step, sized at open. Engine thread. */
     int32_t *row_tokens;          /* [step_tokens] */
     struct kernels_seq *row_seqs; /* [max_seqs] */
-    int32_t *logit_rows;          /* [max_seqs] */
-    struct request **sampled;     /* [max_seqs] whose logits the step computed */
+    int32_t *logit_rows;          /* [max_seqs + DRAFT_ROWS] */
+    struct drawing *sampled;      /* [max_seqs] whose logits the step computed, n_sampled of them */
+    struct drawing **going;       /* [max_seqs] of these: who draws (again) */
     struct sampler_draw *draws;   /* [max_seqs] */
     struct request **ending;      /* [max_seqs + max_waiting] */
+    int n_sampled;
     int n_ending;
 
     pthread_t engine_thread, tokenizer_thread;

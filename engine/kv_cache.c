@@ -247,6 +247,12 @@ void kv_cache_publish(struct kv_cache *cache, struct kv_table *table, const int3
     }
 }
 
+void kv_cache_cut(struct kv_cache *cache, struct kv_table *table, int n_computed) {
+    int keep = kv_blocks_for(n_computed);
+    assert(keep >= table->n_hashed);
+    while (table->n_blocks > keep) block_unref(cache, table->blocks[--table->n_blocks]);
+}
+
 void kv_cache_fork(struct kv_cache *cache, const struct kv_table *src, int n_computed, struct kv_table *dst) {
     assert(dst->n_blocks == 0 && dst->salt == src->salt && src->n_blocks == kv_blocks_for(n_computed));
     assert(src->n_blocks <= dst->capacity);

@@ -6,7 +6,7 @@
  *  (3) Only a full block is published, and only after the forward pass that filled it has completed.
  *  (4) A block that two tables hold, or that is published, is never written. The first write to a shared, partly filled block
  *      copies it.
- *  (5) A table only grows at its end until it is released as a whole.
+ *  (5) A table only grows at its end, and is cut there no deeper than its published blocks, until it is released as a whole.
  *  (6) free + cached + used == total, always.
  * A published block is found by the hash of its tokens chained over its parent's hash and the salt. A hit compares salt, parent
  * and tokens, so that a chance collision of one hash never mixes two texts. Engine thread only. */
@@ -75,6 +75,8 @@ static inline int kv_cache_available(const struct kv_cache *cache) { return cach
 bool kv_cache_reserve(struct kv_cache *cache, struct kv_table *table, int n_computed, int n_tokens);
 /* The forward pass has filled the table up to n_computed tokens: publishes its full blocks. */
 void kv_cache_publish(struct kv_cache *cache, struct kv_table *table, const int32_t *tokens, int n_computed);
+/* Gives back the blocks behind the first n_computed tokens: a draft that was rejected had filled them. */
+void kv_cache_cut(struct kv_cache *cache, struct kv_table *table, int n_computed);
 /* dst (empty, same salt) shares all blocks of src, which holds n_computed tokens. */
 void kv_cache_fork(struct kv_cache *cache, const struct kv_table *src, int n_computed, struct kv_table *dst);
 /* Gives all blocks back; the table is empty then. */

@@ -81,6 +81,11 @@ static int check_request(const struct engine *e, const struct engine_request *q,
     int rc = check_text(e, q, n_bytes, error);
     if (rc != ENGINE_OK) return rc;
     if (q->max_tokens < 0) return refuse(error, ENGINE_ERR_ARGUMENT, "max_tokens must be 0 (until the context is full) or more");
+    if (q->drafter > ENGINE_DRAFTER_MERGE) return refuse(error, ENGINE_ERR_ARGUMENT, "the drafter is unknown");
+    if (e->config.drafter == ENGINE_DRAFTER_NONE && q->drafter > ENGINE_DRAFTER_NONE)
+        return refuse(error, ENGINE_ERR_ARGUMENT, "drafters are turned off here (--drafter none)");
+    if (!e->drafting.store.header && q->drafter > ENGINE_DRAFTER_SUFFIX)
+        return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no n-gram store (--drafter auto:FILE)");
     if (q->n_top_logprobs < 0 || q->n_top_logprobs > ENGINE_MAX_TOP_LOGPROBS) {
         snprintf(error->text, sizeof error->text, "n_top_logprobs is %d; it must be 0 .. %d", q->n_top_logprobs,
                  ENGINE_MAX_TOP_LOGPROBS);
@@ -135,6 +140,7 @@ static struct request *request_new(const struct engine_request *q, size_t n_byte
     r->sampling.bias = r->bias;
     r->ignore_eos = q->ignore_eos;
     r->max_output = q->max_tokens;
+    r->drafter = q->drafter;
     r->wants_logprobs = q->logprobs;
     r->n_top = q->n_top_logprobs;
     r->seq.salt = q->cache_salt;
@@ -179,6 +185,7 @@ int engine_submit(struct engine *e, const struct engine_request *request, uint64
                  ENGINE_MAX_STOP_LEN);
     } else {
         if (request->n_messages > 0 && !request->continue_last) detokenizer_begin_text(&r->detokenizer);
+        if (r->drafter == ENGINE_DRAFTER_AUTO) r->drafter = e->config.drafter;
         rc = enqueue(e, r, id, error);
     }
     if (rc != ENGINE_OK) request_free(r);

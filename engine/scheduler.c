@@ -89,7 +89,7 @@ static void running_remove(struct scheduler *s, struct sequence *seq) {
     s->n_running--;
     memmove(s->running + i, s->running + i + 1, (size_t)(s->n_running - i) * sizeof *s->running);
     s->rows_left += seq->n_rows;
-    seq->n_rows = 0;
+    seq->n_rows = seq->n_draft = 0;
     kv_cache_release(s->cache, &seq->table);
     seq->n_computed = 0;
 }
@@ -235,18 +235,41 @@ static void plan_prefill(struct scheduler *s) {
 int scheduler_plan(struct scheduler *s) {
     uint64_t n_preempted_before = s->n_preemptions;
     s->rows_left = s->step_tokens;
-    for (int i = 0; i < s->n_running; i++) s->running[i]->n_rows = 0;
+    for (int i = 0; i < s->n_running; i++) s->running[i]->n_rows = s->running[i]->n_draft = 0;
     plan_decode(s);
     if (s->n_preemptions == n_preempted_before) plan_admit(s);
     plan_prefill(s);
     return s->step_tokens - s->rows_left;
 }
 
+int scheduler_extend(struct scheduler *s, struct sequence *seq, int n) {
+    assert(sequence_wants_logits(seq) && seq->n_draft == 0);
+    int fits = rows_that_fit(s, seq);
+    if (n > s->rows_left) n = s->rows_left;
+    if (n > fits) n = fits;
+    if (n <= 0) return 0;
+    bool has_room = kv_cache_reserve(s->cache, &seq->table, seq->n_computed, seq->n_computed + seq->n_rows + n);
+    assert(has_room);
+    seq->n_rows += n;
+    seq->n_draft = n;
+    s->rows_left -= n;
+    return n;
+}
+
 void scheduler_commit(struct scheduler *s) {
     for (int i = 0; i < s->n_running; i++) {
         struct sequence *seq = s->running[i];
-        seq->n_computed += seq->n_rows;
+        seq->n_computed += seq->n_rows - seq->n_draft;
         seq->n_rows = 0;
         kv_cache_publish(s->cache, &seq->table, seq->tokens, seq->n_computed);
     }
+}
+
+void scheduler_accept(struct scheduler *s, struct sequence *seq, int n_accepted) {
+    assert(n_accepted >= 0 && n_accepted <= seq->n_draft && seq->n_computed + n_accepted <= seq->n_tokens);
+    if (seq->n_draft == 0) return;
+    seq->n_draft = 0;
+    seq->n_computed += n_accepted;
+    kv_cache_publish(s->cache, &seq->table, seq->tokens, seq->n_computed);
+    kv_cache_cut(s->cache, &seq->table, seq->n_computed);
 }

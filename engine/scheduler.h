@@ -2,8 +2,10 @@
  *
  *     scheduler_add(s, seq);
  *     n_rows = scheduler_plan(s);      seq->n_rows of every running sequence is set, its blocks are writable
+ *     ... scheduler_extend(s, seq, n): rows for a draft, from what the plan left over ...
  *     ... model_forward ...
  *     scheduler_commit(s);             n_computed moves on, full blocks are published
+ *     ... scheduler_accept(s, seq, n): as many rows of the draft turned out right ...
  *
  * Engine thread only. */
 #ifndef FORESAY_SCHEDULER_H
@@ -36,6 +38,11 @@ void scheduler_add(struct scheduler *s, struct sequence *seq);
 void scheduler_remove(struct scheduler *s, struct sequence *seq);
 /* Returns the number of rows of the step; 0 only when nothing runs or waits. */
 int scheduler_plan(struct scheduler *s);
+/* Up to n rows more for a sequence whose last known token is in the step, without preempting anyone. Returns how many. */
+int scheduler_extend(struct scheduler *s, struct sequence *seq, int n);
+/* Known tokens alone; what a draft computed stays unknown until scheduler_accept. */
 void scheduler_commit(struct scheduler *s);
+/* The first n_accepted rows of the draft are known tokens by now. The others are forgotten, with the blocks that they lie in. */
+void scheduler_accept(struct scheduler *s, struct sequence *seq, int n_accepted);
 
 #endif

@@ -25,15 +25,16 @@ struct sequence {
     enum sequence_state state;
     struct sequence *next;   /* waiting list */
     uint64_t round, arrival; /* order of admission, see scheduler.c */
-    int n_rows;              /* rows in the current step */
+    int n_rows;              /* rows in the current step, those of a draft included */
+    int n_draft;             /* the last rows of the step: guesses in tokens[n_tokens ..], see draft.c */
     int n_cached;            /* prompt tokens found in the prefix cache */
     int n_preempted;
     void *owner; /* the request */
 };
 
-/* The last row of this step is the last known token: its logits give the next one. */
+/* The last known token is in this step: its logits give the next one, those of a draft's rows perhaps more. */
 static inline bool sequence_wants_logits(const struct sequence *seq) {
-    return seq->n_rows > 0 && seq->n_computed + seq->n_rows == seq->n_tokens;
+    return seq->n_rows > 0 && seq->n_computed + seq->n_rows - seq->n_draft == seq->n_tokens;
 }
 
 #endif

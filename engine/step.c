@@ -38,6 +38,9 @@ static struct engine_usage usage_of(const struct request *r) {
         .cached_tokens = r->seq.n_cached,
         .output_tokens = r->seq.n_tokens - r->seq.n_prompt,
         .dropped_messages = r->dropped_messages,
+        .draft_rounds = r->n_draft_rounds,
+        .drafted_tokens = r->n_drafted,
+        .accepted_tokens = r->n_accepted,
         .queue_ms = (float)(scheduled - r->submitted_ms),
     };
     if (r->first_token_ms > 0) {
@@ -107,6 +110,7 @@ static void publish(struct engine *e) {
 static void end_request(struct engine *e, struct request *r, enum engine_finish finish) {
     assert(!r->is_ending);
     scheduler_remove(&e->scheduler, &r->seq);
+    draft_forget(r);
     r->is_ending = true;
     r->ending = finish;
     e->ending[e->n_ending++] = r;
@@ -155,6 +159,7 @@ static bool take_work(struct engine *e) {
 static struct model_batch gather_batch(struct engine *e) {
     struct model_batch batch = {.tokens = e->row_tokens, .seqs = e->row_seqs, .logit_rows = e->logit_rows};
     double now = now_ms();
+    e->n_sampled = 0;
     for (int i = 0; i < e->scheduler.n_running; i++) {
         struct sequence *seq = e->scheduler.running[i];
         struct request *r = seq->owner;
@@ -164,29 +169,25 @@ static struct model_batch gather_batch(struct engine *e) {
             .first_row = batch.n_rows, .n_rows = seq->n_rows, .first_pos = seq->n_computed, .blocks = seq->table.blocks};
         for (int row = 0; row < seq->n_rows; row++) e->row_tokens[batch.n_rows++] = seq->tokens[seq->n_computed + row];
         if (!sequence_wants_logits(seq)) continue;
-        e->sampled[batch.n_logits] = r;
-        e->logit_rows[batch.n_logits++] = batch.n_rows - 1;
+        struct drawing *d = &e->sampled[e->n_sampled++];
+        *d = (struct drawing){.request = r, .first_row = batch.n_logits};
+        if (r->draft) walk_begin(&d->walk, &r->draft->tree, 1 + seq->n_draft);
+        for (int row = seq->n_draft; row >= 0; row--) e->logit_rows[batch.n_logits++] = batch.n_rows - 1 - row;
     }
     return batch;
 }
 
-static void append_token(struct engine *e, struct request *r, int32_t token, double now) {
+/* Adds the token to the text. False when the request is to end, and then *finish says why. */
+static bool append_token(struct engine *e, struct request *r, int32_t token, enum engine_finish *finish) {
     struct sequence *seq = &r->seq;
-    if (r->first_token_ms == 0) {
-        r->first_token_ms = now;
-        e->counts.prompt_tokens += (uint64_t)seq->n_prompt;
-        e->counts.cached_tokens += (uint64_t)seq->n_cached;
-    }
-    r->last_token_ms = now;
-    if (!r->ignore_eos && tokenizer_is_eog(e->tokenizer, token)) {
-        end_request(e, r, ENGINE_FINISH_STOP);
-        return;
-    }
+    *finish = ENGINE_FINISH_STOP;
+    if (!r->ignore_eos && tokenizer_is_eog(e->tokenizer, token)) return false;
     seq->tokens[seq->n_tokens++] = token;
     e->counts.output_tokens++;
-    if (seq->n_tokens < seq->max_tokens) return;
+    if (seq->n_tokens < seq->max_tokens) return true;
     bool by_count = r->max_output > 0 && seq->n_tokens - seq->n_prompt == r->max_output;
-    end_request(e, r, by_count ? ENGINE_FINISH_LENGTH : ENGINE_FINISH_CONTEXT);
+    *finish = by_count ? ENGINE_FINISH_LENGTH : ENGINE_FINISH_CONTEXT;
+    return false;
 }
 
 /* The draw of the request's next token from these logits. */
@@ -202,30 +203,78 @@ static struct sampler_draw next_draw(const struct request *r, float *logits) {
     return draw;
 }
 
-static void take_draw(struct engine *e, struct request *r, const struct sampler_draw *draw, double now) {
+/* True when a row of the draft has the token that was drawn: its logits stand on the same text as those of a later step would, so
+ * the next token is drawn from them. */
+static bool take_draw(struct engine *e, struct drawing *d, const struct sampler_draw *draw) {
+    struct request *r = d->request;
     r->status = draw->status;
-    if (r->status == ENGINE_OK) {
-        append_token(e, r, draw->token, now);
-        return;
+    if (r->status != ENGINE_OK) {
+        snprintf(r->message, sizeof r->message, "the model produced a value that is not finite for token %d", r->seq.n_tokens);
+        log_error("engine", "request %llu: %s", (unsigned long long)r->id, r->message);
+        d->finish = ENGINE_FINISH_ERROR;
+        d->is_over = true;
+        return false;
     }
-    snprintf(r->message, sizeof r->message, "the model produced a value that is not finite for token %d", r->seq.n_tokens);
-    log_error("engine", "request %llu: %s", (unsigned long long)r->id, r->message);
-    end_request(e, r, ENGINE_FINISH_ERROR);
+    d->drawn[d->n_drawn++] = draw->token;
+    d->is_over = !append_token(e, r, draw->token, &d->finish);
+    return !d->is_over && r->seq.n_draft > 0 && walk_step(&d->walk, draw->token);
+}
+
+static void note_times(struct engine *e, struct request *r, double now) {
+    if (r->first_token_ms == 0) {
+        r->first_token_ms = now;
+        e->counts.prompt_tokens += (uint64_t)r->seq.n_prompt;
+        e->counts.cached_tokens += (uint64_t)r->seq.n_cached;
+    }
+    r->last_token_ms = now;
+}
+
+/* All draws of this step are made. */
+static void settle(struct engine *e, struct drawing *d, double now) {
+    struct request *r = d->request;
+    if (d->n_drawn > 0) note_times(e, r, now);
+    r->n_accepted += d->walk.node;
+    e->counts.accepted_tokens += (uint64_t)d->walk.node;
+    scheduler_accept(&e->scheduler, &r->seq, d->walk.node);
+    draft_learn(e, r, d->drawn, d->n_drawn);
+    if (d->is_over) end_request(e, r, d->finish);
+}
+
+/* Everyone draws a token, then those draw again whose draft had it, and so on. Returns the number of draws. */
+static int draw_tokens(struct engine *e) {
+    int n_drawn = 0, n_going = e->n_sampled;
+    for (int i = 0; i < n_going; i++) e->going[i] = &e->sampled[i];
+    while (n_going > 0) {
+        for (int i = 0; i < n_going; i++) {
+            const struct drawing *d = e->going[i];
+            e->draws[i] = next_draw(d->request, model_logits(e->model, d->first_row + d->walk.node));
+        }
+        sampler_draw(&e->sampler, e->draws, n_going);
+        n_drawn += n_going;
+        int n_more = 0;
+        for (int i = 0; i < n_going; i++) {
+            if (take_draw(e, e->going[i], &e->draws[i])) e->going[n_more++] = e->going[i];
+        }
+        n_going = n_more;
+    }
+    double now = now_ms();
+    for (int i = 0; i < e->n_sampled; i++) settle(e, &e->sampled[i], now);
+    return n_drawn;
 }
 
 static void step(struct engine *e) {
-    int n_rows = scheduler_plan(&e->scheduler);
-    assert(n_rows > 0);
+    int n_planned = scheduler_plan(&e->scheduler), n_drafted = draft_plan(e, n_planned);
+    assert(n_planned > 0);
     struct model_batch batch = gather_batch(e);
-    assert(batch.n_rows == n_rows);
+    assert(batch.n_rows == n_planned + n_drafted);
+    double start = now_ms();
     model_forward(e->model, &e->pool, &batch);
+    double forward_ms = now_ms() - start;
     scheduler_commit(&e->scheduler);
-    for (int i = 0; i < batch.n_logits; i++) e->draws[i] = next_draw(e->sampled[i], model_logits(e->model, i));
-    sampler_draw(&e->sampler, e->draws, batch.n_logits);
-    double now = now_ms();
-    for (int i = 0; i < batch.n_logits; i++) take_draw(e, e->sampled[i], &e->draws[i], now);
+    int n_tokens = draw_tokens(e);
+    draft_time(e, batch.n_rows, n_drafted, n_tokens, forward_ms);
     e->counts.steps++;
-    e->counts.stepped_ms = now;
+    e->counts.stepped_ms = now_ms();
 }
 
 void *engine_thread_run(void *arg) {

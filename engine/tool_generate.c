@@ -11,8 +11,10 @@
 #include "engine/tools.h"
 
 struct settings {
-    const char *model, *prompt, *chat, *system, *isa, *kv_type;
-    int n_tokens, threads, ctx, step_tokens, logprobs; /* logprobs: -1 = none */
+    const char *model, *prompt, *chat, *system, *isa, *kv_type, *drafter_name;
+    enum engine_drafter drafter;
+    const char *draft_store;
+    int draft_max, n_tokens, threads, ctx, step_tokens, logprobs; /* logprobs: -1 = none */
     struct engine_sampling sampling;
     size_t kv_bytes;
     bool json;
@@ -100,18 +102,19 @@ static void print_json(const struct answer *answer) {
     printf("], \"text\": ");
     print_json_string(answer->text, answer->len);
     if (answer->stride > 0) print_logprobs(answer);
-    printf(
-        ", \"finish\": \"%s\", \"prompt_tokens\": %d, \"output_tokens\": %d, \"prefill_tok_s\": %.2f, \"decode_tok_s\": %.2f}\n",
-        finish[answer->done.finish], usage->prompt_tokens, usage->output_tokens, rate(usage->prompt_tokens, usage->prefill_ms),
-        rate(usage->output_tokens - 1, usage->decode_ms));
+    printf(", \"finish\": \"%s\", \"prompt_tokens\": %d, \"output_tokens\": %d, \"prefill_tok_s\": %.2f, \"decode_tok_s\": %.2f, "
+           "\"draft_rounds\": %d, \"drafted_tokens\": %d, \"accepted_tokens\": %d}\n",
+           finish[answer->done.finish], usage->prompt_tokens, usage->output_tokens, rate(usage->prompt_tokens, usage->prefill_ms),
+           rate(usage->output_tokens - 1, usage->decode_ms), usage->draft_rounds, usage->drafted_tokens, usage->accepted_tokens);
 }
 
 static void print_summary(const struct answer *answer) {
     const struct engine_usage *usage = &answer->done.usage;
     printf("\n");
     fflush(stdout);
-    fprintf(stderr, "[%d prompt tokens at %.1f tok/s; %d tokens at %.1f tok/s%s]\n", usage->prompt_tokens,
-            rate(usage->prompt_tokens, usage->prefill_ms), usage->output_tokens, rate(usage->output_tokens - 1, usage->decode_ms),
+    fprintf(stderr, "[%d prompt tokens at %.1f tok/s; %d tokens at %.1f tok/s, %d of %d drafted were right%s]\n",
+            usage->prompt_tokens, rate(usage->prompt_tokens, usage->prefill_ms), usage->output_tokens,
+            rate(usage->output_tokens - 1, usage->decode_ms), usage->accepted_tokens, usage->drafted_tokens,
             answer->done.finish == ENGINE_FINISH_CONTEXT ? "; the context is full" : "");
 }
 
@@ -169,6 +172,9 @@ static int generate(const struct settings *settings) {
     config.ctx_len = settings->ctx;
     config.step_tokens = settings->step_tokens;
     config.kv_bytes = settings->kv_bytes;
+    config.drafter = settings->drafter;
+    config.draft_store = settings->draft_store;
+    config.draft_max = settings->draft_max;
     config.max_seqs = 1;
     if (engine_open(&engine, &config, &error) != ENGINE_OK) return fail(error.text);
     engine_events_per_token(engine);
@@ -194,8 +200,12 @@ static int generate(const struct settings *settings) {
 
 int tool_generate(int argc, char **argv) {
     struct engine_config defaults = engine_config_default();
-    struct settings s = {
-        .n_tokens = 256, .logprobs = -1, .step_tokens = defaults.step_tokens, .sampling = engine_sampling_default()};
+    struct settings s = {.n_tokens = 256,
+                         .logprobs = -1,
+                         .step_tokens = defaults.step_tokens,
+                         .draft_max = defaults.draft_max,
+                         .drafter_name = "auto",
+                         .sampling = engine_sampling_default()};
     struct engine_sampling *p = &s.sampling;
     struct option_row rows[] = {
         {"model", OPTION_STRING, &s.model, "FILE", "GGUF file", 0, 0, false},
@@ -218,6 +228,9 @@ int tool_generate(int argc, char **argv) {
         {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as f16, int8 or int4: less memory, a little less exact",
          0, 0, false},
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},
+        {"drafter", OPTION_STRING, &s.drafter_name, "NAME",
+         "who guesses ahead: auto, none, suffix, ngram:FILE or merge:FILE; does not change the text", 0, 0, false},
+        {"draft-max", OPTION_INT, &s.draft_max, "N", "tokens guessed ahead at most", 1, 63, false},
         {"logprobs", OPTION_INT, &s.logprobs, "N",
          "with --json: log-probabilities of each token and of the N likeliest, -1 = none", -1, ENGINE_MAX_TOP_LOGPROBS, false},
         {"json", OPTION_FLAG, &s.json, NULL, "one JSON object instead of streamed text", 0, 0, false},
@@ -231,6 +244,11 @@ int tool_generate(int argc, char **argv) {
     if (rc) return rc == 1 ? 0 : rc;
     if (!s.model || !s.prompt == !s.chat) {
         fprintf(stderr, "foresay generate: --model and one of --prompt and --chat are needed (foresay generate --help)\n");
+        return 2;
+    }
+    if (!engine_drafter_parse(s.drafter_name, &s.drafter, &s.draft_store)) {
+        fprintf(stderr, "foresay generate: --drafter is auto, auto:FILE, none, suffix, ngram:FILE or merge:FILE, not '%s'\n",
+                s.drafter_name);
         return 2;
     }
     log_set_level(LOG_WARN); /* the terminal belongs to the text */

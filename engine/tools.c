@@ -10,5 +10,6 @@ const struct engine_tool engine_tools[] = {
     {"tokenize", "turn text on stdin into token ids, or back", tool_tokenize},
     {"inspect", "show what a GGUF file holds", tool_inspect},
     {"render", "show the prompt that a chat template makes of a conversation", tool_render},
+    {"train-draft", "make a drafter for a model from its own text", tool_train_draft},
     {NULL, NULL, NULL},
 };

@@ -101,8 +101,10 @@ static int read_sources(struct serve_config *config, struct option_set *set, int
 }
 
 /* What a row cannot check by itself. */
-static int check(struct serve_config *config, const char *log_level) {
+static int check(struct serve_config *config, const char *log_level, const char *drafter) {
     int level = log_level_parse(log_level);
+    if (!engine_drafter_parse(drafter, &config->drafter, &config->draft_store))
+        return complain("--drafter is auto, auto:FILE, none, suffix, ngram:FILE or merge:FILE, not '%s'", drafter);
     if (level < 0) return complain("--log-level is error, warn, info or debug, not '%s'", log_level);
     config->log_level = (enum log_level)level;
     if (config->public_origin) {
@@ -126,9 +128,12 @@ static int check(struct serve_config *config, const char *log_level) {
 
 int serve_config_load(struct serve_config *config, int argc, char **argv) {
     struct engine_config engine = engine_config_default();
-    const char *log_level = "info";
-    *config =
-        (struct serve_config){.host = "127.0.0.1", .port = 8080, .max_seqs = engine.max_seqs, .step_tokens = engine.step_tokens};
+    const char *log_level = "info", *drafter = "auto";
+    *config = (struct serve_config){.host = "127.0.0.1",
+                                    .port = 8080,
+                                    .max_seqs = engine.max_seqs,
+                                    .step_tokens = engine.step_tokens,
+                                    .draft_max = engine.draft_max};
     struct option_row rows[] = {
         {"model", OPTION_STRING, &config->model, "FILE", "the model, a GGUF file", 0, 0, false},
         {"host", OPTION_STRING, &config->host, "ADDRESS", "address to listen on; 0.0.0.0 is every network this machine is in", 0,
@@ -148,13 +153,16 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
         {"step-tokens", OPTION_INT, &config->step_tokens, "N", "tokens computed in one step, prompts included", 1, 1 << 20,
          false},
         {"isa", OPTION_STRING, &config->isa, "NAME", "instruction set: auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
+        {"drafter", OPTION_STRING, &drafter, "NAME",
+         "who guesses tokens ahead: auto, none, suffix, ngram:FILE; no answer changes by it", 0, 0, false},
+        {"draft-max", OPTION_INT, &config->draft_max, "N", "tokens an answer may be guessed ahead in one step", 1, 63, false},
         {"log-level", OPTION_STRING, &log_level, "NAME", "error, warn, info or debug", 0, 0, false},
         {"config", OPTION_STRING, &config->config, "FILE", "these settings as JSON: {\"model\": \"a.gguf\", \"max-seqs\": 8}", 0,
          0, false},
     };
     struct option_set set = {"serve", "--model FILE [options]", about, rows, sizeof rows / sizeof *rows};
     int rc = read_sources(config, &set, argc, argv);
-    return rc ? rc : check(config, log_level);
+    return rc ? rc : check(config, log_level, drafter);
 }
 
 void serve_config_free(struct serve_config *config) { json_decref(config->file); }
@@ -168,8 +176,8 @@ void serve_config_log(const struct serve_config *config) {
              config->config ? config->config : "none");
     log_info("serve",
              "settings: host %s, port %d, public-origin %s, threads %s, ctx %s, max-seqs %d, kv-mem %s, kv-type %s, step-tokens "
-             "%d, isa "
-             "%s",
+             "%d, isa %s, drafter %s, store %s, draft-max %d",
              config->host, config->port, config->public_origin ? config->public_origin : "none", threads, ctx, config->max_seqs,
-             kv_mem, config->kv_type ? config->kv_type : "f16", config->step_tokens, config->isa ? config->isa : "auto");
+             kv_mem, config->kv_type ? config->kv_type : "f16", config->step_tokens, config->isa ? config->isa : "auto",
+             engine_drafter_name(config->drafter), config->draft_store ? config->draft_store : "none", config->draft_max);
 }

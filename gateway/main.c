@@ -79,6 +79,9 @@ static int open_engine(struct engine **engine, const struct serve_config *config
     settings.max_seqs = config->max_seqs;
     settings.step_tokens = config->step_tokens;
     settings.kv_bytes = config->kv_mem;
+    settings.drafter = config->drafter;
+    settings.draft_store = config->draft_store;
+    settings.draft_max = config->draft_max;
     settings.wake = gateway_wake;
     settings.wake_arg = gateway;
     return engine_open(engine, &settings, &error) == ENGINE_OK ? 0 : fail(error.text);

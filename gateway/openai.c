@@ -120,6 +120,12 @@ static void put_usage(struct buffer *out, const struct engine_usage *usage) {
     put_integer(out, usage->prompt_tokens + usage->output_tokens);
     put_text(out, ",\"prompt_tokens_details\":{\"cached_tokens\":");
     put_integer(out, usage->cached_tokens);
+    /* OpenAI's names for guesses that came true and that did not; only guesses of its own prediction count there, all count
+     * here. */
+    put_text(out, "},\"completion_tokens_details\":{\"accepted_prediction_tokens\":");
+    put_integer(out, usage->accepted_tokens);
+    put_text(out, ",\"rejected_prediction_tokens\":");
+    put_integer(out, usage->drafted_tokens - usage->accepted_tokens);
     put_text(out, "}}");
 }
 

@@ -205,6 +205,14 @@ static bool take_seed(const json_t *root, struct gen_params *gen, struct openai_
     return true;
 }
 
+/* Not OpenAI's: who guesses ahead. The text does not depend on it. */
+static bool take_drafter(const json_t *root, struct gen_params *gen, struct openai_refusal *refusal) {
+    const json_t *drafter = member(root, "drafter");
+    if (!drafter || (json_is_string(drafter) && engine_drafter_parse(json_string_value(drafter), &gen->drafter, NULL)))
+        return true;
+    return refuse(refusal, "drafter", "drafter must be auto, none, suffix, ngram or merge.");
+}
+
 static bool take_sampling(const json_t *root, struct gen_params *gen, struct openai_refusal *refusal) {
     struct engine_sampling *s = &gen->sampling;
     s->temperature = 1; /* OpenAI's defaults, not the page's */
@@ -218,7 +226,8 @@ static bool take_sampling(const json_t *root, struct gen_params *gen, struct ope
         return false;
     }
     if (!(s->top_p > 0)) return refuse(refusal, "top_p", "top_p must be greater than 0.");
-    return take_seed(root, gen, refusal) && take_stop(root, gen, refusal) && take_bias(root, gen, refusal);
+    return take_seed(root, gen, refusal) && take_stop(root, gen, refusal) && take_bias(root, gen, refusal) &&
+           take_drafter(root, gen, refusal);
 }
 
 static bool take_top(const json_t *value, const char *name, struct gen_params *gen, struct openai_refusal *refusal) {

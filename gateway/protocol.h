@@ -44,7 +44,8 @@
  *                                             that the model did not see
  *   d     {g, s, n, x, tok}                   covers events s .. s + n - 1: text x, tok tokens. A lagging reader gets fewer,
  *                                             larger ones
- *   done  {g, s, why, usage:{in, cached, out, queue_ms, prefill_ms, ttft_ms, tps, seed}, len, crc, err?:{code, msg}}
+ *   done  {g, s, why, usage:{in, cached, out, queue_ms, prefill_ms, ttft_ms, tps, rounds, drafted, accepted, seed}, len, crc,
+ *              err?:{code, msg}}  rounds: steps that checked a draft; drafted, accepted: tokens guessed ahead, of these right
  *              why: "stop" | "length" | "context" | "cancel" | "error" | "interrupted"; len = bytes and crc = CRC-32C (8 hex
  *              digits) of the whole message text, base included
  *   snap  {g, upto, x, st, why?}              instead of events that are no longer kept: x = the whole message text as of

@@ -17,6 +17,7 @@ struct gen_params {
     int max_tokens; /* 0 = no wish */
     char *stop[ENGINE_MAX_STOP];
     int n_stop;
+    enum engine_drafter drafter;
     bool logprobs; /* the answer's tokens with their log-probabilities and those of the n_top_logprobs likeliest */
     int n_top_logprobs;
     char *system; /* first message for the model, or NULL */

@@ -244,6 +244,9 @@ static void put_result(struct buffer *out, const struct stream_result *r) { /* "
     put_member_real(out, "prefill_ms", (double)u->prefill_ms);
     put_member_real(out, "ttft_ms", (double)u->ttft_ms);
     put_member_real(out, "tps", u->output_tokens > 1 && seconds > 0 ? (u->output_tokens - 1) / seconds : 0);
+    put_member_integer(out, "rounds", u->draft_rounds);
+    put_member_integer(out, "drafted", u->drafted_tokens);
+    put_member_integer(out, "accepted", u->accepted_tokens);
     put_member_integer(out, "seed", (int64_t)r->seed);
     put_text(out, "}");
     if (r->code == 0) return;

@@ -7,12 +7,14 @@
  *
  * A set of prompts, temperatures (0, 0.8, 1.2) and seeds runs alone, one after the other; that is the reference. Then the same
  * requests run in other ways: in batches that they join at random moments while others are cancelled, with two threads, with
- * steps of 16 and 512 rows, from the prefix cache, through preemptions, on each instruction set. Ids and text must be equal to
+ * steps of 16 and 512 rows, from the prefix cache, through preemptions, on each instruction set, with every drafter (the
+ * reference has none), also drafters that know the answer, say the opposite or talk nonsense. Ids and text must be equal to
  * the last one. After each way every block must be back. FORESAY_TEST_LONG=1 runs more and longer requests. */
 #include <stdio.h>
 #include <unistd.h>
 
 #include "engine/log.h"
+#include "tests/drafters.h"
 #include "tests/engine_fixture.h"
 #include "tests/tiny_model.h"
 
@@ -21,6 +23,9 @@ enum { MAX_CASES = 128, N_NOISE = 6 };
 struct test_case {
     struct engine_request request;
     struct engine_message messages[3];
+    char stop_text[16];
+    const char *stop;
+    struct engine_bias bias;
 };
 
 static struct test_case cases[MAX_CASES];
@@ -66,6 +71,13 @@ static void add_case(bool chat, int which, float temperature, uint64_t seed, int
     if (temperature > 1) c->request.sampling.top_p = 1;
     if (seed % 3 == 1) c->request.sampling.repeat_penalty = 1.1f;
     if (seed % 3 == 2) c->request.sampling.top_k = 40;
+    if (seed % 4 == 1) c->request.sampling.frequency_penalty = 0.7f;
+    if (seed % 4 == 2) c->request.sampling.presence_penalty = 0.5f;
+    if (seed % 5 == 1) {
+        c->bias = (struct engine_bias){.token = 40, .bias = 3};
+        c->request.sampling.bias = &c->bias;
+        c->request.sampling.n_bias = 1;
+    }
     if (!chat || !can_chat) return;
     c->messages[0] = (struct engine_message){ENGINE_ROLE_SYSTEM, "You answer briefly.", 19};
     c->messages[1] = (struct engine_message){ENGINE_ROLE_USER, questions[which], strlen(questions[which])};
@@ -86,6 +98,24 @@ static void make_cases(bool is_long) {
             }
         }
     }
+}
+
+/* The same request once more, with a stop string that its text has in the middle. */
+static void add_stop_case(int which) {
+    const struct outcome *o = &reference[which];
+    size_t at = o->len / 2, len = 0;
+    while (at < o->len && (o->text[at] & 0xc0) == 0x80) at++;
+    while (at + len < o->len && (len < 3 || (o->text[at + len] & 0xc0) == 0x80)) len++;
+    if (len < 3 || n_cases == MAX_CASES) return;
+    struct test_case *c = &cases[n_cases];
+    *c = cases[which];
+    if (c->request.n_messages > 0) c->request.messages = c->messages;
+    if (c->request.sampling.n_bias > 0) c->request.sampling.bias = &c->bias;
+    memcpy(c->stop_text, o->text + at, len);
+    c->stop = c->stop_text;
+    c->request.stop = &c->stop;
+    c->request.n_stop = 1;
+    n_cases++;
 }
 
 /* --- engines --- */
@@ -120,7 +150,8 @@ static void compare(int which, const struct outcome *got, int max_tokens) {
     if (max_tokens > 0 && n > max_tokens) n = max_tokens;
     bool same = got->n_ids == n && memcmp(got->ids, want->ids, (size_t)n * sizeof *got->ids) == 0;
     if (n == want->n_ids) same = same && got->len == want->len && memcmp(got->text, want->text, got->len) == 0;
-    if (n == want->n_ids && max_tokens == 0) same = same && got->end.finish == want->end.finish;
+    if (n == want->n_ids && max_tokens == 0)
+        same = same && got->end.finish == want->end.finish && got->end.usage.output_tokens == want->end.usage.output_tokens;
     if (same) return;
     n_failures++;
     int at = 0;
@@ -182,7 +213,7 @@ static void run_together(struct engine *engine, const struct run *run) {
     }
     struct engine_stats stats;
     engine_stats(engine, &stats);
-    printf("%-42s %s  %5.1f s, %llu preemptions, %llu cancelled, %llu tokens from the cache\n", way,
+    printf("%-50s %s  %5.1f s, %llu preemptions, %llu cancelled, %llu tokens from the cache\n", way,
            n_failures == failed_before ? "equal" : "DIFFERS", (now_ms() - start_ms) / 1e3, (unsigned long long)stats.preemptions,
            (unsigned long long)stats.cancelled, (unsigned long long)stats.cached_tokens);
     fflush(stdout);
@@ -191,12 +222,14 @@ static void run_together(struct engine *engine, const struct run *run) {
 
 static void run_alone(void) {
     struct engine_config config = base_config();
+    config.drafter = ENGINE_DRAFTER_NONE;
     struct engine *engine = open_engine(&config);
     double start_ms = now_ms();
-    int n_tokens = 0;
+    int n_tokens = 0, n_first = n_cases;
     for (int i = 0; i < n_cases; i++) {
         reference[i] = fixture_run(engine, &cases[i].request);
         n_tokens += reference[i].n_ids;
+        if (i < n_first && i % 3 == 0) add_stop_case(i);
     }
     if (!nothing_left(engine)) n_failures++;
     printf("reference: %d requests alone, one thread, %d tokens, %.1f s\n", n_cases, n_tokens, (now_ms() - start_ms) / 1e3);
@@ -226,9 +259,76 @@ static void run_cached(void) {
     n_failures++;
 }
 
-/* KV memory for little more than the longest sequence. */
-static void run_preempted(bool prefix_cache) {
+enum { OWN_SUFFIX = -1, OWN_MERGE = -2 }; /* the engine's own drafters; others are indices of test_drafters */
+
+static char store_path[64];
+
+/* An n-gram store of half of the reference. */
+static void write_store(void) {
     struct engine_config config = base_config();
+    struct engine *engine = open_engine(&config);
+    uint64_t vocab, target, size = 0;
+    int32_t *text = malloc(1 << 20);
+    int n = 0;
+    for (int i = 0; i < n_cases; i += 2) {
+        memcpy(text + n, reference[i].ids, (size_t)reference[i].n_ids * sizeof *text);
+        n += reference[i].n_ids;
+        text[n++] = -1;
+    }
+    draft_digests(engine, &vocab, &target);
+    void *image =
+        ngram_build(text, (uint64_t)n, (uint32_t)tokenizer_vocab_size(engine->tokenizer), vocab, target, 1 << 20, &size);
+    snprintf(store_path, sizeof store_path, "/tmp/foresay_check_equality_%d.ngram", getpid());
+    FILE *file = fopen(store_path, "wb");
+    if (!file || fwrite(image, 1, size, file) != size || fclose(file) != 0) n_failures++;
+    free(image);
+    free(text);
+    engine_close(engine);
+}
+
+/* A drafter of tests/drafters.h that knows the reference, or one of the engine's own. */
+static struct engine *open_drafting(struct engine_config *config, struct test_drafter *test, int which) {
+    config->drafter = ENGINE_DRAFTER_SUFFIX; /* drafts whatever it costs */
+    if (which == OWN_MERGE) {
+        config->drafter = ENGINE_DRAFTER_MERGE;
+        config->draft_store = store_path;
+    }
+    struct engine *engine = open_engine(config);
+    if (which < 0) return engine;
+    *test = (struct test_drafter){.n_answers = n_cases, .n_vocab = tokenizer_vocab_size(engine->tokenizer), .rng = 99};
+    while (test->eog < test->n_vocab - 1 && !tokenizer_is_eog(engine->tokenizer, test->eog)) test->eog++;
+    for (int i = 0; i < n_cases; i++)
+        test->answers[i] = (struct known_answer){reference[i].ids, reference[i].end.usage.prompt_tokens, reference[i].n_ids};
+    engine_set_drafter(engine, &(struct drafter){&test_drafters[which], test});
+    return engine;
+}
+
+static void run_drafter(int which) {
+    struct engine_config config = base_config();
+    struct test_drafter test;
+    struct engine_stats stats;
+    char way[80];
+    const char *name = which == OWN_MERGE ? "suffix + ngram" : which < 0 ? "suffix" : test_drafters[which].name;
+    config.prefix_cache = true;
+    struct engine *engine = open_drafting(&config, &test, which);
+    snprintf(way, sizeof way, "drafter %s, cache filled", name);
+    run_together(engine, &(struct run){.way = way, .step = 1, .max_pause = 11, .with_cancels = true});
+    snprintf(way, sizeof way, "drafter %s, cache hit, one by one", name);
+    run_together(engine, &(struct run){.way = way, .step = 1, .max_pause = 200});
+    engine_stats(engine, &stats);
+    engine_close(engine);
+    printf("  %llu of %llu drafted tokens were right, in %llu rounds\n", (unsigned long long)stats.accepted_tokens,
+           (unsigned long long)stats.drafted_tokens, (unsigned long long)stats.draft_rounds);
+    bool is_known = which < 0 || strcmp(name, "right") == 0 || strcmp(name, "mixed") == 0;
+    if (stats.drafted_tokens > 0 && (!is_known || stats.accepted_tokens > 0)) return;
+    printf("  no draft was computed or none was right: this way has shown nothing\n");
+    n_failures++;
+}
+
+/* KV memory for little more than the longest sequence. */
+static void run_preempted(bool prefix_cache, int which) {
+    struct engine_config config = base_config();
+    struct test_drafter test;
     struct engine_stats stats;
     struct engine *engine = open_engine(&config);
     size_t block_bytes = engine->pool.block_bytes;
@@ -241,9 +341,11 @@ static void run_preempted(bool prefix_cache) {
     config.prefix_cache = prefix_cache;
     config.kv_bytes = (size_t)(kv_blocks_for(longest) + 2) * block_bytes;
     config.ctx_len = kv_blocks_for(longest) * KV_BLOCK;
-    engine = open_engine(&config);
-    struct run run = {
-        .way = prefix_cache ? "preemption, prefix cache on" : "preemption, prefix cache off", .step = 1, .with_cancels = true};
+    engine = which < 0 ? open_engine(&config) : open_drafting(&config, &test, which);
+    char way[80];
+    snprintf(way, sizeof way, "preemption, prefix cache %s%s%s", prefix_cache ? "on" : "off", which < 0 ? "" : ", drafter ",
+             which < 0 ? "" : test_drafters[which].name);
+    struct run run = {.way = way, .step = 1, .with_cancels = true};
     int n_rounds = 0;
     do { /* a fast model may finish requests before the next ones arrive: then once more */
         run_together(engine, &run);
@@ -264,7 +366,7 @@ static void run_isa(const char *isa, int step, int max_tokens) {
     config.isa = isa;
     config.n_threads = 2;
     if (engine_open(&engine, &config, &error) != ENGINE_OK) {
-        printf("%-42s skipped: %s\n", isa, error.text);
+        printf("%-50s skipped: %s\n", isa, error.text);
         return;
     }
     engine_events_per_token(engine);
@@ -324,8 +426,12 @@ int main(int argc, char **argv) {
     config.step_tokens = 512;
     run_config("steps of 512 rows", &config, true);
     run_cached();
-    run_preempted(false);
-    run_preempted(true);
+    run_preempted(false, -1);
+    run_preempted(true, -1);
+    write_store();
+    for (int which = OWN_MERGE; which < N_TEST_DRAFTERS; which++) run_drafter(which);
+    run_preempted(false, 0);
+    run_preempted(true, 2);
     run_isa("amx", 1, 0);
     run_isa("avx512", 1, 0);
     run_isa("avxvnni", 1, 0);
@@ -337,6 +443,7 @@ int main(int argc, char **argv) {
 
     for (int i = 0; i < n_cases; i++) outcome_free(&reference[i]);
     if (tiny_path[0]) unlink(tiny_path);
+    unlink(store_path);
     printf(n_failures ? "check_equality: %d differences\n" : "check_equality: all equal\n", n_failures);
     return n_failures > 0;
 }

@@ -229,6 +229,56 @@ static void prefixes_computed_meanwhile_are_taken(void **state) {
     world_close(&w);
 }
 
+/* Protects: a draft takes what is left of budget and blocks, nothing from others; what is rejected leaves no block behind and is
+ * never published, what is accepted counts as computed. */
+static void drafts_take_what_is_left(void **state) {
+    (void)state;
+    struct world w;
+    world_open(&w, 16, 64, 4, true);
+    struct job *job = add(&w, 30, 200, 1, 1), *other = add(&w, 10, 3, 2, 2);
+    struct sequence *seq = &job->seq;
+    run_step(&w);
+    for (int round = 0; round < 60; round++) {
+        int n_tokens = seq->n_tokens, n_right = (int)draw(&w, 8);
+        int n_rows = scheduler_plan(&w.scheduler), n_free = w.cache.n_free + w.cache.n_cached;
+        int n = scheduler_extend(&w.scheduler, seq, round % 10);
+        assert_true(n <= round % 10 && n <= 64 - n_rows && (n == round % 10 || n_free == 0 || n_free * KV_BLOCK > n));
+        assert_true(sequence_wants_logits(seq) && seq->n_rows == 1 + n);
+        assert_true(seq->table.n_blocks == kv_blocks_for(n_tokens + n));
+        scheduler_commit(&w.scheduler);
+        assert_int_equal(seq->n_computed, n_tokens);
+        assert_true(seq->table.n_hashed <= n_tokens / KV_BLOCK);
+        if (n_right > n) n_right = n;
+        seq->n_tokens += n_right + 1;
+        scheduler_accept(&w.scheduler, seq, n_right);
+        assert_int_equal(seq->n_computed, n_tokens + n_right);
+        if (n > 0) assert_int_equal(seq->table.n_blocks, kv_blocks_for(n_tokens + n_right));
+        assert_int_equal(seq->table.n_hashed, seq->n_computed / KV_BLOCK);
+        kv_cache_check(&w.cache);
+        if (other->live) job_remove(&w, other);
+        if (seq->n_tokens > 180) break;
+    }
+    assert_int_equal(w.scheduler.n_preemptions, 0);
+    assert_true(seq->n_tokens > 180);
+    world_close(&w);
+}
+
+/* Protects: where blocks are short a draft shrinks, and nobody is preempted for it. */
+static void drafts_shrink_to_the_blocks(void **state) {
+    (void)state;
+    struct world w;
+    world_open(&w, 4, 64, 2, true);
+    struct job *job = add(&w, 60, 4, 1, 1);
+    run_step(&w);
+    assert_int_equal(scheduler_plan(&w.scheduler), 1);
+    assert_int_equal(scheduler_extend(&w.scheduler, &job->seq, 20), 3);
+    scheduler_commit(&w.scheduler);
+    job->seq.n_tokens++;
+    scheduler_accept(&w.scheduler, &job->seq, 0);
+    assert_int_equal(job->seq.n_computed, 61);
+    world_close(&w);
+}
+
 /* Protects: all of it at once, in random order, with cancels at any moment. */
 static void random_load_keeps_every_promise(void **state) {
     (void)state;
@@ -268,6 +318,8 @@ int main(void) {
         cmocka_unit_test(preemption_recomputes_and_everyone_finishes),
         cmocka_unit_test(the_victim_loses_the_least),
         cmocka_unit_test(prefixes_computed_meanwhile_are_taken),
+        cmocka_unit_test(drafts_take_what_is_left),
+        cmocka_unit_test(drafts_shrink_to_the_blocks),
         cmocka_unit_test(random_load_keeps_every_promise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

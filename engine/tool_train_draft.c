@@ -1,0 +1,281 @@
+/* tool_train_draft.c - `foresay train-draft`: makes a drafter for a model from the model's own text.
+ *
+ * The model is asked about many topics (train_prompts.h) and answers, half of the time greedily and half at temperature 0.8.
+ * What it says goes to OUT.text, token by token, one answer after the other; that file is the checkpoint: after a kill
+ * --resume goes on behind the last whole answer. At the end an n-gram store is distilled from it and written to OUT. One
+ * answer in twenty is kept out of the store and tells how often its first guess is right. Main thread. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/internal.h"
+#include "engine/log.h"
+#include "engine/options.h"
+#include "engine/tools.h"
+#include "engine/train_prompts.h"
+
+enum { ANSWER_TOKENS = 384, MAX_AT_ONCE = 256, HELD_OUT = 20, REPORT_EVERY_MS = 10000 };
+
+struct settings {
+    const char *model, *out, *kind, *isa;
+    float hours;
+    int max_tokens, at_once, threads;
+    size_t max_bytes;
+    bool resume;
+};
+
+/* The head of OUT.text; int32 tokens follow, -1 behind each answer. */
+struct text_head {
+    char magic[8]; /* "fstext 1" */
+    uint64_t vocab_digest, target_digest;
+};
+
+struct answer {
+    uint64_t id;
+    int32_t ids[ANSWER_TOKENS + 1];
+    int n;
+};
+
+struct training {
+    const struct settings *settings;
+    struct engine *engine;
+    FILE *file;
+    struct text_head head;
+    struct answer answers[MAX_AT_ONCE];
+    uint64_t n_asked, n_tokens, n_before; /* answers begun; tokens in the file; of these when this run began */
+    double begun_ms, reported_ms;
+};
+
+static int fail(const char *what, const char *why) {
+    fprintf(stderr, "foresay train-draft: %s%s%s\n", what, why ? ": " : "", why ? why : "");
+    return 1;
+}
+
+/* --- the text file --- */
+
+/* Counts whole answers and cuts off what was written in part. False when the file cannot be read or changed. */
+static bool find_end(struct training *t) {
+    int32_t token;
+    long at = (long)sizeof t->head, end = at;
+    uint64_t n = 0;
+    while (fread(&token, sizeof token, 1, t->file) == 1) {
+        at += (long)sizeof token;
+        if (token >= 0) {
+            n++;
+            continue;
+        }
+        end = at;
+        t->n_tokens += n;
+        t->n_asked++;
+        n = 0;
+    }
+    return fseek(t->file, end, SEEK_SET) == 0 && ftruncate(fileno(t->file), end) == 0;
+}
+
+static int open_text(struct training *t, const char *path) {
+    struct text_head head;
+    t->file = fopen(path, "r+b");
+    if (!t->file) {
+        t->file = fopen(path, "w+b");
+        if (!t->file || fwrite(&t->head, sizeof t->head, 1, t->file) != 1) return fail(path, strerror(errno));
+        return 0;
+    }
+    if (!t->settings->resume) return fail(path, "is there from an earlier run; go on with --resume, or remove it");
+    if (fread(&head, sizeof head, 1, t->file) != 1 || memcmp(&head, &t->head, sizeof head) != 0)
+        return fail(path, "holds the text of another model");
+    return find_end(t) ? 0 : fail(path, strerror(errno));
+}
+
+static bool write_answer(struct training *t, struct answer *a) {
+    size_t n = (size_t)a->n;
+    a->ids[n++] = -1;
+    t->n_tokens += (uint64_t)a->n;
+    return fwrite(a->ids, sizeof *a->ids, n, t->file) == n && fflush(t->file) == 0;
+}
+
+/* --- asking --- */
+
+static int ask(struct training *t, struct answer *a, struct engine_error *error) {
+    enum {
+        N_TEMPLATES = sizeof train_templates / sizeof *train_templates,
+        N_TOPICS = sizeof train_topics / sizeof *train_topics
+    };
+    char text[512];
+    uint64_t i = t->n_asked++;
+    /* Neighbours differ in both, and all pairs come before the first one returns with another seed. */
+    const char *template = train_templates[i % N_TEMPLATES], *topic = train_topics[(i / N_TEMPLATES + i * 29) % N_TOPICS];
+    char *place = strstr(template, "%s");
+    int n = snprintf(text, sizeof text, "%.*s%s%s", (int)(place - template), template, topic, place + 2);
+    struct engine_message message = {ENGINE_ROLE_USER, text, (size_t)n};
+    struct engine_request request = {
+        .messages = &message, .n_messages = 1, .max_tokens = ANSWER_TOKENS, .sampling = engine_sampling_default()};
+    request.sampling.temperature = i / 2 % 2 && i >= N_TEMPLATES * N_TOPICS ? 1 : i % 2 ? 0.8f : 0;
+    request.sampling.top_p = 1;
+    request.sampling.seed = i;
+    a->n = 0;
+    return engine_submit(t->engine, &request, &a->id, error);
+}
+
+static struct answer *find_answer(struct training *t, uint64_t id) {
+    for (int i = 0; i < t->settings->at_once; i++) {
+        if (t->answers[i].id == id) return &t->answers[i];
+    }
+    return NULL;
+}
+
+static bool is_time_up(const struct training *t) {
+    return now_ms() - t->begun_ms >= (double)t->settings->hours * 3.6e6 ||
+           (t->settings->max_tokens > 0 && t->n_tokens >= (uint64_t)t->settings->max_tokens);
+}
+
+static void report(struct training *t) {
+    double now = now_ms(), spent_ms = now - t->begun_ms;
+    if (now - t->reported_ms < REPORT_EVERY_MS) return;
+    t->reported_ms = now;
+    fprintf(stderr, "%llu tokens, %.0f a second, %.1f minutes left\n", (unsigned long long)t->n_tokens,
+            (double)(t->n_tokens - t->n_before) * 1e3 / spent_ms, (double)t->settings->hours * 60 - spent_ms / 6e4);
+}
+
+/* Keeps at_once answers under way until the time is up. */
+static int gather_text(struct training *t) {
+    struct engine_error error;
+    struct engine_event event;
+    for (int i = 0; i < t->settings->at_once; i++) {
+        if (ask(t, &t->answers[i], &error) != ENGINE_OK) return fail(error.text, NULL);
+    }
+    while (!is_time_up(t)) {
+        if (engine_poll(t->engine, &event, 1) == 0) {
+            engine_wait(t->engine, 1000);
+            continue;
+        }
+        struct answer *a = find_answer(t, event.id);
+        if (event.kind == ENGINE_EVENT_TEXT && event.n_tokens > 0 && a->n < ANSWER_TOKENS) a->ids[a->n++] = event.token;
+        if (event.kind != ENGINE_EVENT_DONE) continue;
+        if (event.finish == ENGINE_FINISH_ERROR) return fail(event.message, NULL);
+        if (a->n > 0 && !write_answer(t, a)) return fail("the text cannot be written", strerror(errno));
+        if (ask(t, a, &error) != ENGINE_OK) return fail(error.text, NULL);
+        report(t);
+    }
+    return 0;
+}
+
+/* --- the store --- */
+
+/* Divides the text: one answer in HELD_OUT to held, the others to *text. Both have -1 behind each answer. */
+static void divide(const int32_t *all, uint64_t n, int32_t *text, uint64_t *n_text, int32_t *held, uint64_t *n_held) {
+    uint64_t i_answer = 0;
+    *n_text = *n_held = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        if (i_answer % HELD_OUT == HELD_OUT - 1)
+            held[(*n_held)++] = all[i];
+        else
+            text[(*n_text)++] = all[i];
+        i_answer += all[i] < 0;
+    }
+}
+
+static double share_right(const struct ngram_store *store, const int32_t *held, uint64_t n) {
+    struct ngram_guess guesses[NGRAM_NEXT];
+    uint64_t n_tried = 0, n_right = 0;
+    int known = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        if (held[i] >= 0 && known > 0) {
+            n_tried++;
+            n_right += ngram_find(store, held + i - known, known, guesses) > 0 && guesses[0].token == held[i];
+        }
+        known = held[i] < 0 ? 0 : known < NGRAM_ORDERS ? known + 1 : NGRAM_ORDERS;
+    }
+    return n_tried ? (double)n_right / (double)n_tried : 0;
+}
+
+static int write_store(const char *path, const void *image, uint64_t size) {
+    char part[4096];
+    snprintf(part, sizeof part, "%s.part", path);
+    FILE *file = fopen(part, "wb");
+    bool is_whole = file && fwrite(image, 1, (size_t)size, file) == size && fflush(file) == 0 && fsync(fileno(file)) == 0;
+    if (file && fclose(file) != 0) is_whole = false;
+    if (!is_whole || rename(part, path) != 0) return fail(path, strerror(errno));
+    return 0;
+}
+
+static int distill(struct training *t) {
+    const struct settings *s = t->settings;
+    uint64_t n = 0, n_text, n_held, size;
+    size_t room = (size_t)(t->n_tokens + t->n_asked + 1);
+    int32_t *all = malloc(3 * room * sizeof *all), *text = all + room, *held = text + room;
+    if (!all || fseek(t->file, (long)sizeof t->head, SEEK_SET) != 0) return fail("no memory for the text", NULL);
+    n = fread(all, sizeof *all, room, t->file);
+    divide(all, n, text, &n_text, held, &n_held);
+    uint32_t n_vocab = (uint32_t)tokenizer_vocab_size(t->engine->tokenizer);
+    void *image = ngram_build(text, n_text, n_vocab, t->head.vocab_digest, t->head.target_digest, s->max_bytes, &size);
+    struct ngram_store store;
+    int rc = image ? write_store(s->out, image, size) : fail("no memory for the store", NULL);
+    if (rc == 0 && !ngram_open(&store, image, size, n_vocab, 0, 0))
+        printf("%s: %llu bytes from %llu tokens; on %llu tokens kept out its first guess is right %.1f %% of the time\n", s->out,
+               (unsigned long long)size, (unsigned long long)n_text, (unsigned long long)n_held,
+               100 * share_right(&store, held, n_held));
+    free(image);
+    free(all);
+    return rc;
+}
+
+/* --- the command --- */
+
+static int train(const struct settings *s) {
+    static struct training t;
+    struct engine_error error;
+    struct engine_config config = engine_config_default();
+    char path[4096];
+    config.model_path = s->model;
+    config.isa = s->isa;
+    config.n_threads = s->threads;
+    config.max_seqs = s->at_once;
+    if (engine_open(&t.engine, &config, &error) != ENGINE_OK) return fail(error.text, NULL);
+    engine_events_per_token(t.engine);
+    t.settings = s;
+    memcpy(t.head.magic, "fstext 1", sizeof t.head.magic);
+    draft_digests(t.engine, &t.head.vocab_digest, &t.head.target_digest);
+    snprintf(path, sizeof path, "%s.text", s->out);
+    int rc = open_text(&t, path);
+    t.n_before = t.n_tokens;
+    t.begun_ms = t.reported_ms = now_ms();
+    if (rc == 0) rc = gather_text(&t);
+    if (rc == 0) rc = distill(&t);
+    engine_close(t.engine);
+    if (t.file) fclose(t.file);
+    return rc;
+}
+
+int tool_train_draft(int argc, char **argv) {
+    struct settings s = {.kind = "ngram", .hours = 8, .at_once = 16, .max_bytes = 8 << 20};
+    struct option_row rows[] = {
+        {"model", OPTION_STRING, &s.model, "FILE", "GGUF file that the drafter is for", 0, 0, false},
+        {"out", OPTION_STRING, &s.out, "FILE", "the drafter; FILE.text beside it is the checkpoint", 0, 0, false},
+        {"kind", OPTION_STRING, &s.kind, "NAME", "ngram", 0, 0, false},
+        {"hours", OPTION_FLOAT, &s.hours, "H", "time for gathering text; the store takes seconds more", 0, 1000, false},
+        {"tokens", OPTION_INT, &s.max_tokens, "N", "stop at so many tokens, 0 = when the time is up", 0, 1 << 30, false},
+        {"size", OPTION_SIZE, &s.max_bytes, "SIZE", "of the drafter at most", 0, 0, false},
+        {"resume", OPTION_FLAG, &s.resume, NULL, "go on with the text of an earlier run", 0, 0, false},
+        {"batch", OPTION_INT, &s.at_once, "N", "answers written at once", 1, MAX_AT_ONCE, false},
+        {"threads", OPTION_INT, &s.threads, "N", "compute threads, 0 = all that are granted", 0, 1024, false},
+        {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
+    };
+    struct option_set set = {.command = "train-draft",
+                             .usage = "--model FILE --out FILE [--hours 8] [--resume]",
+                             .about = "Lets a model talk and distils what it tends to say into a drafter for it.",
+                             .rows = rows,
+                             .n_rows = sizeof rows / sizeof *rows};
+    int rc = options_parse(&set, argc, argv, NULL);
+    if (rc) return rc == 1 ? 0 : rc;
+    if (!s.model || !s.out) {
+        fprintf(stderr, "foresay train-draft: --model and --out are needed (foresay train-draft --help)\n");
+        return 2;
+    }
+    if (strcmp(s.kind, "ngram") != 0) {
+        fprintf(stderr, "foresay train-draft: --kind is ngram, not '%s'\n", s.kind);
+        return 2;
+    }
+    log_set_level(LOG_WARN);
+    return train(&s);
+}

@@ -1,0 +1,232 @@
+/* speculative.h - guessing tokens ahead so that the target verifies several of them in one step.
+ *
+ *     a drafter proposes a token tree            suffix_drafter_open, or any struct drafter
+ *     the controller keeps what pays             controller_plan
+ *     the target computes the rows of the tree   the engine
+ *     the target's own draws walk it             walk_begin, walk_step
+ *     everyone learns                            odds_learn, controller_learn
+ *
+ * One rule makes speculation invisible: at each node the target draws its own token, with the noise of that position; a child
+ * that carries the token is accepted, and the first token that no child carries ends the round (the bonus). A draft decides
+ * how many draws one step allows, never what is drawn, so a bad one costs time alone.
+ *
+ * This folder knows tokens and times, no model and no engine; it prints nothing and keeps no threads. One thread (the
+ * engine's) uses these things; memory is allocated by *_open alone. */
+#ifndef FORESAY_SPECULATIVE_H
+#define FORESAY_SPECULATIVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* --- the tree ---
+ *
+ * Node 0 is the root: the last token that is known. Parents stand before children, and chances never rise from one node to the
+ * next, so the first n nodes are a tree too, and the best one of that size. A chain is a tree in which node i hangs on i - 1. */
+
+enum {
+    TREE_MAX_NODES = 64, /* the root included: a set of nodes fits a word */
+    ODDS_CLASSES = 24,
+};
+
+struct token_tree {
+    int n_nodes;
+    int32_t tokens[TREE_MAX_NODES];
+    int8_t parent[TREE_MAX_NODES]; /* -1 for the root */
+    int8_t depth[TREE_MAX_NODES];
+    uint8_t odds_class[TREE_MAX_NODES]; /* whose odds its chance was made of */
+    float chance[TREE_MAX_NODES];       /* that the target's draws reach it, as estimated; 1 for the root */
+    uint64_t ancestors[TREE_MAX_NODES]; /* bit j: node j is the node itself or stands above it */
+};
+
+void tree_init(struct token_tree *tree, int32_t root);
+/* Adds a child, or finds the one that carries the token already. Its chance is the parent's times odds. Returns the node, or
+ * -1 when the tree is full. */
+int tree_add(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds);
+/* Adds a child even if another one carries the same token: drafts that are drawn may repeat. Otherwise like tree_add. */
+int tree_push(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds);
+/* The first child of a node that carries the token, or -1. */
+int tree_child(const struct token_tree *tree, int node, int32_t token);
+
+/* Where the target's draws have come to in a tree of which only the first n_nodes were computed. */
+struct tree_walk {
+    const struct token_tree *tree;
+    int n_nodes, node;
+};
+static inline void walk_begin(struct tree_walk *walk, const struct token_tree *tree, int n_nodes) {
+    *walk = (struct tree_walk){.tree = tree, .n_nodes = n_nodes};
+}
+/* The target drew token at walk->node. True: a computed child carries it and is walk->node now, so its logits give the next draw.
+ * False: the token is the bonus, and the round is over. */
+bool walk_step(struct tree_walk *walk, int32_t token);
+
+/* --- verifying by distribution ---
+ *
+ * Sample-and-match gives the very text of plain decoding and needs to know nothing of the drafter. The modes below compare the
+ * target's distribution with the one that the draft was drawn from. They accept drawn drafts more often; what comes out has the
+ * target's distribution, but is not the text that plain decoding would give for the same seed. Typical acceptance changes the
+ * distribution, too. */
+
+/* Who decides: a random number generator, or a test that follows every path. */
+struct verify_dice {
+    bool (*accept)(void *self, double chance);
+    int (*pick)(void *self, const double *weights, int n); /* weights need not sum to 1 */
+    void *self;
+};
+
+struct verify_problem {
+    const struct token_tree *tree; /* children in the order in which they were drawn */
+    int n_vocab;
+    const double *target; /* [n_nodes, n_vocab]: the target's distribution behind each node */
+    const double *draft;  /* [n_nodes, n_vocab]: what the node's children were drawn from; unused for leaves */
+    double *scratch;      /* [2, n_nodes, n_vocab] */
+};
+
+/* Node by node from the root (SpecInfer's multi-step speculative sampling). The children of a node are independent draws, or,
+ * with no_repeats, draws without replacement (Sequoia). On a chain this is token-level rejection (Leviathan et al., Chen et al.).
+ * out: the accepted tokens and one more, at most the tree's depth + 1; returns their number. */
+int verify_multi_step(const struct verify_problem *problem, bool no_repeats, const struct verify_dice *dice, int32_t *out);
+/* From the leaves to the root, whole paths at once (traversal verification); children are drawn without replacement. On a
+ * chain this is block verification (Sun et al.), which accepts more than token by token. */
+int verify_traversal(const struct verify_problem *problem, const struct verify_dice *dice, int32_t *out);
+/* LOSSY: Medusa's typical acceptance. A token is typical where its probability exceeds min(epsilon, delta * exp(-entropy)); the
+ * longest path of them is accepted, its first token must be the target's likeliest, and the likeliest token follows it. */
+int verify_typical(const struct verify_problem *problem, double epsilon, double delta, int32_t *out);
+
+/* --- odds: how often a kind of guess came true ---
+ *
+ * Guesses fall into classes (the suffix drafter's: by length of the match). Each draw of the target scores the children of its
+ * node, whether they were computed or not: the draw would have been the same. So odds are learned also while nothing is
+ * drafted. */
+
+struct draft_odds {
+    float tried[ODDS_CLASSES], right[ODDS_CLASSES]; /* weights; older guesses count less */
+};
+
+/* What is assumed before anything was seen. */
+void odds_init_prior(struct draft_odds *all);
+/* own: of one sequence, all zero at first; all: of all sequences together, the assumption of new ones. */
+float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, int odds_class);
+/* The target drew n tokens from the root on: scores every node whose parent they reach. */
+void odds_learn(struct draft_odds *own, struct draft_odds *all, const struct token_tree *tree, const int32_t *drawn, int n);
+
+/* --- drafters --- */
+
+struct draft_context {
+    const int32_t *tokens; /* [n_tokens], the text so far; those of earlier calls for the same slot are unchanged */
+    int n_tokens;
+    const struct draft_odds *own, *all;
+    int max_nodes; /* beside the root; at most TREE_MAX_NODES - 1 */
+    int max_width; /* branches; 1 = a chain */
+    int sources;   /* of a drafter with several: DRAFT_FROM_... */
+};
+
+enum { DRAFT_FROM_SUFFIX = 1, DRAFT_FROM_STORE = 2, DRAFT_FROM_ALL = 3 };
+
+/* A slot is one sequence's place in a drafter. */
+struct drafter_ops {
+    const char *name;
+    void (*begin)(void *self, int slot); /* a new sequence takes the slot */
+    /* Grows the tree, which has its root. Leaves it alone when there is nothing to guess. */
+    void (*propose)(void *self, int slot, const struct draft_context *context, struct token_tree *tree);
+    void (*close)(void *self);
+};
+struct drafter {
+    const struct drafter_ops *ops;
+    void *self;
+};
+
+/* --- the n-gram store ---
+ *
+ * What the target tends to say after 1 .. 4 tokens, distilled from its own text: for each context up to NGRAM_NEXT tokens with
+ * their probability, blended with what shorter contexts say, so that the longest known context has the answer. The image is
+ * what lies in a file: a header, then for each length the records sorted by hash of their context. 8 bytes a record. */
+
+enum { NGRAM_ORDERS = 4, NGRAM_NEXT = 4 };
+
+struct ngram_header {
+    char magic[8]; /* "fsngram1" */
+    uint64_t vocab_digest, target_digest;
+    uint64_t n_text; /* tokens of text that it was made of */
+    uint32_t n_vocab;
+    uint32_t n_records[NGRAM_ORDERS]; /* by length of the context, 1 first */
+    uint32_t checksum;                /* of the records */
+};
+
+struct ngram_record {
+    uint32_t key;  /* hash of the context; ascending, of equals the likelier token first */
+    uint32_t next; /* token in the low 24 bits, probability * 255 in the high 8 */
+};
+
+struct ngram_store {
+    const struct ngram_header *header; /* into the image, which must outlive the store */
+    const struct ngram_record *records[NGRAM_ORDERS];
+};
+
+struct ngram_guess {
+    int32_t token;
+    float probability;
+};
+
+/* image: 8-byte aligned. NULL when all is well, or what is wrong, to be put behind the file's name: "is cut off ...". Digests
+ * of 0 are not compared. */
+const char *ngram_open(struct ngram_store *out, const void *image, uint64_t size, uint32_t n_vocab, uint64_t vocab_digest,
+                       uint64_t target_digest);
+/* Guesses what follows the last of n tokens, likeliest first. Returns their number, at most NGRAM_NEXT. */
+int ngram_find(const struct ngram_store *store, const int32_t *tokens, int n, struct ngram_guess *out);
+/* Makes an image of at most max_bytes from text; negative ids in it stand between texts. Returns malloc'ed memory and its size in
+ * *size; NULL when memory is refused. The longest contexts that were seen least go first where the size does not suffice. */
+void *ngram_build(const int32_t *text, uint64_t n_text, uint32_t n_vocab, uint64_t vocab_digest, uint64_t target_digest,
+                  uint64_t max_bytes, uint64_t *size);
+
+/* --- the drafter that looks things up --- */
+
+enum {
+    SUFFIX_MAX_MATCH = 32, /* tokens that are compared */
+    SUFFIX_MAX_PLACES = 4, /* of them are followed in one tree */
+};
+
+/* Two sources: earlier places of the sequence's own text that end like it (what followed there may follow here), and an n-gram
+ * store (NULL = none). Their guesses grow into one tree, likeliest first. 8 to 12 bytes a token of text; a proposal takes some
+ * microseconds. The store must outlive the drafter. Returns 0, or -1 when memory is refused. */
+int lookup_drafter_open(struct drafter *out, int n_slots, int max_tokens, const struct ngram_store *store);
+/* Bytes that lookup_drafter_open allocates. */
+uint64_t lookup_drafter_bytes(int n_slots, int max_tokens);
+
+/* --- the controller ---
+ *
+ * Knows what a step of n rows costs here (moving medians of measured times) and keeps the nodes that raise expected tokens per
+ * millisecond. All sequences' nodes compete for one budget, so drafts fade out by themselves as the batch fills. */
+
+enum { COST_MAX_ROWS = 256, COST_SAMPLES = 15 };
+
+struct step_cost {
+    float samples_ms[COST_SAMPLES]; /* the latest, oldest overwritten first */
+    int n, next;
+    float median_ms;
+    uint64_t step; /* when it was measured last */
+};
+
+struct controller {
+    struct step_cost costs[COST_MAX_ROWS + 1]; /* by rows */
+    uint64_t n_steps, last_draft;
+    int probe_after;             /* steps without a draft, then one is tried: times may have changed */
+    bool is_probe;               /* the step under way */
+    double drafted_ms, worth_ms; /* of late: what steps with drafts took, what their tokens would have taken without */
+};
+
+/* What a step did. Steps with prompts in them are not to be told. */
+struct step_outcome {
+    int n_rows, n_drafted; /* all rows, each with logits; those of them that were nodes of drafts */
+    int n_tokens;          /* that came out */
+    double ms;
+};
+
+void controller_init(struct controller *c);
+void controller_learn(struct controller *c, const struct step_outcome *step);
+/* What such a step will take: measured, or drawn from the nearest measured sizes. 0 when nothing was measured yet. */
+double controller_cost_ms(const struct controller *c, int n_rows);
+/* A step will compute n_rows rows, each for one certain token, and may add at most budget nodes of the trees. kept[i]: how many
+ * nodes of tree i, beside the root, pay. Returns their sum, 0 when plain decoding is best. */
+int controller_plan(struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows, int budget, int *kept);
+
+#endif

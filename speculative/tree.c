@@ -1,0 +1,86 @@
+/* tree.c - token trees, the walk of the target's draws through one, and what is learned from it. */
+#include <assert.h>
+#include <string.h>
+
+#include "speculative/speculative.h"
+
+void tree_init(struct token_tree *tree, int32_t root) {
+    tree->n_nodes = 1;
+    tree->tokens[0] = root;
+    tree->parent[0] = -1;
+    tree->depth[0] = 0;
+    tree->odds_class[0] = 0;
+    tree->chance[0] = 1;
+    tree->ancestors[0] = 1;
+}
+
+int tree_child(const struct token_tree *tree, int node, int32_t token) {
+    for (int i = node + 1; i < tree->n_nodes; i++) {
+        if (tree->parent[i] == node && tree->tokens[i] == token) return i;
+    }
+    return -1;
+}
+
+int tree_push(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds) {
+    assert(parent >= 0 && parent < tree->n_nodes && odds_class >= 0 && odds_class < ODDS_CLASSES);
+    int node;
+    if (tree->n_nodes == TREE_MAX_NODES) return -1;
+    node = tree->n_nodes++;
+    tree->tokens[node] = token;
+    tree->parent[node] = (int8_t)parent;
+    tree->depth[node] = (int8_t)(tree->depth[parent] + 1);
+    tree->odds_class[node] = (uint8_t)odds_class;
+    tree->chance[node] = tree->chance[parent] * odds;
+    tree->ancestors[node] = tree->ancestors[parent] | (uint64_t)1 << node;
+    return node;
+}
+
+int tree_add(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds) {
+    int node = tree_child(tree, parent, token);
+    return node >= 0 ? node : tree_push(tree, parent, token, odds_class, odds);
+}
+
+bool walk_step(struct tree_walk *walk, int32_t token) {
+    int child = tree_child(walk->tree, walk->node, token);
+    if (child < 0 || child >= walk->n_nodes) return false;
+    walk->node = child;
+    return true;
+}
+
+/* --- odds --- */
+
+static const float OWN_DECAY = 0.97f;  /* a sequence remembers about 33 guesses of a class */
+static const float ALL_DECAY = 0.998f; /* all together about 500 */
+static const float PRIOR_WEIGHT = 4;   /* guesses that the assumption is worth */
+
+void odds_init_prior(struct draft_odds *all) {
+    /* The lookup drafter's classes; any other class starts at one half. */
+    static const float prior[ODDS_CLASSES] = {.35f, .45f, .52f, .58f, .63f, .68f, .72f, .76f, .80f, .85f, .90f, .15f,
+                                              .5f,  .5f,  .5f,  .5f,  .04f, .09f, .16f, .27f, .42f, .57f, .72f, .88f};
+    for (size_t i = 0; i < ODDS_CLASSES; i++) {
+        all->tried[i] = PRIOR_WEIGHT;
+        all->right[i] = PRIOR_WEIGHT * prior[i];
+    }
+}
+
+float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, int odds_class) {
+    float assumed = all->right[odds_class] / all->tried[odds_class];
+    return (own->right[odds_class] + PRIOR_WEIGHT * assumed) / (own->tried[odds_class] + PRIOR_WEIGHT);
+}
+
+static void score(struct draft_odds *odds, int odds_class, bool is_right, float decay) {
+    odds->tried[odds_class] = odds->tried[odds_class] * decay + 1;
+    odds->right[odds_class] = odds->right[odds_class] * decay + (is_right ? 1.0f : 0.0f);
+}
+
+void odds_learn(struct draft_odds *own, struct draft_odds *all, const struct token_tree *tree, const int32_t *drawn, int n) {
+    uint64_t reached = 1;
+    for (int i = 1; i < tree->n_nodes; i++) {
+        int depth = tree->depth[i];
+        if (!(reached >> tree->parent[i] & 1) || depth > n) continue;
+        bool is_right = tree->tokens[i] == drawn[depth - 1];
+        if (is_right) reached |= (uint64_t)1 << i;
+        score(own, tree->odds_class[i], is_right, OWN_DECAY);
+        score(all, tree->odds_class[i], is_right, ALL_DECAY);
+    }
+}

@@ -1,0 +1,86 @@
+"""Speculation as users meet it: no text changes by it, usage tells of it, a drafter is trained, killed, resumed, refused where it is wrong."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import openai
+import pytest
+from conftest import MODEL, REAL
+
+pytestmark = pytest.mark.real_model
+QUOTE = "Repeat this text word for word: The keeper of the lighthouse climbed the stairs, lit the lamp, and wrote the date into the book."
+
+
+def foresay(*args):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FORESAY_")}
+    return subprocess.run([REAL, *map(str, args)], capture_output=True, text=True, timeout=300, env=env)
+
+
+def generate(*args):
+    result = foresay("generate", "--model", MODEL, "--chat", QUOTE, "--n", 40, "--json", *args)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_no_drafter_changes_an_answer(make_server):
+    server = make_server(real=True)
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key=server.add_user("ada"), max_retries=0)
+
+    def answer(drafter, temperature):
+        body = {"drafter": drafter} if drafter else {}
+        return client.chat.completions.create(
+            model="default", messages=[{"role": "user", "content": QUOTE}], max_tokens=40, temperature=temperature, seed=5, extra_body=body
+        )
+
+    for temperature in (0, 0.8):
+        plain = answer("none", temperature)
+        assert plain.usage.completion_tokens_details.accepted_prediction_tokens == 0
+        for drafter in ("suffix", "auto", None):
+            drafted = answer(drafter, temperature)
+            assert drafted.choices == plain.choices and drafted.usage.completion_tokens == plain.usage.completion_tokens
+            details = drafted.usage.completion_tokens_details
+            assert drafter != "suffix" or details.accepted_prediction_tokens + details.rejected_prediction_tokens > 0
+    for bad, sentence in [("crystal ball", "drafter must be"), ("ngram", "no n-gram store"), (3, "drafter must be")]:
+        with pytest.raises(openai.BadRequestError) as e:
+            answer(bad, 0)
+        assert sentence in e.value.message
+
+
+def test_a_store_is_trained_killed_and_resumed(tmp_path):
+    store, command = tmp_path / "own.ngram", ["train-draft", "--model", MODEL, "--out", tmp_path / "own.ngram", "--batch", 4]
+    first = subprocess.Popen([REAL, *map(str, command)], stderr=subprocess.DEVNULL)
+    text = tmp_path / "own.ngram.text"
+    until = time.monotonic() + 200
+    while time.monotonic() < until and (not text.exists() or text.stat().st_size < 2000):
+        time.sleep(0.2)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    size = text.stat().st_size
+    assert size >= 2000 and not store.exists()
+    with open(text, "ab") as file:
+        file.write(b"\x05\x00\x00")  # an answer that was cut off
+    refused = foresay(*command)
+    assert refused.returncode == 1 and "--resume" in refused.stderr
+    done = foresay(*command, "--resume", "--tokens", size // 4 + 20)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"own.ngram: \d+ bytes from \d+ tokens", done.stdout)
+    assert text.stat().st_size > size and text.stat().st_size % 4 == 0
+
+    plain = generate("--drafter", "none", "--temp", 0.8, "--logprobs", 2)
+    for kind in ("ngram", "merge", "auto"):
+        drafted = generate("--drafter", f"{kind}:{store}", "--temp", 0.8, "--logprobs", 2)
+        assert drafted["ids"] == plain["ids"] and drafted["text"] == plain["text"] and drafted["logprobs"] == plain["logprobs"]
+        assert kind == "auto" or drafted["drafted_tokens"] > 0
+
+    damaged = bytearray(store.read_bytes())
+    damaged[-3] ^= 1
+    store.write_bytes(damaged)
+    refused = foresay("generate", "--model", MODEL, "--prompt", "x", "--drafter", f"ngram:{store}")
+    assert refused.returncode == 1 and "own.ngram is damaged" in refused.stderr
+    store.write_bytes(damaged[:-20])
+    refused = foresay("generate", "--model", MODEL, "--prompt", "x", "--drafter", f"ngram:{store}")
+    assert refused.returncode == 1 and "is cut off" in refused.stderr

@@ -1,0 +1,347 @@
+/* test_speculative.c - trees and walks, the suffix drafter against a brute-force search, odds, and a controller that never
+ * loses in simulation. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "speculative/speculative.h"
+
+static uint64_t rng = 2024;
+
+static uint32_t draw(uint32_t n) {
+    rng = rng * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(rng >> 33) % n;
+}
+
+static double draw_unit(void) { return draw(1 << 30) / (double)(1 << 30); }
+
+/* --- trees --- */
+
+static void assert_valid(const struct token_tree *tree) {
+    assert_true(tree->n_nodes >= 1 && tree->n_nodes <= TREE_MAX_NODES);
+    for (int i = 0; i < tree->n_nodes; i++) {
+        uint64_t above = 0;
+        for (int j = i; j >= 0; j = tree->parent[j]) {
+            above |= (uint64_t)1 << j;
+            assert_true(tree->parent[j] < j);
+        }
+        assert_true(tree->ancestors[i] == above);
+        assert_int_equal(tree->depth[i] + 1, __builtin_popcountll(above));
+        if (i > 0) assert_true(tree->chance[i] <= tree->chance[tree->parent[i]]);
+        for (int j = 1; j < i; j++) assert_false(tree->parent[i] == tree->parent[j] && tree->tokens[i] == tree->tokens[j]);
+    }
+}
+
+/* Protects: parents before children, ancestor sets, one child a token, and the bound. */
+static void trees_keep_their_shape(void **state) {
+    (void)state;
+    struct token_tree tree;
+    tree_init(&tree, 7);
+    int a = tree_add(&tree, 0, 10, 0, .5f), b = tree_add(&tree, a, 11, 0, .5f), c = tree_add(&tree, 0, 12, 0, .25f);
+    assert_true(a == 1 && b == 2 && c == 3);
+    assert_int_equal(tree_add(&tree, 0, 10, 0, .5f), a);
+    assert_int_equal(tree_child(&tree, 0, 12), c);
+    assert_int_equal(tree_child(&tree, a, 12), -1);
+    assert_true(tree.chance[b] == .25f && tree.ancestors[b] == 7 && tree.ancestors[c] == 9);
+    for (int i = 0; i < 500; i++) {
+        int n = tree.n_nodes, parent = (int)draw((uint32_t)n), node = tree_add(&tree, parent, (int32_t)draw(3), 0, .9f);
+        if (node < 0) assert_int_equal(n, TREE_MAX_NODES);
+    }
+    assert_int_equal(tree.n_nodes, TREE_MAX_NODES);
+    assert_valid(&tree);
+}
+
+/* Protects: a walk ends exactly where the drawn text leaves the computed part of the tree. */
+static void walks_accept_what_was_drawn(void **state) {
+    (void)state;
+    for (int round = 0; round < 2000; round++) {
+        struct token_tree tree;
+        struct tree_walk walk;
+        int32_t drawn[TREE_MAX_NODES];
+        tree_init(&tree, 0);
+        int most = 1 + (int)draw(TREE_MAX_NODES);
+        for (int i = 1; i < most; i++) tree_add(&tree, (int)draw((uint32_t)tree.n_nodes), (int32_t)draw(3), 0, 1);
+        int n_nodes = 1 + (int)draw((uint32_t)tree.n_nodes), n_accepted = 0, longest = 0;
+        for (int i = 0; i < TREE_MAX_NODES; i++) drawn[i] = (int32_t)draw(3);
+        walk_begin(&walk, &tree, n_nodes);
+        while (walk_step(&walk, drawn[n_accepted])) n_accepted++;
+        for (int node = 0; node < n_nodes; node++) { /* the deepest node whose whole path was drawn */
+            int j = node;
+            while (j > 0 && tree.tokens[j] == drawn[tree.depth[j] - 1]) j = tree.parent[j];
+            if (j == 0 && tree.depth[node] > longest) longest = tree.depth[node];
+        }
+        assert_int_equal(n_accepted, longest);
+        assert_int_equal(tree.depth[walk.node], longest);
+    }
+}
+
+/* --- suffix drafter --- */
+
+/* The place to draft from by looking at all of them: the longest match of at least 2, the newest of equals. -1 = none. */
+static int oracle_place(const int32_t *tokens, int n, int *length) {
+    int best = -1;
+    *length = 1;
+    for (int end = 0; end < n - 1; end++) {
+        int match = 0;
+        while (match <= end && match < SUFFIX_MAX_MATCH && tokens[end - match] == tokens[n - 1 - match]) match++;
+        if (match >= *length && match >= 2) best = end, *length = match;
+    }
+    return best;
+}
+
+static void propose(struct drafter *drafter, const int32_t *tokens, int n, int width, int max_nodes, struct token_tree *tree) {
+    static struct draft_odds own, all;
+    odds_init_prior(&all);
+    const struct draft_context context = {.tokens = tokens,
+                                          .n_tokens = n,
+                                          .own = &own,
+                                          .all = &all,
+                                          .max_nodes = max_nodes,
+                                          .max_width = width,
+                                          .sources = DRAFT_FROM_ALL};
+    tree_init(tree, tokens[n - 1]);
+    drafter->ops->propose(drafter->self, 1, &context, tree);
+    assert_valid(tree);
+    assert_true(tree->n_nodes - 1 <= max_nodes);
+    for (int i = 1; i < tree->n_nodes; i++) assert_true(tree->chance[i] <= tree->chance[i - 1]);
+}
+
+/* Protects: the longest, newest match is found, and what followed it is drafted, beyond the end of the text too. */
+static void suffixes_are_found(void **state) {
+    (void)state;
+    struct drafter drafter;
+    struct token_tree tree;
+    int32_t tokens[64 + 16];
+    int n_found = 0;
+    assert_int_equal(lookup_drafter_open(&drafter, 3, 64, NULL), 0);
+    for (int round = 0; round < 3000; round++) {
+        uint32_t alphabet = 2 + draw(12);
+        drafter.ops->begin(drafter.self, 1);
+        for (int n = 1; n <= 64; n++) {
+            int length;
+            tokens[n - 1] = (int32_t)draw(alphabet);
+            if (draw(2)) continue; /* what was not asked for is filed later */
+            int end = oracle_place(tokens, n, &length);
+            propose(&drafter, tokens, n, 1, 16, &tree);
+            assert_int_equal(tree.n_nodes, end < 0 ? 1 : 17);
+            n_found += end >= 0;
+            for (int i = 1; i < tree.n_nodes; i++) {
+                tokens[n - 1 + i] = tokens[end + i]; /* the continuation; overlapping, it runs on in itself */
+                assert_int_equal(tree.tokens[i], tokens[n - 1 + i]);
+                assert_int_equal(tree.parent[i], i - 1);
+            }
+        }
+    }
+    assert_true(n_found > 10000);
+    drafter.ops->close(drafter.self);
+}
+
+/* Protects: in a tree the first branch is the chain, and every branch follows a real place. */
+static void competing_places_become_branches(void **state) {
+    (void)state;
+    struct drafter drafter;
+    struct token_tree tree, chain;
+    int32_t tokens[64];
+    int n_branched = 0;
+    assert_int_equal(lookup_drafter_open(&drafter, 2, 64, NULL), 0);
+    for (int round = 0; round < 3000; round++) {
+        drafter.ops->begin(drafter.self, 1);
+        int n = 3 + (int)draw(60);
+        for (int i = 0; i < n; i++) tokens[i] = (int32_t)draw(4);
+        propose(&drafter, tokens, n, 1, 12, &chain);
+        propose(&drafter, tokens, n, SUFFIX_MAX_PLACES, 12, &tree);
+        int children = 0;
+        for (int i = 1; i < tree.n_nodes; i++) {
+            if (tree.parent[i] != 0) continue;
+            children++;
+            bool follows = false;
+            for (int end = 1; end < n - 1; end++) {
+                follows = follows ||
+                          (tokens[end] == tokens[n - 1] && tokens[end - 1] == tokens[n - 2] && tokens[end + 1] == tree.tokens[i]);
+            }
+            assert_true(follows);
+        }
+        assert_true(children <= SUFFIX_MAX_PLACES && (children > 0) == (chain.n_nodes > 1));
+        if (children > 0) assert_true(tree_child(&tree, 0, chain.tokens[1]) > 0);
+        n_branched += children > 1;
+    }
+    assert_true(n_branched > 100);
+    drafter.ops->close(drafter.self);
+}
+
+/* Protects: another sequence's text never comes out of a slot, nor the text of the slot's last owner. */
+static void slots_are_private(void **state) {
+    (void)state;
+    struct drafter drafter;
+    struct token_tree tree;
+    const int32_t secret[] = {1, 2, 3, 4, 1, 2}, asked[] = {9, 8, 1, 2};
+    assert_int_equal(lookup_drafter_open(&drafter, 2, 64, NULL), 0);
+    drafter.ops->begin(drafter.self, 1);
+    propose(&drafter, secret, 6, 1, 4, &tree);
+    assert_int_equal(tree.n_nodes, 5);
+    drafter.ops->begin(drafter.self, 1);
+    propose(&drafter, asked, 4, 1, 4, &tree);
+    assert_int_equal(tree.n_nodes, 1);
+    drafter.ops->close(drafter.self);
+}
+
+/* --- odds --- */
+
+/* Protects: estimates go to the true frequencies, also when nothing of the tree was computed. */
+static void odds_are_learned(void **state) {
+    (void)state;
+    struct draft_odds own = {0}, all;
+    odds_init_prior(&all);
+    for (int i = 0; i < 3000; i++) {
+        struct token_tree tree;
+        int32_t drawn[2] = {draw_unit() < .9 ? 1 : 0, draw_unit() < .2 ? 2 : 0};
+        tree_init(&tree, 0);
+        tree_add(&tree, tree_add(&tree, 0, 1, 3, 1), 2, 4, 1);
+        odds_learn(&own, &all, &tree, drawn, 1 + (int)draw(2));
+    }
+    assert_true(all.right[3] / all.tried[3] > .85f && all.right[3] / all.tried[3] < .95f);
+    assert_true(all.right[4] / all.tried[4] > .12f && all.right[4] / all.tried[4] < .28f);
+    assert_true(odds_estimate(&own, &all, 3) > odds_estimate(&own, &all, 4) + .3f);
+    assert_true(odds_estimate(&own, &all, 5) == odds_estimate(&(struct draft_odds){0}, &all, 5)); /* never tried */
+}
+
+/* --- controller --- */
+
+/* A machine: the first row costs 1 ms, each further one slope; tiles: rows cost in groups of that many. */
+struct machine {
+    double slope;
+    int tile;
+    double noise; /* relative; one step in 50 takes three times as long */
+};
+
+static double true_ms(const struct machine *m, int n_rows) {
+    int n = (n_rows + m->tile - 1) / m->tile * m->tile;
+    return 1 + m->slope * (n - m->tile);
+}
+
+struct result {
+    double ms, plain_ms;
+    int n_tokens, n_drafted;
+};
+
+/* n_seqs sequences decode n_steps steps; two in three places have a guess of 8 tokens, each right with this chance. */
+static struct result simulate(const struct machine *m, double accept, int n_seqs, int n_steps) {
+    static struct controller c;
+    struct draft_odds own[16] = {0}, all;
+    struct token_tree trees[16];
+    struct result r = {0};
+    controller_init(&c);
+    odds_init_prior(&all);
+    for (int step = 0; step < n_steps; step++) {
+        const struct token_tree *list[16];
+        int kept[16], n_rows = n_seqs;
+        for (int s = 0; s < n_seqs; s++) {
+            list[s] = &trees[s];
+            tree_init(&trees[s], 0);
+            int n_guess = draw(3) ? 8 : 0;
+            for (int i = 0; i < n_guess; i++) tree_add(&trees[s], i, 1, 4, odds_estimate(&own[s], &all, 4));
+        }
+        n_rows += controller_plan(&c, list, n_seqs, n_seqs, 48, kept);
+        int n_before = r.n_tokens;
+        r.n_drafted += n_rows - n_seqs;
+        for (int s = 0; s < n_seqs; s++) {
+            int32_t drawn[9];
+            struct tree_walk walk;
+            int n = 0;
+            assert_true(kept[s] >= 0 && kept[s] < trees[s].n_nodes);
+            walk_begin(&walk, &trees[s], kept[s] + 1);
+            do drawn[n++] = draw_unit() < accept;
+            while (walk_step(&walk, drawn[n - 1]));
+            odds_learn(&own[s], &all, &trees[s], drawn, n);
+            r.n_tokens += n;
+        }
+        double ms = true_ms(m, n_rows) * (1 + m->noise * (draw_unit() - .5)), measured = draw(50) ? ms : 3 * ms;
+        controller_learn(&c, &(struct step_outcome){n_rows, n_rows - n_seqs, r.n_tokens - n_before, measured});
+        r.ms += ms;
+    }
+    r.plain_ms = true_ms(m, n_seqs) * r.n_tokens / n_seqs;
+    return r;
+}
+
+/* Protects: never slower than plain decoding, but for finding that out under noise; fast where it is easy. */
+static void the_controller_never_loses(void **state) {
+    (void)state;
+    static const double slopes[] = {.02, .06, .15, .4, .8, 1}, accepts[] = {0, .1, .3, .5, .7, .9, .97};
+    for (int s = 0; s < 6; s++) {
+        for (int a = 0; a < 7; a++) {
+            for (int n_seqs = 1; n_seqs <= 16; n_seqs *= 4) {
+                for (int tile = 1; tile <= 4; tile += 3) {
+                    const struct machine m = {slopes[s], tile, .3};
+                    struct result r = simulate(&m, accepts[a], n_seqs, 4000);
+                    double gain = r.plain_ms / r.ms;
+                    if (n_seqs == 1 && tile == 1)
+                        printf("slope %.2f, accept %.2f: %.2fx, %.2f drafted a step\n", slopes[s], accepts[a], gain,
+                               r.n_drafted / 4000.0);
+                    assert_true(gain > .96);
+                }
+            }
+        }
+    }
+    const struct machine easy = {.02, 1, .3}, linear = {1, 1, .3};
+    struct result fast = simulate(&easy, .9, 1, 4000), off = simulate(&linear, .3, 1, 4000);
+    assert_true(fast.plain_ms / fast.ms > 2);
+    assert_true(off.n_drafted < 100);
+}
+
+/* Protects: a machine that becomes busy and calm again, or whose cost of rows falls, is noticed. */
+static void the_controller_finds_back(void **state) {
+    (void)state;
+    static struct controller c;
+    struct draft_odds own = {0}, all;
+    controller_init(&c);
+    odds_init_prior(&all);
+    int n_late = 0;
+    for (int step = 0; step < 3000; step++) {
+        struct token_tree tree;
+        const struct token_tree *list = &tree;
+        const struct machine m = {step < 1000 ? 1.2 : .05, 1, .1};
+        const int32_t drawn[9] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
+        int kept;
+        tree_init(&tree, 0);
+        for (int i = 0; i < 8; i++) tree_add(&tree, i, 1, 4, odds_estimate(&own, &all, 4) * .99f);
+        int n = controller_plan(&c, &list, 1, 1, 48, &kept);
+        odds_learn(&own, &all, &tree, drawn, n + 1);
+        controller_learn(&c, &(struct step_outcome){1 + n, n, n + 1, true_ms(&m, 1 + n)});
+        if (step >= 2000) n_late += n > 0;
+    }
+    assert_true(n_late > 900);
+}
+
+/* Protects: what was not measured is drawn from its neighbours, never below the smaller one. */
+static void costs_are_interpolated(void **state) {
+    (void)state;
+    static struct controller c;
+    controller_init(&c);
+    assert_true(controller_cost_ms(&c, 3) == 0);
+    controller_learn(&c, &(struct step_outcome){2, 0, 2, 10});
+    assert_true(controller_cost_ms(&c, 1) == 10 && controller_cost_ms(&c, 4) > 10);
+    controller_learn(&c, &(struct step_outcome){6, 0, 6, 30});
+    assert_true(controller_cost_ms(&c, 4) == 20 && controller_cost_ms(&c, 8) == 40);
+    controller_learn(&c, &(struct step_outcome){8, 0, 8, 5});
+    assert_true(controller_cost_ms(&c, 7) == 30);
+    for (int i = 0; i < 100; i++) controller_learn(&c, &(struct step_outcome){6, 0, 6, 12});
+    assert_true(controller_cost_ms(&c, 6) == 12);
+    controller_learn(&c, &(struct step_outcome){COST_MAX_ROWS + 1, 0, COST_MAX_ROWS + 1, 5});
+    controller_learn(&c, &(struct step_outcome){0, 0, 0, 5});
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(trees_keep_their_shape),    cmocka_unit_test(walks_accept_what_was_drawn),
+        cmocka_unit_test(suffixes_are_found),        cmocka_unit_test(competing_places_become_branches),
+        cmocka_unit_test(slots_are_private),         cmocka_unit_test(odds_are_learned),
+        cmocka_unit_test(costs_are_interpolated),    cmocka_unit_test(the_controller_never_loses),
+        cmocka_unit_test(the_controller_finds_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,199 @@
+/* test_speculative_ngram.c - the n-gram store: what it learns from text, what it refuses, and the trees that grow from it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <math.h>
+
+#include "speculative/speculative.h"
+
+enum { VOCAB = 12, N_TEXT = 60000 };
+
+static uint64_t rng = 11;
+
+static uint32_t draw(uint32_t n) {
+    rng = rng * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(rng >> 33) % n;
+}
+
+/* A language: the next token is mostly a function of the last two, sometimes of the last one, sometimes anything. */
+static int32_t next_token(const int32_t *text, int n) {
+    uint32_t last = n > 0 ? (uint32_t)text[n - 1] : 0, before = n > 1 ? (uint32_t)text[n - 2] : 0;
+    uint32_t dice = draw(10);
+    if (dice < 6) return (int32_t)((last * 7 + before * 5 + 3) % VOCAB);
+    return (int32_t)(dice < 8 ? (last * 5 + 1) % VOCAB : draw(VOCAB));
+}
+
+static int32_t text[N_TEXT];
+
+static void write_text(void) {
+    for (int n = 0, start = 0; n < N_TEXT; n++) {
+        text[n] = n > 0 && draw(200) == 0 ? -1 : next_token(text + start, n - start);
+        if (text[n] < 0) start = n + 1;
+    }
+}
+
+static void *build(uint64_t n_text, uint64_t max_bytes, uint64_t *size, struct ngram_store *store) {
+    void *image = ngram_build(text, n_text, VOCAB, 5, 6, max_bytes, size);
+    assert_non_null(image);
+    assert_null(ngram_open(store, image, *size, VOCAB, 5, 6));
+    return image;
+}
+
+/* Protects: one token of context by counting: (n + nothing) / (s + 8), likeliest first. */
+static void single_contexts_are_counted(void **state) {
+    (void)state;
+    struct ngram_store store;
+    struct ngram_guess guesses[NGRAM_NEXT];
+    uint64_t size;
+    write_text();
+    void *image = build(N_TEXT, 1 << 24, &size, &store);
+    for (int32_t context = 0; context < VOCAB; context++) {
+        int count[VOCAB] = {0}, total = 0;
+        for (int i = 1; i < N_TEXT; i++) {
+            if (text[i - 1] != context || text[i] < 0) continue;
+            count[text[i]]++;
+            total++;
+        }
+        int n = ngram_find(&store, &context, 1, guesses);
+        assert_true(n > 0 && n <= NGRAM_NEXT);
+        for (int i = 0; i < n; i++) {
+            assert_true(fabs((double)guesses[i].probability - count[guesses[i].token] / (total + 8.0)) < 1.01 / 255);
+            for (int t = 0; t < VOCAB && i == 0; t++) assert_true(count[t] <= count[guesses[0].token]);
+        }
+    }
+    free(image);
+}
+
+/* Protects: on text that was not seen, a guess of probability p comes true about that often, and contexts help. */
+static void probabilities_are_true(void **state) {
+    (void)state;
+    struct ngram_store store;
+    struct ngram_guess guesses[NGRAM_NEXT];
+    uint64_t size;
+    int tried[5] = {0}, right[5] = {0}, first_right = 0;
+    int32_t fresh[20000];
+    write_text();
+    void *image = build(N_TEXT, 1 << 24, &size, &store);
+    for (int i = 0; i < 20000; i++) {
+        fresh[i] = next_token(fresh, i);
+        int n = i > 4 ? ngram_find(&store, fresh, i, guesses) : 0;
+        for (int g = 0; g < n; g++) {
+            int bin = (int)(guesses[g].probability * 4.99f);
+            tried[bin]++;
+            right[bin] += guesses[g].token == fresh[i];
+        }
+        first_right += n > 0 && guesses[0].token == fresh[i];
+    }
+    for (int bin = 0; bin < 5; bin++) {
+        if (tried[bin] < 500) continue;
+        double frequency = (double)right[bin] / tried[bin];
+        assert_true(frequency > bin / 5.0 - .1 && frequency < bin / 5.0 + .3);
+    }
+    assert_true(first_right > 20000 * .55); /* .6 and a little by chance is what the language allows */
+    free(image);
+}
+
+/* Protects: the size asked for is kept by leaving out what was seen least. */
+static void stores_fit_their_size(void **state) {
+    (void)state;
+    struct ngram_store store;
+    uint64_t size, all;
+    write_text();
+    free(build(N_TEXT, 1 << 24, &all, &store));
+    for (uint64_t most = all; most > 2000; most /= 2) {
+        void *image = build(N_TEXT, most, &size, &store);
+        assert_true(size <= most);
+        assert_true(store.header->n_records[0] > 0);
+        free(image);
+    }
+    free(build(0, 1 << 20, &size, &store)); /* no text, no records */
+    assert_int_equal(size, sizeof(struct ngram_header));
+}
+
+/* Protects: a store for another model, a damaged or cut one are told apart and refused. */
+static void wrong_images_are_refused(void **state) {
+    (void)state;
+    struct ngram_store store;
+    uint64_t size;
+    write_text();
+    char *image = build(3000, 1 << 20, &size, &store);
+    assert_non_null(strstr(ngram_open(&store, image, size, VOCAB, 4, 6), "another vocabulary"));
+    assert_non_null(strstr(ngram_open(&store, image, size, VOCAB + 1, 5, 6), "another vocabulary"));
+    assert_non_null(strstr(ngram_open(&store, image, size, VOCAB, 5, 7), "another model"));
+    assert_non_null(strstr(ngram_open(&store, image, size - 8, VOCAB, 5, 6), "cut off"));
+    assert_non_null(strstr(ngram_open(&store, image, size - 1, VOCAB, 5, 6), "cut off"));
+    assert_non_null(ngram_open(&store, image, 10, VOCAB, 5, 6));
+    assert_non_null(ngram_open(&store, image, 0, VOCAB, 5, 6));
+    for (uint64_t at = 0; at < size; at++) {
+        if (at >= offsetof(struct ngram_header, n_text) && at < offsetof(struct ngram_header, n_vocab)) continue; /* a remark */
+        image[at] ^= 0x41;
+        assert_non_null(ngram_open(&store, image, size, VOCAB, 5, 6));
+        image[at] ^= 0x41;
+    }
+    free(image);
+}
+
+/* Protects: a chain follows the store's likeliest tokens; a tree holds the likeliest nodes; suffix matches and store grow into
+ * one. */
+static void trees_grow_from_both_sources(void **state) {
+    (void)state;
+    static struct draft_odds own, all;
+    struct ngram_store store;
+    struct drafter drafters[3];
+    static const int sources[] = {DRAFT_FROM_STORE, DRAFT_FROM_SUFFIX, DRAFT_FROM_ALL};
+    struct ngram_guess guesses[NGRAM_NEXT];
+    uint64_t size;
+    int n_from_both = 0;
+    write_text();
+    odds_init_prior(&all);
+    void *image = build(N_TEXT, 1 << 24, &size, &store);
+    for (int i = 0; i < 3; i++) assert_int_equal(lookup_drafter_open(&drafters[i], 1, 128, &store), 0);
+    for (int round = 0; round < 300; round++) {
+        struct token_tree chain, trees[3];
+        int32_t known[128];
+        int n = 5 + (int)draw(100);
+        for (int i = 0; i < n; i++) known[i] = next_token(known, i);
+        struct draft_context context = {known, n, &own, &all, .max_nodes = 10, .max_width = 1, .sources = DRAFT_FROM_STORE};
+        tree_init(&chain, known[n - 1]);
+        drafters[0].ops->propose(drafters[0].self, 0, &context, &chain);
+        for (int i = 1; i < chain.n_nodes; i++) {
+            int32_t path[128 + 16];
+            memcpy(path, known, (size_t)n * sizeof *path);
+            memcpy(path + n, chain.tokens + 1, (size_t)(i - 1) * sizeof *path);
+            assert_int_equal(chain.parent[i], i - 1);
+            assert_true(ngram_find(&store, path, n + i - 1, guesses) > 0);
+            assert_int_equal(chain.tokens[i], guesses[0].token);
+        }
+        context.max_width = TREE_MAX_NODES;
+        for (int k = 0; k < 3; k++) {
+            context.sources = sources[k];
+            drafters[k].ops->begin(drafters[k].self, 0);
+            tree_init(&trees[k], known[n - 1]);
+            drafters[k].ops->propose(drafters[k].self, 0, &context, &trees[k]);
+            for (int i = 1; i < trees[k].n_nodes; i++) assert_true(trees[k].chance[i] <= trees[k].chance[i - 1] + 1e-6f);
+        }
+        double sum[3] = {0};
+        for (int k = 0; k < 3; k++) {
+            for (int i = 1; i < trees[k].n_nodes; i++) sum[k] += (double)trees[k].chance[i];
+        }
+        assert_true(sum[2] >= sum[0] - 1e-3 && sum[2] >= sum[1] - 1e-3);
+        n_from_both += sum[2] > sum[0] + .01 && sum[2] > sum[1] + .01;
+    }
+    assert_true(n_from_both > 30);
+    for (int i = 0; i < 3; i++) drafters[i].ops->close(drafters[i].self);
+    free(image);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(single_contexts_are_counted),  cmocka_unit_test(probabilities_are_true),
+        cmocka_unit_test(stores_fit_their_size),        cmocka_unit_test(wrong_images_are_refused),
+        cmocka_unit_test(trees_grow_from_both_sources),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

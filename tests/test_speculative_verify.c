@@ -1,0 +1,286 @@
+/* test_speculative_verify.c - the verifiers that compare distributions, by enumeration: every draft that can be drawn and
+ * every fall of the dice, with their probabilities. What comes out, continued by the target, must have the target's
+ * distribution to the last digits; verifiers with a typical mistake must not. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <math.h>
+
+#include "speculative/speculative.h"
+
+enum { VOCAB = 3, MAX_DEPTH = 3, MAX_SEQUENCES = 81, MAX_CHOICES = 64 };
+
+/* --- two models: a distribution for each prefix --- */
+
+struct models {
+    double target[MAX_DEPTH + 1][MAX_SEQUENCES][VOCAB],
+        draft[MAX_DEPTH + 1][MAX_SEQUENCES][VOCAB]; /* [length, number of prefix] */
+};
+
+static uint64_t rng = 7;
+
+static double draw_unit(void) {
+    rng = rng * 6364136223846793005u + 1442695040888963407u;
+    return (double)(rng >> 11) / (double)(1ull << 53);
+}
+
+static void random_row(double *row, bool may_be_zero) {
+    double sum = 0;
+    for (int i = 0; i < VOCAB; i++) {
+        row[i] = may_be_zero && draw_unit() < .2 ? 0 : draw_unit() * draw_unit() + 1e-3;
+        sum += row[i];
+    }
+    if (sum == 0) sum = row[0] = 1;
+    for (int i = 0; i < VOCAB; i++) row[i] /= sum;
+}
+
+/* agree: 0 = unrelated models, 1 = the same one. */
+static void random_models(struct models *m, double agree, bool may_be_zero) {
+    for (int n = 0; n <= MAX_DEPTH; n++) {
+        for (int i = 0; i < MAX_SEQUENCES; i++) {
+            random_row(m->target[n][i], may_be_zero);
+            random_row(m->draft[n][i], may_be_zero);
+            for (int t = 0; t < VOCAB; t++) m->draft[n][i][t] += agree * (m->target[n][i][t] - m->draft[n][i][t]);
+        }
+    }
+}
+
+static int prefix_number(const struct token_tree *tree, int node) {
+    int number = 0, factor = 1;
+    for (; node > 0; node = tree->parent[node], factor *= VOCAB) number += factor * tree->tokens[node];
+    return number;
+}
+
+/* --- the dice: one path of decisions after the other --- */
+
+struct path {
+    int choice[MAX_CHOICES], n_options[MAX_CHOICES], n, at;
+    double chance; /* of the path so far */
+};
+
+static int choose(struct path *path, const double *weights, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += weights[i];
+    if (path->at == path->n) {
+        assert_true(path->n < MAX_CHOICES);
+        path->choice[path->n] = 0;
+        path->n_options[path->n++] = n;
+    }
+    int choice = path->choice[path->at++];
+    path->chance *= weights[choice] / sum;
+    return choice;
+}
+
+static bool next_path(struct path *path) {
+    while (path->n > 0 && path->choice[path->n - 1] + 1 == path->n_options[path->n - 1]) path->n--;
+    if (path->n == 0) return false;
+    path->choice[path->n - 1]++;
+    return true;
+}
+
+static bool accept_both_ways(void *self, double chance) {
+    const double weights[] = {chance, 1 - chance};
+    assert_true(chance >= 0 && chance <= 1);
+    return choose(self, weights, 2) == 0;
+}
+
+static int pick_each(void *self, const double *weights, int n) { return choose(self, weights, n); }
+
+/* --- one experiment --- */
+
+enum mode { MULTI_STEP, MULTI_STEP_NO_REPEATS, TRAVERSAL, N_MODES };
+
+enum mistake {
+    NO_MISTAKE,
+    BONUS_FROM_DRAFT, /* the last token from q */
+    NO_RESIDUAL,      /* the last token from p where the residual belongs */
+    WRONG_RATIO,      /* q as stored is not the q that was drawn from */
+    ONE_TOO_MANY,     /* an accepted token although the dice said no */
+    ONE_TOO_FEW,      /* the last accepted token is dropped, but not what was drawn behind it */
+};
+
+struct experiment {
+    enum mode mode;
+    enum mistake mistake;
+    int depth, width; /* each inner node has `width` children */
+    const struct models *models;
+    double out[MAX_DEPTH + 2][MAX_SEQUENCES]; /* [tokens, number of the sequence] */
+    double tokens;                            /* expected */
+    struct path *path;
+    int last_node;
+};
+
+/* Children of a node, drawn from q one after the other; their chance goes into the path like the dice's. */
+static void draw_children(struct experiment *x, struct token_tree *tree, int node) {
+    double q[VOCAB], left = 1;
+    memcpy(q, x->models->draft[tree->depth[node]][prefix_number(tree, node)], sizeof q);
+    for (int i = 0; i < x->width && left > 1e-12; i++) {
+        int token = choose(x->path, q, VOCAB);
+        if (q[token] == 0) return; /* a path of chance 0 */
+        int child = tree_push(tree, node, token, 0, 1);
+        if (x->mode != MULTI_STEP) left -= q[token], q[token] = 0;
+        if (tree->depth[child] < x->depth) draw_children(x, tree, child);
+    }
+}
+
+static bool accept_more(void *self, double chance) { return accept_both_ways(self, chance > 0 ? fmin(1, chance + .05) : 0); }
+
+static void fill_rows(const struct experiment *x, const struct token_tree *tree, double *target, double *draft) {
+    for (int i = 0; i < tree->n_nodes; i++) {
+        int length = tree->depth[i], number = prefix_number(tree, i);
+        memcpy(target + i * VOCAB, x->models->target[length][number], VOCAB * sizeof *target);
+        memcpy(draft + i * VOCAB, x->models->draft[length][number], VOCAB * sizeof *draft);
+        for (int t = 0; t < VOCAB && x->mistake == WRONG_RATIO; t++)
+            draft[i * VOCAB + t] = .5 * draft[i * VOCAB + t] + .5 / VOCAB;
+    }
+}
+
+/* Drops or replaces what the mistake says. Returns the number of tokens. */
+static int spoil(struct experiment *x, int32_t *out, int n) {
+    int number = 0;
+    for (int i = 0; i < n - 1; i++) number = number * VOCAB + out[i];
+    if (x->mistake == BONUS_FROM_DRAFT) out[n - 1] = choose(x->path, x->models->draft[n - 1][number], VOCAB);
+    if (x->mistake == NO_RESIDUAL) out[n - 1] = choose(x->path, x->models->target[n - 1][number], VOCAB);
+    if (x->mistake == ONE_TOO_FEW && n > 1) out[n - 2] = out[n - 1], n--;
+    return n;
+}
+
+static void run_path(struct experiment *x) {
+    struct token_tree tree;
+    double target[TREE_MAX_NODES * VOCAB], draft[TREE_MAX_NODES * VOCAB], scratch[2 * TREE_MAX_NODES * VOCAB];
+    int32_t out[MAX_DEPTH + 2];
+    struct verify_dice dice = {x->mistake == ONE_TOO_MANY ? accept_more : accept_both_ways, pick_each, x->path};
+    tree_init(&tree, 0);
+    draw_children(x, &tree, 0);
+    if (x->path->chance == 0) return;
+    fill_rows(x, &tree, target, draft);
+    struct verify_problem problem = {.tree = &tree, .n_vocab = VOCAB, .target = target, .draft = draft, .scratch = scratch};
+    int n = x->mode == TRAVERSAL ? verify_traversal(&problem, &dice, out)
+                                 : verify_multi_step(&problem, x->mode == MULTI_STEP_NO_REPEATS, &dice, out);
+    assert_true(n >= 1 && n <= x->depth + 1);
+    n = spoil(x, out, n);
+    int number = 0;
+    for (int i = 0; i < n; i++) number = number * VOCAB + out[i];
+    x->out[n][number] += x->path->chance;
+    x->tokens += n * x->path->chance;
+}
+
+/* The largest difference of any sequence of depth + 1 tokens from its chance under the target. */
+static double run(struct experiment *x) {
+    struct path path = {.n = 0};
+    double want[MAX_SEQUENCES] = {1}, got[MAX_SEQUENCES] = {0}, next[MAX_SEQUENCES], worst = 0;
+    int n_sequences = 1;
+    x->path = &path;
+    x->tokens = 0;
+    memset(x->out, 0, sizeof x->out);
+    do {
+        path.at = 0;
+        path.chance = 1;
+        run_path(x);
+    } while (next_path(&path));
+    for (int n = 0; n <= x->depth; n++, n_sequences *= VOCAB) {
+        double next_want[MAX_SEQUENCES];
+        for (int i = 0; i < n_sequences * VOCAB; i++) {
+            next[i] = got[i / VOCAB] * x->models->target[n][i / VOCAB][i % VOCAB] + x->out[n + 1][i];
+            next_want[i] = want[i / VOCAB] * x->models->target[n][i / VOCAB][i % VOCAB];
+        }
+        memcpy(got, next, sizeof got);
+        memcpy(want, next_want, sizeof want);
+    }
+    for (int i = 0; i < n_sequences; i++) worst = fmax(worst, fabs(got[i] - want[i]));
+    return worst;
+}
+
+/* --- tests --- */
+
+static const struct { int depth, width; } shapes[] = {{1, 1}, {2, 1}, {3, 1}, {1, 2}, {1, 3}, {2, 2}};
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
+/* Protects: chains and trees, similar and unlike models, zero probabilities: the error is rounding. */
+static void the_target_s_distribution_comes_out(void **state) {
+    (void)state;
+    static struct models models;
+    for (int round = 0; round < 12; round++) {
+        random_models(&models, round % 4 / 3.0, round % 2);
+        for (int shape = 0; shape < N_SHAPES; shape++) {
+            for (enum mode mode = 0; mode < N_MODES; mode++) {
+                struct experiment x = {
+                    .mode = mode, .depth = shapes[shape].depth, .width = shapes[shape].width, .models = &models};
+                if (x.depth == 2 && x.width == 2 && round % 4) continue; /* the largest */
+                double error = run(&x);
+                if (!(error < 1e-12)) print_error("mode %d, depth %d, width %d: error %g\n", mode, x.depth, x.width, error);
+                assert_true(error < 1e-12);
+            }
+        }
+    }
+}
+
+/* Protects: the test above sees each of these. */
+static void mistakes_are_seen(void **state) {
+    (void)state;
+    static struct models models;
+    random_models(&models, .3, false);
+    for (enum mode mode = 0; mode < N_MODES; mode++) {
+        for (enum mistake mistake = BONUS_FROM_DRAFT; mistake <= ONE_TOO_FEW; mistake++) {
+            struct experiment x = {.mode = mode, .mistake = mistake, .depth = 2, .width = 1, .models = &models};
+            double error = run(&x);
+            if (!(error > 1e-3)) print_error("mode %d, mistake %d: error %g\n", mode, mistake, error);
+            assert_true(error > 1e-3);
+        }
+    }
+}
+
+/* Protects: whole paths at once accept at least as much as token by token, on chains and on trees. */
+static void traversal_accepts_more(void **state) {
+    (void)state;
+    static struct models models;
+    double gain = 0;
+    for (int round = 0; round < 10; round++) {
+        random_models(&models, .5, false);
+        for (int shape = 0; shape < 3; shape++) {
+            struct experiment x = {.mode = MULTI_STEP, .depth = shapes[shape].depth, .width = 1, .models = &models};
+            run(&x);
+            double by_token = x.tokens;
+            x.mode = TRAVERSAL;
+            run(&x);
+            assert_true(x.tokens >= by_token - 1e-12);
+            gain = fmax(gain, x.tokens - by_token);
+        }
+    }
+    assert_true(gain > .01);
+}
+
+/* Protects: typical acceptance as defined, the longest path. It is lossy, so it has no distribution to keep. */
+static void typical_paths_are_accepted(void **state) {
+    (void)state;
+    struct token_tree tree;
+    int32_t out[8];
+    double scratch[2 * 5 * VOCAB];
+    const double target[] = {.1,         .7, .2, /* root */ .4, .35, .25, /* 1 */ .98, .01, .01,
+                             /* 2 */ .3, .3, .4, /* 3 */ 0,     1,   0 /* 4 */};
+    tree_init(&tree, 0);
+    int likely = tree_push(&tree, 0, 1, 0, 1);
+    tree_push(&tree, 0, 2, 0, 1); /* not the likeliest first token */
+    int flat = tree_push(&tree, likely, 1, 0, 1);
+    tree_push(&tree, flat, 2, 0, 1);
+    struct verify_problem problem = {.tree = &tree, .n_vocab = VOCAB, .target = target, .draft = target, .scratch = scratch};
+    assert_int_equal(verify_typical(&problem, .09, .3, out), 4);
+    assert_true(out[0] == 1 && out[1] == 1 && out[2] == 2 && out[3] == 1);
+    assert_int_equal(verify_typical(&problem, .38, 2, out), 2); /* .35 is not above .38 */
+    assert_true(out[0] == 1 && out[1] == 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_target_s_distribution_comes_out),
+        cmocka_unit_test(mistakes_are_seen),
+        cmocka_unit_test(traversal_accepts_more),
+        cmocka_unit_test(typical_paths_are_accepted),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
