@@ -32,6 +32,8 @@ extern const char *const bench_part_names[BENCH_N_PARTS];
 
 struct bench_settings {
     const char *model, *isa, *kv_type, *parts, *prompts, *batches, *rows, *contexts;
+    const char *drafter_name, *draft_store;
+    enum engine_drafter drafter;
     int threads, depth, n_generate, n_runs, step_tokens;
     bool json;
     bool wants[BENCH_N_PARTS];

@@ -183,11 +183,12 @@ static int open_engine(struct bench *b) {
     config.isa = s->isa;
     config.kv_type = s->kv_type;
     config.n_threads = s->threads;
+    config.drafter = s->drafter;
+    config.draft_store = s->draft_store;
     config.max_seqs = n_logits > n_seqs ? n_logits : n_seqs;
     if (config.max_seqs < BENCH_BLOCK_SEQS) config.max_seqs = BENCH_BLOCK_SEQS;
     config.step_tokens = s->step_tokens > 2 * config.max_seqs ? s->step_tokens : 2 * config.max_seqs;
-    config.prefix_cache = false;          /* every run computes its prompt */
-    config.drafter = ENGINE_DRAFTER_NONE; /* steps are what is measured, not what can be guessed */
+    config.prefix_cache = false; /* every run computes its prompt */
     int rc = engine_open(&b->engine, &config, &b->error);
     if (rc == ENGINE_OK) engine_events_per_token(b->engine);
     return rc;
@@ -211,6 +212,7 @@ int tool_bench(int argc, char **argv) {
                                    .batches = "1,2,4,8,16",
                                    .rows = "1,2,4,8,16",
                                    .contexts = "128,512,2048,8000",
+                                   .drafter_name = "none",
                                    .depth = 128,
                                    .n_generate = 64,
                                    .n_runs = 3,
@@ -231,6 +233,8 @@ int tool_bench(int argc, char **argv) {
         {"step-tokens", OPTION_INT, &s->step_tokens, "N", "rows of one step of the engine", 1, 1 << 16, false},
         {"kv-type", OPTION_STRING, &s->kv_type, "TYPE", "keys and values as f16, int8 or int4", 0, 0, false},
         {"isa", OPTION_STRING, &s->isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
+        {"drafter", OPTION_STRING, &s->drafter_name, "NAME", "who guesses ahead: none, auto, suffix, ngram:FILE or merge:FILE", 0,
+         0, false},
         {"json", OPTION_FLAG, &s->json, NULL, "one JSON object instead of a table", 0, 0, false},
     };
     struct option_set set = {
@@ -248,6 +252,11 @@ int tool_bench(int argc, char **argv) {
         return 2;
     }
     if (!parse_lists(&b)) return 2;
+    if (!engine_drafter_parse(s->drafter_name, &s->drafter, &s->draft_store)) {
+        fprintf(stderr, "foresay bench: --drafter is auto, auto:FILE, none, suffix, ngram:FILE or merge:FILE, not '%s'\n",
+                s->drafter_name);
+        return 2;
+    }
     log_set_level(LOG_WARN);
     return run(&b, &rows[PROMPT], &rows[CONTEXT]);
 }
