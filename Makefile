@@ -162,7 +162,7 @@ $(VENV)/.done: tests/requirements.txt
 test: test-deps ## all tests but the sanitizer builds
 	@$(MAKE) --no-print-directory tidy
 	@$(MAKE) --no-print-directory -j2 binaries model
-	@$(MAKE) --no-print-directory unit check-kernels check-equality e2e oracle page-check browser fuzz
+	@$(MAKE) --no-print-directory unit check-kernels check-emulated check-equality e2e oracle page-check browser fuzz
 	@echo "make test: all green"
 
 binaries: $(BUILD)/foresay $(BUILD)/foresay-fake $(unit_tests) $(checks)
