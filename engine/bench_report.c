@@ -1,15 +1,8 @@
 /* bench_report.c - what `foresay bench` prints: a table for people, or one JSON object for programs. Main thread. */
 #include <stdio.h>
-#include <sys/resource.h>
 
 #include "engine/bench.h"
 #include "engine/memory.h"
-
-static uint64_t peak_memory(void) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (uint64_t)usage.ru_maxrss * 1024;
-}
 
 /* The value where the series was measured at `at`; 0 if it was not. */
 static double value_at(const struct bench_series *series, int at) {
@@ -75,7 +68,7 @@ static void print_table(const struct bench *bench, const struct engine_info *inf
     if (r->blocks.n_steps > 0)
         printf("\nKV blocks              %8.2f %% of the slots empty; %d sequences, %.0f tokens each on average, %d steps\n",
                100 * r->blocks.waste, r->blocks.n_seqs, r->blocks.mean_tokens, r->blocks.n_steps);
-    printf("peak memory            %s\n", memory_format(peak_memory(), memory, sizeof memory));
+    printf("peak memory            %s\n", memory_format(memory_peak(), memory, sizeof memory));
 }
 
 /* --- JSON --- */
@@ -112,7 +105,7 @@ static void print_json(const struct bench *bench, const struct engine_info *info
     if (r->read_speed > 0) printf(", \"read_gb_s\": %.3f, \"decode_read_share\": %.4f", r->read_speed * 1e-9, read_share(r));
     if (r->int8_speed > 0) printf(", \"int8_tops\": %.4f, \"prefill_int8_share\": %.4f", r->int8_speed * 1e-12, int8_share(r));
     if (r->blocks.n_steps > 0) printf(", \"kv_mean_tokens\": %.1f, \"kv_waste\": %.5f", r->blocks.mean_tokens, r->blocks.waste);
-    printf(", \"peak_memory_bytes\": %llu}\n", (unsigned long long)peak_memory());
+    printf(", \"peak_memory_bytes\": %llu}\n", (unsigned long long)memory_peak());
 }
 
 void bench_report(const struct bench *bench) {

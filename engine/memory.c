@@ -85,6 +85,8 @@ uint64_t memory_available(void) {
     return groups < system ? groups : system;
 }
 
+uint64_t memory_peak(void) { return number_after("/proc/self/status", "VmHWM", 0) * 1024; }
+
 const char *memory_format(uint64_t bytes, char *text, size_t size) {
     double mib = (double)bytes / (1 << 20);
     if (mib < 1024)

@@ -10,6 +10,9 @@
  * be found out. Any thread. */
 uint64_t memory_available(void);
 
+/* The most that this process had in memory since it was started; 0 = unknown. getrusage would count what its parent had, too. */
+uint64_t memory_peak(void);
+
 /* "755.0 MiB"; writes into text and returns it. */
 const char *memory_format(uint64_t bytes, char *text, size_t size);
 
