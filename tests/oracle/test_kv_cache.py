@@ -61,14 +61,22 @@ def answer(n_words, depth, kv_type):
     return json.loads(output)
 
 
+def n_found(answers):
+    return sum(KEY in a["text"] for a in answers)
+
+
+def answers(n_words, kv_type):
+    return [answer(n_words, depth, kv_type) for depth in (0.1, 0.3, 0.5, 0.7, 0.9)]
+
+
 def test_the_pass_key_is_found():
-    for kv_type in TYPES:
-        assert KEY in answer(300, 0.5, kv_type)["text"], kv_type
+    """So small a model misses some keys with half floats too: the other types may miss one more."""
+    found = {kv_type: n_found(answers(300, kv_type)) for kv_type in TYPES}
+    assert found["f16"] >= 2 and min(found.values()) >= found["f16"] - 1, found
 
 
 if __name__ == "__main__":
     for n_words in map(int, sys.argv[1:] or ["300", "700", "1400", "2800"]):
         for kv_type in TYPES:
-            answers = [answer(n_words, depth, kv_type) for depth in (0.1, 0.3, 0.5, 0.7, 0.9)]
-            found = sum(KEY in a["text"] for a in answers)
-            print(f"{answers[0]['prompt_tokens']:5d} tokens, {kv_type}: found {found} of {len(answers)}", flush=True)
+            result = answers(n_words, kv_type)
+            print(f"{result[0]['prompt_tokens']:5d} tokens, {kv_type}: found {n_found(result)} of {len(result)}", flush=True)
