@@ -1,6 +1,6 @@
 """Protects tokens of hard text: scripts without spaces, marks, joiners, numbers, code, white space, control characters, endless words.
 
-A corpus of about 4 MB is made here with fixed seeds, and cut by both real models' tokenizers, by SentencePiece models trained on a part of
+A corpus of about 4 MB (a third of it in CI) is made here with fixed seeds, and cut by both real models' tokenizers, by SentencePiece models trained on a part of
 it, and by byte-level vocabularies trained on that part under the cutting rules of several families: the ids must be those of the
 libraries, each and every one. Bytes that are no text must come back as they were. The test prints how many bytes it compared.
 """
@@ -77,7 +77,8 @@ def corpus(size):
     return texts
 
 
-CORPUS = corpus(300_000)
+SIZE = 100_000 if os.environ.get("FORESAY_CI") else 300_000
+CORPUS = corpus(SIZE)
 FLAT = [text for texts in CORPUS.values() for text in texts]
 SAMPLE = [text[:2000] for texts in CORPUS.values() for text in texts[:12]]
 N_BYTES = sum(len(text.encode("utf-8")) for text in FLAT)
@@ -87,7 +88,7 @@ def test_default_model(smollm):  # noqa: F811
     backend = smollm.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence(words.SMOLLM_PRE)
     backend.encode_special_tokens = True
-    assert compare(backend, MODEL, FLAT) == N_BYTES > 3_500_000
+    assert compare(backend, MODEL, FLAT) == N_BYTES > 11 * SIZE
     print(f"{N_BYTES} bytes in {len(CORPUS)} classes")
 
 
