@@ -220,10 +220,10 @@ browser: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) web/node_modules/.done 
 	    FORESAY_MODEL=$(abspath $(MODEL)) npm run test:browser
 
 asan: ## unit tests, kernels and the fake-engine server under AddressSanitizer and UBSan
-	@$(MAKE) --no-print-directory sanitizer BUILD=build/asan OPT=-O1 \
+	@$(MAKE) --no-print-directory sanitizer BUILD=build/asan OPT=-O1 PLAIN_INLINE=1 \
 	    SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 tsan: ## the same under ThreadSanitizer
-	@$(MAKE) --no-print-directory sanitizer BUILD=build/tsan OPT=-O1 SANITIZE="-fsanitize=thread"
+	@$(MAKE) --no-print-directory sanitizer BUILD=build/tsan OPT=-O1 PLAIN_INLINE=1 SANITIZE="-fsanitize=thread"
 sanitizer: test-deps
 	@$(MAKE) --no-print-directory -j2 binaries
 	@$(MAKE) --no-print-directory sanitized

@@ -5,6 +5,7 @@
  *  (2) Keys and values in front of the measured rows are made up: attention takes as long for any values. They must be written
  *      all the same: memory that never was is one page of zeros to the system.
  *  (3) Main thread, in the engine thread's place: without requests that one sleeps (bench.h). */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,6 +39,8 @@ static double time_step(struct engine *e, const int32_t *blocks, struct step_poi
 static int time_points(struct bench *bench, const struct step_point *points, int n, double *ms) {
     struct engine *e = bench->engine;
     int longest = 0;
+    assert(n <= BENCH_MAX_POINTS);
+    if (n < 1) return ENGINE_OK;
     for (int i = 0; i < n; i++)
         longest = points[i].depth + points[i].n_rows > longest ? points[i].depth + points[i].n_rows : longest;
     const size_t n_blocks = (size_t)kv_blocks_for(longest);
