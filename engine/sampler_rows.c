@@ -21,7 +21,9 @@ typedef uint8_t byte_lanes __attribute__((vector_size(32)));
 typedef float quarter __attribute__((vector_size(16)));
 typedef int32_t int_quarter __attribute__((vector_size(16)));
 
+#ifndef INLINE
 #define INLINE static inline __attribute__((always_inline))
+#endif
 
 /* Vectors are passed by address: by value they would need an ABI that depends on the instruction set. */
 INLINE void load(const float *x, lanes *out) { memcpy(out, x, sizeof *out); }
