@@ -51,6 +51,7 @@ enum engine_drafter {
 };
 /* "auto", "none", "suffix", "ngram", "merge". With a colon a store's file may follow "auto", "ngram" and "merge", if store is
  * given: it points into text then, or is NULL. False for anything else. */
+#define ENGINE_DRAFTER_FORMS "auto, auto:FILE, none, suffix, ngram:FILE or merge:FILE"
 bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **store);
 const char *engine_drafter_name(enum engine_drafter drafter);
 

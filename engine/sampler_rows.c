@@ -51,6 +51,12 @@ INLINE float largest_lane(const lanes *v) {
     return a > b ? a : b;
 }
 
+/* e^r for |r| <= ln 2 / 2, of a float or of lanes of them. */
+#define EXP_POLYNOMIAL(r)                                                                                                        \
+    (((((((r) * (1.0f / 5040) + 1.0f / 720) * (r) + 1.0f / 120) * (r) + 1.0f / 24) * (r) + 1.0f / 6) * (r) + 0.5f) * (r) +       \
+     1.0f) * (r) +                                                                                                               \
+        1.0f
+
 /* x becomes exp(x). */
 INLINE void exp_lanes(lanes *x) {
     const lanes lowest = (lanes){0} - 87.0f;
@@ -60,13 +66,7 @@ INLINE void exp_lanes(lanes *x) {
     n = v * 1.44269504f + 12582912.0f - 12582912.0f; /* 1.5 * 2^23: the sum has no room for a fraction, so it rounds */
     r = v - n * 0.693359375f;                        /* exact: the constant has 9 bits */
     r = r - n * -2.12194440e-4f;
-    p = r * (1.0f / 5040) + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    p = EXP_POLYNOMIAL(r);
     *x = p * (lanes)((__builtin_convertvector(n, int_lanes) + 127) << 23);
 }
 
@@ -75,13 +75,7 @@ float sampler_exp(float x) {
     float v = x > -87.0f ? x : -87.0f, n = v * 1.44269504f + 12582912.0f - 12582912.0f, r, p, scale;
     r = v - n * 0.693359375f;
     r = r - n * -2.12194440e-4f;
-    p = r * (1.0f / 5040) + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    p = EXP_POLYNOMIAL(r);
     int32_t bits = ((int32_t)n + 127) << 23;
     memcpy(&scale, &bits, sizeof scale);
     return p * scale;

@@ -233,8 +233,7 @@ int tool_bench(int argc, char **argv) {
         {"step-tokens", OPTION_INT, &s->step_tokens, "N", "rows of one step of the engine", 1, 1 << 16, false},
         {"kv-type", OPTION_STRING, &s->kv_type, "TYPE", "keys and values as f16, int8 or int4", 0, 0, false},
         {"isa", OPTION_STRING, &s->isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
-        {"drafter", OPTION_STRING, &s->drafter_name, "NAME", "who guesses ahead: none, auto, suffix, ngram:FILE or merge:FILE", 0,
-         0, false},
+        {"drafter", OPTION_STRING, &s->drafter_name, "NAME", "who guesses ahead: " ENGINE_DRAFTER_FORMS, 0, 0, false},
         {"json", OPTION_FLAG, &s->json, NULL, "one JSON object instead of a table", 0, 0, false},
     };
     struct option_set set = {
@@ -253,8 +252,7 @@ int tool_bench(int argc, char **argv) {
     }
     if (!parse_lists(&b)) return 2;
     if (!engine_drafter_parse(s->drafter_name, &s->drafter, &s->draft_store)) {
-        fprintf(stderr, "foresay bench: --drafter is auto, auto:FILE, none, suffix, ngram:FILE or merge:FILE, not '%s'\n",
-                s->drafter_name);
+        fprintf(stderr, "foresay bench: --drafter is " ENGINE_DRAFTER_FORMS ", not '%s'\n", s->drafter_name);
         return 2;
     }
     log_set_level(LOG_WARN);

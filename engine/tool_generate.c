@@ -229,7 +229,7 @@ int tool_generate(int argc, char **argv) {
          0, 0, false},
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},
         {"drafter", OPTION_STRING, &s.drafter_name, "NAME",
-         "who guesses ahead: auto, none, suffix, ngram:FILE or merge:FILE; does not change the text", 0, 0, false},
+         "who guesses ahead: " ENGINE_DRAFTER_FORMS "; does not change the text", 0, 0, false},
         {"draft-max", OPTION_INT, &s.draft_max, "N", "tokens guessed ahead at most", 1, 63, false},
         {"logprobs", OPTION_INT, &s.logprobs, "N",
          "with --json: log-probabilities of each token and of the N likeliest, -1 = none", -1, ENGINE_MAX_TOP_LOGPROBS, false},
@@ -247,8 +247,7 @@ int tool_generate(int argc, char **argv) {
         return 2;
     }
     if (!engine_drafter_parse(s.drafter_name, &s.drafter, &s.draft_store)) {
-        fprintf(stderr, "foresay generate: --drafter is auto, auto:FILE, none, suffix, ngram:FILE or merge:FILE, not '%s'\n",
-                s.drafter_name);
+        fprintf(stderr, "foresay generate: --drafter is " ENGINE_DRAFTER_FORMS ", not '%s'\n", s.drafter_name);
         return 2;
     }
     log_set_level(LOG_WARN); /* the terminal belongs to the text */

@@ -104,7 +104,7 @@ static int read_sources(struct serve_config *config, struct option_set *set, int
 static int check(struct serve_config *config, const char *log_level, const char *drafter) {
     int level = log_level_parse(log_level);
     if (!engine_drafter_parse(drafter, &config->drafter, &config->draft_store))
-        return complain("--drafter is auto, auto:FILE, none, suffix, ngram:FILE or merge:FILE, not '%s'", drafter);
+        return complain("--drafter is " ENGINE_DRAFTER_FORMS ", not '%s'", drafter);
     if (level < 0) return complain("--log-level is error, warn, info or debug, not '%s'", log_level);
     config->log_level = (enum log_level)level;
     if (config->public_origin) {

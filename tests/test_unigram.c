@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "engine/detokenizer.h"
-#include "tests/small_spm.h"
+#include "tests/spm_expect.h"
 
 #define S "\u2581"
 
@@ -21,24 +21,6 @@ static const float scores[] = {-1, -2, -2, -3, -3.5f, -3, -2.5f, -3, -5};
 enum { P_SPACE, P_A, P_B, P_AB, P_BA, P_AA, P_SPACE_A, P_B_SPACE_B, P_REPLACEMENT, N_PIECES };
 static const struct small_spm plain = {
     .model = "t5", .pieces = pieces, .scores = scores, .n = N_PIECES, .has_bytes = true, .no_prefix = true};
-
-static void assert_text(const struct small_spm *v, const char *text, size_t len, const int32_t *expected, size_t n) {
-    struct tokenizer *t = small_spm_open(v);
-    struct token_list list = {0};
-    assert_non_null(t);
-    assert_int_equal(tokenizer_encode(t, text, len, &list), ENGINE_OK);
-    for (size_t i = 0; i < list.n && list.n != n; i++) printf("%d ", list.ids[i]);
-    assert_int_equal(list.n, n);
-    for (size_t i = 0; i < n; i++) assert_int_equal(list.ids[i], expected[i]);
-    token_list_free(&list);
-    tokenizer_close(t);
-}
-#define P(piece) (SPM_FIRST_BYTE + 256 + P_##piece)
-#define Q(piece) (SPM_FIRST_BYTE + P_##piece) /* without bytes */
-#define BYTE(b)  (SPM_FIRST_BYTE + (b))
-#define EXPECT(vocabulary, text, ...)                                                                                            \
-    assert_text(vocabulary, text, sizeof(text) - 1, (const int32_t[]){__VA_ARGS__},                                              \
-                sizeof(int32_t[]){__VA_ARGS__} / sizeof(int32_t))
 
 /* The highest sum counts, not the longest token; of equal sums the one whose last token is longest. */
 static void the_best_sum_wins(void **state) {

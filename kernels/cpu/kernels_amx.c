@@ -19,6 +19,7 @@
 #include "kernels/cpu/matmul_template.h"
 #include "kernels/cpu/probe_template.h"
 #include "kernels/cpu/row_template.h"
+#include "kernels/cpu/unpacked.h"
 
 enum {
     TILE_ROWS = 16,
@@ -26,14 +27,7 @@ enum {
     LEAST_ROWS = 24,  /* fewer are faster with AVX-512 */
     MAX_COLS = 16384, /* what fits an unpacked group on the stack and in the L2 cache */
     MAX_BLOCKS = MAX_COLS / QUANT_BLOCK,
-    CODE_BYTES = QUANT_BLOCK * ROW_GROUP, /* of an unpacked block */
     DOTS_AHEAD = 2,
-};
-
-/* A block of 16 weight rows, unpacked. */
-struct unpacked {
-    _Alignas(LINE) uint8_t codes[CODE_BYTES];
-    float d[ROW_GROUP], min[ROW_GROUP];
 };
 
 /* Scales of a block of a tile of activation rows; rows beyond the last are 0. */
@@ -56,22 +50,6 @@ static void configure_tiles(int n_rows) {
     config.rows[0] = config.rows[1] = (uint8_t)n_rows;
     config.rows[2] = QUANT_BLOCK / 4;
     _tile_loadconfig(&config);
-}
-
-INLINE void unpack_group(const enum dtype type, const uint8_t *group, int n_blocks, struct unpacked *to) {
-    struct block_factors halves;
-    for (int b = 0; b < n_blocks; b++) {
-        const struct block_place place = block_place(type, group, b);
-        if (!type_is_k(type) || b % SUPER_BLOCKS == 0) halves = load_halves(type, &place, 0);
-        prefetch_block(type, place.codes + PREFETCH_BYTES);
-        vint w[8];
-        unpack_codes(type, place.codes, 0, w);
-        const struct block_factors factors = load_factors(type, &place, 0, &halves);
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) _mm512_store_si512(to[b].codes + i * LINE, w[i]);
-        vf_store(to[b].d, factors.d);
-        if (type_has_minimum(type)) vf_store(to[b].min, factors.min);
-    }
 }
 
 /* Columns of [row][block] arrays become lines. */
@@ -116,8 +94,8 @@ INLINE void group_tile(const enum dtype type, const int m, int n, const int8_t *
         if (b + 1 < n_blocks) block_product(q + (b + 1) * QUANT_BLOCK, q_stride, w[b + 1].codes, dots[(b + 1) % DOTS_AHEAD]);
         const int32_t *dot = dots[b % DOTS_AHEAD], *start = s[b].start;
         const float *row_d = s[b].d, *row_ds = s[b].ds;
-        const vfloat d = vf_load(w[b].d);
-        const vfloat min = type_has_minimum(type) ? vf_load(w[b].min) : vf_zero();
+        const vfloat d = w[b].factors[0].d;
+        const vfloat min = type_has_minimum(type) ? w[b].factors[0].min : vf_zero();
 #pragma GCC unroll 16
         for (int t = 0; t < m; t++) {
             vint sum = _mm512_load_si512(dot + t * ROW_GROUP);
@@ -159,7 +137,7 @@ INLINE void tile_matmul(const enum dtype type, const struct matmul_slice *slice)
     configure_tiles(n_full ? TILE_ROWS : n_rows);
     for (int g = 0; g < slice->n_groups; g++) {
         float *out = slice->out + (size_t)g * ROW_GROUP;
-        unpack_group(type, slice->weight->data + (size_t)(slice->first_group + g) * slice->weight->group_bytes, n_blocks, w);
+        unpack_run(type, slice->weight->data + (size_t)(slice->first_group + g) * slice->weight->group_bytes, 0, n_blocks, w);
         for (int row = 0; row < n_full; row += TILE_ROWS)
             group_rows(type, slice, row, TILE_ROWS, w, s + row / TILE_ROWS * n_blocks, out);
         if (n_full == n_rows) continue;
