@@ -14,6 +14,20 @@ test('a question is answered, streamed, and the numbers stand below it', async (
     expect((await history(page)).at(-1)!.st).toBe('done');
 });
 
+test('digits and spaces are those of a text font, whatever emoji font is installed', async ({ page }) => {
+    const widths = await page.evaluate(() =>
+        ['0000000000', 'nnnnnnnnnn', 'n n n n n n'].map((text) => {
+            const span = document.body.appendChild(document.createElement('span'));
+            span.textContent = text;
+            const width = span.getBoundingClientRect().width;
+            span.remove();
+            return width;
+        }),
+    );
+    expect(widths[0]! / widths[1]!).toBeLessThan(1.3); /* an emoji font's are twice as wide */
+    expect(widths[2]! / widths[1]!).toBeLessThan(1.1);
+});
+
 test('the sum of the numbers opens on a press', async ({ page }) => {
     await ask(page, 'hello');
     await lastAnswer(page).locator('button.stats').click();
