@@ -154,7 +154,7 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
          false},
         {"isa", OPTION_STRING, &config->isa, "NAME", "instruction set: auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"drafter", OPTION_STRING, &drafter, "NAME",
-         "who guesses tokens ahead: auto, none, suffix, ngram:FILE; no answer changes by it", 0, 0, false},
+         "who guesses tokens ahead: " ENGINE_DRAFTER_FORMS "; no answer changes by it", 0, 0, false},
         {"draft-max", OPTION_INT, &config->draft_max, "N", "tokens an answer may be guessed ahead in one step", 1, 63, false},
         {"log-level", OPTION_STRING, &log_level, "NAME", "error, warn, info or debug", 0, 0, false},
         {"config", OPTION_STRING, &config->config, "FILE", "these settings as JSON: {\"model\": \"a.gguf\", \"max-seqs\": 8}", 0,

@@ -53,9 +53,10 @@ int logprobs_upto(const struct logprob_list *list, int first, size_t text_len) {
 
 /* --- JSON --- */
 
+/* JSON has no infinity: what cannot come is -9999, as in OpenAI's own answers. */
 static void put_logprob(struct buffer *out, float logprob) {
     char digits[32];
-    snprintf(digits, sizeof digits, "%.9g", (double)logprob);
+    snprintf(digits, sizeof digits, "%.9g", logprob > -9999.0f ? (double)logprob : -9999.0);
     put_text(out, digits);
 }
 
