@@ -2,9 +2,10 @@
  *
  * The model answers questions, half of the time greedily and half at temperature 0.8. Three in five it has invented itself: given
  * a chat that breaks off where the user is to speak, it speaks for the user (Xu et al., Magpie, 2024). The others are templates
- * times topics (train_prompts.h), so that lists, tables, code and letters are not rare. What it says goes to OUT.text, token by token, one answer after the other; that file is the checkpoint: after a kill
- * --resume goes on behind the last whole answer. At the end an n-gram store is distilled from it and written to OUT. One
- * answer in twenty is kept out of the store and tells how often its first guess is right. Main thread. */
+ * times topics (train_prompts.h), so that lists, tables, code and letters are not rare. What it says goes to OUT.text, token by
+ * token, one answer after the other; that file is the checkpoint: after a kill --resume goes on behind the last whole answer. At
+ * the end an n-gram store is distilled from it and written to OUT. One answer in twenty is kept out of the store and tells how
+ * often its first guess is right. Main thread. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,14 @@
 #include "engine/tools.h"
 #include "engine/train_prompts.h"
 
-enum { QUESTION_TOKENS = 120, QUESTION_BYTES = 2048, ANSWER_TOKENS = 384, MAX_AT_ONCE = 256, HELD_OUT = 20, REPORT_EVERY_MS = 10000 };
+enum {
+    QUESTION_TOKENS = 120,
+    QUESTION_BYTES = 2048,
+    ANSWER_TOKENS = 384,
+    MAX_AT_ONCE = 256,
+    HELD_OUT = 20,
+    REPORT_EVERY_MS = 10000
+};
 
 struct settings {
     const char *model, *out, *kind, *isa;
@@ -119,10 +127,8 @@ static int find_turn(struct training *t, struct engine_error *error) {
 
 /* The model speaks for the user. */
 static int invent(struct training *t, struct answer *a, struct engine_error *error) {
-    struct engine_request request = {.ids = t->turn.ids,
-                                     .n_ids = (int)t->turn.n,
-                                     .max_tokens = QUESTION_TOKENS,
-                                     .sampling = engine_sampling_default()};
+    struct engine_request request = {
+        .ids = t->turn.ids, .n_ids = (int)t->turn.n, .max_tokens = QUESTION_TOKENS, .sampling = engine_sampling_default()};
     request.sampling.temperature = 1;
     request.sampling.top_p = 0.95f;
     request.sampling.seed = a->seed;
