@@ -304,7 +304,7 @@ static int train(const struct settings *s) {
     engine_events_per_token(t.engine);
     t.settings = s;
     memcpy(t.head.magic, "fstext 1", sizeof t.head.magic);
-    draft_digests(t.engine, &t.head.vocab_digest, &t.head.target_digest);
+    draft_digests(t.engine->tokenizer, t.engine->model, &t.head.vocab_digest, &t.head.target_digest);
     snprintf(path, sizeof path, "%s.text", s->out);
     int rc = open_text(&t, path);
     t.n_before = t.n_tokens;

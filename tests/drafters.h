@@ -106,12 +106,12 @@ static inline void drafter_no_begin(void *self, int slot) { (void)self, (void)sl
 static inline void drafter_no_close(void *self) { (void)self; }
 
 static const struct drafter_ops test_drafters[] = {
-    {"right", drafter_no_begin, propose_right, drafter_no_close},
-    {"wrong", drafter_no_begin, propose_wrong, drafter_no_close},
-    {"mixed", drafter_no_begin, propose_mixed, drafter_no_close},
-    {"random", drafter_no_begin, propose_random, drafter_no_close},
-    {"illegal", drafter_no_begin, propose_illegal, drafter_no_close},
-    {"end spam", drafter_no_begin, propose_eog, drafter_no_close},
+    {.name = "right", .begin = drafter_no_begin, .propose = propose_right, .close = drafter_no_close},
+    {.name = "wrong", .begin = drafter_no_begin, .propose = propose_wrong, .close = drafter_no_close},
+    {.name = "mixed", .begin = drafter_no_begin, .propose = propose_mixed, .close = drafter_no_close},
+    {.name = "random", .begin = drafter_no_begin, .propose = propose_random, .close = drafter_no_close},
+    {.name = "illegal", .begin = drafter_no_begin, .propose = propose_illegal, .close = drafter_no_close},
+    {.name = "end spam", .begin = drafter_no_begin, .propose = propose_eog, .close = drafter_no_close},
 };
 enum { N_TEST_DRAFTERS = sizeof test_drafters / sizeof *test_drafters };
 
