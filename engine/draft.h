@@ -71,8 +71,8 @@ void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, doubl
 /* The request has ended. */
 void draft_forget(struct engine *e, struct request *r);
 
-/* draft_ask.c. Everyone's slot has what the lookup drafter guesses. Asks the draft model where it may pay, or where it is asked for;
- * its guess takes the place of the other. */
+/* draft_ask.c. Everyone's slot has what the lookup drafter guesses. Asks the draft model where it may pay, or where it is asked
+ * for; its guess takes the place of the other. */
 void draft_ask(struct engine *e, int n_rows, int budget);
 
 /* draft_counts.c. The request has drawn in this step; the first n_accepted guesses of its draft, if it had one, were right. */

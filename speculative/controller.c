@@ -1,4 +1,5 @@
-/* controller.c - how much of the drafts a step verifies, and who guesses: nothing and nobody, unless measurements say that it pays.
+/* controller.c - how much of the drafts a step verifies, and who guesses: nothing and nobody, unless measurements say that it
+ * pays.
  *
  * A step of n rows gives each sequence a token for certain and, with k nodes more, the sum of their chances on top. The nodes
  * of all trees are taken in order of chance, and the k with the most expected tokens per millisecond is kept, if it beats k =

@@ -8,8 +8,9 @@
  * A set of prompts, temperatures (0, 0.8, 1.2) and seeds runs alone, one after the other; that is the reference. Then the same
  * requests run in other ways: in batches that they join at random moments while others are cancelled, with two threads, with
  * steps of 16 and 512 rows, from the prefix cache, through preemptions, on each instruction set, with every drafter (the
- * reference has none, the model itself may be one), also drafters that know the answer, say the opposite or talk nonsense. Ids and text must be equal to
- * the last one. After each way every block must be back. FORESAY_TEST_LONG=1 runs more and longer requests. */
+ * reference has none, the model itself may be one), also drafters that know the answer, say the opposite or talk nonsense. Ids
+ * and text must be equal to the last one. After each way every block must be back. FORESAY_TEST_LONG=1 runs more and longer
+ * requests. */
 #include <stdio.h>
 #include <unistd.h>
 

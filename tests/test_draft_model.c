@@ -1,5 +1,5 @@
-/* test_draft_model.c - a draft model as users of the engine see it: what is refused, what is counted, long prompts, short contexts,
- * memory that comes back. That no text changes by it is check_equality.c's subject. */
+/* test_draft_model.c - a draft model as users of the engine see it: what is refused, what is counted, long prompts, short
+ * contexts, memory that comes back. That no text changes by it is check_equality.c's subject. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -202,8 +202,8 @@ static void propose(struct draft_model *d, int slot, struct request *r, int max_
     draft_model_ops.propose(d, slot, &context, tree);
 }
 
-/* Protects: whatever became of earlier guesses (all right, the first few, none; verified or not), the next ones are those of a model
- * that reads the text for the first time. The engine's thread sleeps meanwhile. */
+/* Protects: whatever became of earlier guesses (all right, the first few, none; verified or not), the next ones are those of a
+ * model that reads the text for the first time. The engine's thread sleeps meanwhile. */
 static void guesses_do_not_depend_on_earlier_ones(void **state) {
     (void)state;
     struct engine_config config = config_with(ENGINE_DRAFTER_MODEL, other_path);

@@ -327,8 +327,8 @@ static void the_controller_never_loses(void **state) {
 
 enum { TEXT_LENGTH = 200, PROMPT_LENGTH = 60 };
 
-/* How good the guesses are: of the free drafter, and of the one that computes, whose passes take `cost` of a step of the target. Half of
- * the latter's guesses are sure: right with that chance; the others with less. */
+/* How good the guesses are: of the free drafter, and of the one that computes, whose passes take `cost` of a step of the
+ * target. Half of the latter's guesses are sure: right with that chance; the others with less. */
 struct guessers {
     double free, sure, unsure, cost;
 };
