@@ -179,6 +179,54 @@ static void requests_choose_among_what_there_is(void **state) {
     engine_close(without);
 }
 
+/* Protects: auto asks when the measured times say that it pays, and its guesses are verified. */
+static void auto_asks_what_pays(void **state) {
+    (void)state;
+    struct engine *engine = open_with(ENGINE_DRAFTER_AUTO, path), *plain = open_with(ENGINE_DRAFTER_NONE, NULL);
+    struct engine_request request = endless(20, 100);
+    struct controller *c = &engine->drafting.controller;
+    for (int i = 0; i < COST_SAMPLES; i++) { /* as if the target were a hundred times as slow; the engine's thread sleeps */
+        for (int rows = 1; rows <= 20; rows++) cost_learn(&c->steps, rows, 100 + rows);
+        for (int rows = 1; rows <= 128; rows++) cost_learn(&c->passes, rows, 1);
+    }
+    struct outcome want = fixture_run(plain, &request), o = fixture_run(engine, &request);
+    assert_string_equal(o.text, want.text);
+    assert_true(o.end.usage.model_rounds > 2 && o.end.usage.accepted_tokens > 10);
+    outcome_free(&want);
+    outcome_free(&o);
+    engine_close(engine);
+    engine_close(plain);
+}
+
+/* Protects: sequences that draft together share the passes. */
+static void sequences_share_passes(void **state) {
+    (void)state;
+    struct engine_config config = config_with(ENGINE_DRAFTER_MODEL, path);
+    struct engine *engine = NULL;
+    struct engine_error error;
+    config.draft_max = 4;
+    assert_int_equal(engine_open(&engine, &config, &error), ENGINE_OK);
+    bool is_shared = false;
+    for (int i_try = 0; i_try < 50 && !is_shared; i_try++) { /* on a busy machine one may be over before the next comes */
+        struct outcome o[4] = {{0}};
+        uint64_t n_before = engine->drafting.controller.passes.n_passes;
+        int n_drafted = 0;
+        for (int i = 0; i < 4; i++) {
+            struct engine_request request = endless(20 + i, 200);
+            assert_int_equal(engine_submit(engine, &request, &o[i].id, &error), ENGINE_OK);
+        }
+        fixture_finish(engine, o, 4);
+        for (int i = 0; i < 4; i++) {
+            n_drafted += o[i].end.usage.drafted_tokens;
+            assert_int_equal(o[i].end.usage.accepted_tokens, o[i].end.usage.drafted_tokens);
+            outcome_free(&o[i]);
+        }
+        is_shared = engine->drafting.controller.passes.n_passes - n_before < (uint64_t)n_drafted / 2;
+    }
+    assert_true(is_shared);
+    engine_close(engine);
+}
+
 /* --- its own cache --- */
 
 static uint64_t rng = 555;
@@ -332,6 +380,8 @@ int main(void) {
         cmocka_unit_test(long_prompts_are_caught_up),
         cmocka_unit_test(short_contexts_end_the_drafts_only),
         cmocka_unit_test(blocks_of_the_draft_model_come_back),
+        cmocka_unit_test(auto_asks_what_pays),
+        cmocka_unit_test(sequences_share_passes),
         cmocka_unit_test(guesses_do_not_depend_on_earlier_ones),
         cmocka_unit_test(requests_choose_among_what_there_is),
         cmocka_unit_test(bad_files_are_refused),

@@ -95,7 +95,7 @@ def test_the_model_as_its_own_drafter_is_always_right():
         plain = generate("--drafter", "none", "--temp", temperature)
         drafted = generate("--drafter", f"model:{MODEL}", "--temp", temperature)
         assert drafted["ids"] == plain["ids"] and drafted["text"] == plain["text"]
-        assert drafted["accepted_tokens"] == drafted["drafted_tokens"] > 20
+        assert drafted["accepted_tokens"] == drafted["drafted_tokens"] > 10
         assert drafted["model_rounds"] == drafted["draft_rounds"] and sum(drafted["accepted_at"]) == drafted["accepted_tokens"]
 
 
