@@ -76,8 +76,7 @@ $(BUILD)/%.a:
 
 $(BUILD)/obj/kernels/%_avx2.o: CFLAGS += $(AVX2)
 $(BUILD)/obj/kernels/%_avxvnni.o: CFLAGS += $(AVXVNNI)
-$(BUILD)/obj/kernels/%_avx512.o: CFLAGS += $(AVX512)
-$(BUILD)/obj/kernels/%_amx.o: CFLAGS += $(AVX512) $(AMX)
+$(BUILD)/obj/kernels/%_avx512.o: CFLAGS += $(AVX512) $(AMX)
 # Sums of integers in the order written: in another order their terms do not fit the registers.
 $(BUILD)/obj/kernels/%.o: OPT = -O3 $(if $(findstring clang,$(CC)),,-fno-tree-reassoc)
 ifdef PLAIN_INLINE
