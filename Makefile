@@ -47,8 +47,8 @@ all_c       := $(wildcard kernels/*.[ch] kernels/cpu/*.[ch] engine/*.[ch] specul
 
 all: $(BUILD)/foresay ## build the binary (default)
 
-.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-emulated check-equality e2e oracle oracle-types browser page page-check asan tsan binaries sanitizer sanitized \
-        fuzz fuzz-run fuzz-long soak bench bench-peer bench-sizes format tidy clean
+.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-emulated emulated check-rows check-equality e2e e2e-fake oracle oracle-types browser page \
+        page-check asan tsan binaries sanitizer fuzz fuzzers fuzz-run fuzz-long soak bench bench-peer bench-sizes format tidy clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -162,11 +162,18 @@ $(VENV)/.done: tests/requirements.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
+# Stages that keep one processor busy run two at once, the longest first, each with its output in one piece. What waits for timers, or
+# uses both processors, runs alone.
+TWO  := $(MAKE) --no-print-directory -j2 -Otarget
 test: test-deps ## all tests but the sanitizer builds
-	@$(MAKE) --no-print-directory tidy
-	@$(MAKE) --no-print-directory -j2 binaries model
-	@$(MAKE) --no-print-directory unit check-kernels check-emulated check-equality e2e oracle page-check browser fuzz
+	@$(MAKE) --no-print-directory stage-tidy
+	@$(TWO) stage-binaries stage-emulated model
+	@$(TWO) stage-check-equality stage-check-rows stage-unit stage-check-emulated stage-check-kernels
+	@$(MAKE) --no-print-directory stage-e2e stage-oracle stage-page-check stage-browser
+	@$(MAKE) --no-print-directory stage-fuzz
 	@echo "make test: all green"
+stage-%:
+	@tests/stage.sh $*$(if $(SANITIZE),@$(notdir $(BUILD))) $(MAKE) --no-print-directory $*
 
 binaries: $(BUILD)/foresay $(BUILD)/foresay-fake $(unit_tests) $(checks)
 
@@ -177,12 +184,14 @@ unit: $(unit_tests) ## C unit tests
 check-kernels: $(BUILD)/tests/check_kernels ## every instruction set against the reference, bit by bit
 	$<
 
-check-emulated: ## the same for AVX-VNNI, AVX-512 and AMX on a processor without them (needs libsimde-dev)
-	@$(MAKE) --no-print-directory -j2 build/emulated/tests/check_kernels BUILD=build/emulated EMULATED=1 WARN="-Wall -Wno-psabi"
+check-emulated: emulated ## the same for AVX-VNNI, AVX-512 and AMX on a processor without them (needs libsimde-dev)
 	build/emulated/tests/check_kernels
+emulated:
+	@$(MAKE) --no-print-directory build/emulated/tests/check_kernels BUILD=build/emulated EMULATED=1 PLAIN_INLINE=1 WARN="-Wall -Wno-psabi"
 
-check-equality: $(BUILD)/tests/check_rows $(BUILD)/tests/check_equality $(MODEL) ## same bits: batch, threads, chunks, cache, preemption, ISA, type, family
-	$(BUILD)/tests/check_rows
+check-rows: $(BUILD)/tests/check_rows ## a row's logits: same bits whatever stands beside it, for every type and family
+	$<
+check-equality: $(BUILD)/tests/check_equality $(MODEL) ## texts: same bits for batch, threads, chunks, cache, preemption, drafter, ISA
 	$(BUILD)/tests/check_equality
 	$(BUILD)/tests/check_equality $(MODEL)
 	$(BUILD)/tests/check_equality --windows
@@ -224,20 +233,25 @@ asan: ## unit tests, kernels and the fake-engine server under AddressSanitizer a
 tsan: ## the same under ThreadSanitizer
 	@$(MAKE) --no-print-directory sanitizer BUILD=build/tsan OPT=-O1 PLAIN_INLINE=1 SANITIZE="-fsanitize=thread"
 sanitizer: test-deps
-	@$(MAKE) --no-print-directory -j2 binaries
-	@$(MAKE) --no-print-directory sanitized
-sanitized: unit check-kernels $(BUILD)/foresay $(BUILD)/foresay-fake $(VENV)/.done
+	@$(TWO) stage-binaries
+	@$(TWO) stage-check-kernels stage-unit
+	@$(MAKE) --no-print-directory stage-e2e-fake
+e2e-fake: $(BUILD)/foresay $(BUILD)/foresay-fake $(VENV)/.done
 	FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_BIN=$(abspath $(BUILD)/foresay) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/e2e -m "not real_model"
 
 FUZZ_S ?= 20
-fuzz: ## each fuzz target for FUZZ_S seconds (20)
-	@$(MAKE) --no-print-directory -j2 fuzz-run BUILD=build/fuzz CC=clang OPT=-O1 PLAIN_INLINE=1 WARN="-Wall -Wextra" \
-	    SANITIZE="-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all"
-fuzz-run: $(fuzzers)
-	@set -e; for f in $^; do mkdir -p $$f.corpus; echo "== $${f##*/} ($(FUZZ_S) s)"; \
-	    $$f -max_total_time=$(FUZZ_S) -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus >$$f.log 2>&1 || \
-	    { tail -n 40 $$f.log; echo "FAILED: $$f"; exit 1; }; grep -E 'number_of_executed_units' $$f.log; done
+FUZZ_BUILD := BUILD=build/fuzz CC=clang OPT=-O1 PLAIN_INLINE=1 WARN="-Wall -Wextra" \
+    SANITIZE="-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all"
+fuzz: ## each fuzz target for FUZZ_S seconds (20), two at once
+	@$(TWO) fuzzers $(FUZZ_BUILD)
+	@$(TWO) fuzz-run $(FUZZ_BUILD)
+fuzzers: $(fuzzers)
+fuzz-run: $(patsubst $(BUILD)/tests/%,run-%,$(fuzzers))
+run-fuzz_%: $(BUILD)/tests/fuzz_%
+	@mkdir -p $<.corpus; echo "== fuzz_$* ($(FUZZ_S) s)"; \
+	    $< -max_total_time=$(FUZZ_S) -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 -artifact_prefix=$<. $<.corpus >$<.log 2>&1 || \
+	    { tail -n 40 $<.log; echo "FAILED: $<"; exit 1; }; grep -E 'number_of_executed_units' $<.log
 fuzz-long: ## an hour for each fuzz target
 	@$(MAKE) --no-print-directory fuzz FUZZ_S=3600
 
