@@ -185,7 +185,7 @@ check-kernels: $(BUILD)/tests/check_kernels ## every instruction set against the
 	$<
 
 check-emulated: emulated ## the same for AVX-VNNI, AVX-512 and AMX on a processor without them (needs libsimde-dev)
-	build/emulated/tests/check_kernels
+	build/emulated/tests/check_kernels --isa avxvnni,avx512,amx
 emulated:
 	@$(MAKE) --no-print-directory build/emulated/tests/check_kernels BUILD=build/emulated EMULATED=1 PLAIN_INLINE=1 WARN="-Wall -Wno-psabi"
 
