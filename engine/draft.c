@@ -4,124 +4,25 @@
  * pay, and the scheduler gives them rows if it can do so without taking anything from others. A step with a piece of a prompt
  * in it does not draft: there each row costs its full arithmetic, and the prompt's own rows use it better.
  *
- *  (1) A draft's tokens lie behind the known ones, tokens[n_tokens .. n_tokens + n_draft), and their keys and values in the
- *      blocks behind; both are worth nothing until the target has drawn the same tokens.
+ *  (1) The nodes of a draft lie behind the known tokens, tokens[n_tokens .. n_tokens + n_draft), depth first, and their keys and
+ *      values in the slots behind; both are worth nothing until the target has drawn the same tokens.
  *  (2) A draft never reaches the last token a sequence may have: that one is always drawn.
  *  (3) A slot belongs to a request from its first guess to its end; one that was preempted may lose it and start anew. Engine
  *      thread. */
 #include "engine/draft.h"
 
 #include <assert.h>
-#include <stdio.h>
-#include <stdlib.h>
 
+#include "engine/draft_model.h"
 #include "engine/internal.h"
 #include "engine/log.h"
 
-enum { STORE_MAX_BYTES = 1 << 30 };
-
-/* --- open, close --- */
-
-uint64_t draft_bytes(const struct engine_config *config) {
-    if (config->drafter == ENGINE_DRAFTER_NONE) return 0;
-    return lookup_drafter_bytes(config->max_seqs, config->ctx_len) + (uint64_t)config->max_seqs * sizeof(struct draft_slot);
-}
-
-static uint64_t digest(uint64_t hash, const void *data, size_t n) { /* FNV-1a */
-    const unsigned char *bytes = data;
-    for (size_t i = 0; i < n; i++) hash = (hash ^ bytes[i]) * 0x100000001B3u;
-    return hash;
-}
-
-void draft_digests(const struct engine *e, uint64_t *vocab, uint64_t *target) {
-    const struct model_shape *s = &e->model->shape;
-    uint64_t hash = 0xCBF29CE484222325u;
-    for (int32_t id = 0; id < tokenizer_vocab_size(e->tokenizer); id++) {
-        size_t len;
-        const char *name = tokenizer_name(e->tokenizer, id, &len);
-        hash = digest(digest(hash, &len, sizeof len), name, len);
-    }
-    *vocab = hash;
-    /* The last norm is kept as floats in every quantization, and no two trainings end with the same. */
-    *target = digest(hash, e->model->output_norm, (size_t)s->n_embd * sizeof *e->model->output_norm);
-}
-
-static int fail(struct engine_error *error, const char *path, const char *trouble) {
-    snprintf(error->text, sizeof error->text, "%s %s", path, trouble);
-    return ENGINE_ERR_ARGUMENT;
-}
-
-/* The whole file in memory, or NULL. */
-static void *read_file(const char *path, uint64_t *size) {
-    FILE *file = fopen(path, "rb");
-    if (!file) return NULL;
-    long end = fseek(file, 0, SEEK_END) == 0 ? ftell(file) : -1;
-    void *image = end >= 0 && end <= STORE_MAX_BYTES && fseek(file, 0, SEEK_SET) == 0 ? malloc((size_t)end + 1) : NULL;
-    *size = (uint64_t)end;
-    if (image && fread(image, 1, (size_t)end, file) != (size_t)end) {
-        free(image);
-        image = NULL;
-    }
-    fclose(file);
-    return image;
-}
-
-static int open_store(struct engine *e, const char *path, struct engine_error *error) {
-    struct drafting *d = &e->drafting;
-    uint64_t size, vocab, target;
-    d->store_image = read_file(path, &size);
-    if (!d->store_image) return fail(error, path, "cannot be read as an n-gram store");
-    draft_digests(e, &vocab, &target);
-    const char *trouble =
-        ngram_open(&d->store, d->store_image, size, (uint32_t)tokenizer_vocab_size(e->tokenizer), vocab, target);
-    return trouble ? fail(error, path, trouble) : ENGINE_OK;
-}
-
-static int open_tables(struct engine *e, struct engine_error *error) {
-    struct drafting *d = &e->drafting;
-    size_t n = (size_t)d->n_slots;
-    d->slots = calloc(n, sizeof *d->slots);
-    d->trees = calloc(n, sizeof *d->trees);
-    d->guessing = calloc(n, sizeof *d->guessing);
-    d->kept = calloc(n, sizeof *d->kept);
-    const struct ngram_store *store = d->store.header ? &d->store : NULL;
-    if (d->slots && d->trees && d->guessing && d->kept &&
-        lookup_drafter_open(&d->drafter, d->n_slots, e->config.ctx_len, store) == 0)
-        return ENGINE_OK;
-    snprintf(error->text, sizeof error->text, "no memory for the drafter's tables");
-    return ENGINE_ERR_MEMORY;
-}
-
-int draft_open(struct engine *e, struct engine_error *error) {
-    struct drafting *d = &e->drafting;
-    const struct engine_config *c = &e->config;
-    *d = (struct drafting){.n_slots = c->max_seqs};
-    controller_init(&d->controller);
-    odds_init_prior(&d->odds);
-    if (c->drafter == ENGINE_DRAFTER_NONE) return ENGINE_OK;
-    if (c->drafter > ENGINE_DRAFTER_SUFFIX && !c->draft_store)
-        return fail(error, "--drafter", "ngram and merge need a store: --drafter ngram:FILE");
-    int rc = c->draft_store ? open_store(e, c->draft_store, error) : ENGINE_OK;
-    return rc != ENGINE_OK ? rc : open_tables(e, error);
-}
-
-void draft_close(struct drafting *d) {
-    if (d->drafter.ops) d->drafter.ops->close(d->drafter.self);
-    free(d->store_image);
-    free(d->slots);
-    free(d->trees);
-    free(d->guessing);
-    free(d->kept);
-    *d = (struct drafting){0};
-}
-
-void engine_set_drafter(struct engine *e, const struct drafter *drafter) {
-    assert(e->drafting.drafter.ops);
-    e->drafting.drafter.ops->close(e->drafting.drafter.self);
-    e->drafting.drafter = *drafter;
-}
-
 /* --- slots --- */
+
+/* The drafters forget a slot's text. */
+static void end_slot(struct drafting *d, const struct draft_slot *slot) {
+    if (d->model) draft_model_ops.end(d->model, (int)(slot - d->slots));
+}
 
 static struct draft_slot *find_free(struct drafting *d) {
     struct draft_slot *lost = NULL;
@@ -131,6 +32,7 @@ static struct draft_slot *find_free(struct drafting *d) {
     }
     assert(lost); /* at most n_slots run */
     lost->owner->draft = NULL;
+    end_slot(d, lost);
     return lost;
 }
 
@@ -143,17 +45,27 @@ static struct draft_slot *slot_of(struct drafting *d, struct request *r) {
     return r->draft = slot;
 }
 
-void draft_forget(struct request *r) {
-    if (r->draft) r->draft->owner = NULL;
+void draft_forget(struct engine *e, struct request *r) {
+    if (!r->draft) return;
+    end_slot(&e->drafting, r->draft);
+    r->draft->owner = NULL;
     r->draft = NULL;
 }
 
 /* --- a guess --- */
 
-/* Nodes that can be computed: a chain of tokens that exist. A drafter may be broken; its guesses must not be. */
-static int usable_nodes(struct engine *e, const struct token_tree *tree) {
-    int n_vocab = tokenizer_vocab_size(e->tokenizer), i = 1;
-    while (i < tree->n_nodes && tree->parent[i] == i - 1 && tree->tokens[i] >= 0 && tree->tokens[i] < n_vocab) i++;
+static bool is_usable(const struct engine *e, const struct token_tree *tree, int i) {
+    return tree->parent[i] >= 0 && tree->parent[i] < i && tree->tokens[i] >= 0 &&
+           tree->tokens[i] < tokenizer_vocab_size(e->tokenizer);
+}
+
+/* Nodes that can be computed: tokens that exist behind nodes that do. A drafter may be broken; its guesses must not be. */
+static int usable_nodes(struct engine *e, struct token_tree *tree) {
+    int i = 1;
+    for (; i < tree->n_nodes && is_usable(e, tree, i); i++) {
+        tree->depth[i] = (int8_t)(tree->depth[tree->parent[i]] + 1);
+        tree->ancestors[i] = tree->ancestors[tree->parent[i]] | (uint64_t)1 << i;
+    }
     if (i < tree->n_nodes && !e->drafting.warned) {
         log_warn("engine", "the drafter %s proposed token %d, which this model does not have: dropped",
                  e->drafting.drafter.ops->name, tree->tokens[i]);
@@ -169,22 +81,37 @@ static int most_nodes(const struct engine *e, const struct sequence *seq) {
 }
 
 static int sources_of(enum engine_drafter drafter) {
-    if (drafter == ENGINE_DRAFTER_SUFFIX) return DRAFT_FROM_SUFFIX;
-    return drafter == ENGINE_DRAFTER_NGRAM ? DRAFT_FROM_STORE : DRAFT_FROM_ALL;
+    switch (drafter) {
+    case ENGINE_DRAFTER_SUFFIX:
+        return DRAFT_FROM_SUFFIX;
+    case ENGINE_DRAFTER_NGRAM:
+        return DRAFT_FROM_STORE;
+    case ENGINE_DRAFTER_MODEL:
+        return 0;
+    default:
+        return DRAFT_FROM_ALL;
+    }
+}
+
+struct draft_context draft_context_of(const struct engine *e, const struct request *r) {
+    return (struct draft_context){.tokens = r->seq.tokens,
+                                  .n_tokens = r->seq.n_tokens,
+                                  .own = &r->draft->own,
+                                  .all = &e->drafting.odds,
+                                  .max_nodes = most_nodes(e, &r->seq),
+                                  .max_width = e->config.draft_width,
+                                  .sources = sources_of(r->drafter),
+                                  .request = r};
 }
 
 static void guess(struct engine *e, struct request *r) {
     struct drafting *d = &e->drafting;
-    const struct sequence *seq = &r->seq;
     struct draft_slot *slot = slot_of(d, r);
-    struct draft_context context = {.tokens = seq->tokens,
-                                    .n_tokens = seq->n_tokens,
-                                    .own = &slot->own,
-                                    .all = &d->odds,
-                                    .max_nodes = most_nodes(e, seq),
-                                    .max_width = 1,
-                                    .sources = sources_of(r->drafter)};
-    tree_init(&slot->tree, seq->tokens[seq->n_tokens - 1]);
+    struct draft_context context = draft_context_of(e, r);
+    tree_init(&slot->tree, r->seq.tokens[r->seq.n_tokens - 1]);
+    tree_init(&slot->other, r->seq.tokens[r->seq.n_tokens - 1]);
+    slot->is_model = false;
+    slot->n_wanted = 0;
     if (context.max_nodes < 1) return;
     d->drafter.ops->propose(d->drafter.self, (int)(slot - d->slots), &context, &slot->tree);
     slot->tree.n_nodes = usable_nodes(e, &slot->tree);
@@ -208,15 +135,17 @@ static bool all_decode(const struct scheduler *s) {
 /* Rows for the first n nodes, as far as the scheduler has them. Returns how many. */
 static int give(struct engine *e, struct request *r, int n) {
     struct sequence *seq = &r->seq;
-    const struct token_tree *tree = &r->draft->tree;
+    struct token_tree *tree = &r->draft->tree;
+    r->draft->n_wanted = n;
     n = scheduler_extend(&e->scheduler, seq, n);
+    tree_sort_depth_first(tree, n + 1);
     for (int i = 0; i < n; i++) seq->tokens[seq->n_tokens + i] = tree->tokens[i + 1];
-    if (n == 0) return 0;
-    r->n_draft_rounds++;
-    r->n_drafted += n;
-    e->counts.draft_rounds++;
-    e->counts.drafted_tokens += (uint64_t)n;
     return n;
+}
+
+static bool may_draft(const struct sequence *seq) {
+    const struct request *r = seq->owner;
+    return seq->n_rows > 0 && r->drafter != ENGINE_DRAFTER_NONE;
 }
 
 int draft_plan(struct engine *e, int n_rows) {
@@ -224,11 +153,15 @@ int draft_plan(struct engine *e, int n_rows) {
     struct scheduler *s = &e->scheduler;
     int n_guesses = 0, n_forced = 0, n_drafted = 0, budget = DRAFT_ROWS;
     d->is_decode = all_decode(s);
+    d->asked_ms = 0;
     if (!d->slots || !d->is_decode) return 0;
     for (int i = 0; i < s->n_running; i++) {
+        if (may_draft(s->running[i])) guess(e, s->running[i]->owner);
+    }
+    if (d->model) draft_ask(e, n_rows, budget);
+    for (int i = 0; i < s->n_running; i++) {
         struct request *r = s->running[i]->owner;
-        if (s->running[i]->n_rows == 0 || r->drafter == ENGINE_DRAFTER_NONE) continue;
-        guess(e, r);
+        if (!may_draft(s->running[i])) continue;
         if (r->drafter == ENGINE_DRAFTER_AUTO) {
             d->guessing[n_guesses] = r;
             d->trees[n_guesses++] = &r->draft->tree;
@@ -246,17 +179,33 @@ int draft_plan(struct engine *e, int n_rows) {
     return n_forced + n_drafted;
 }
 
-/* --- learning --- */
+/* --- what came of it --- */
+
+int draft_accept(struct engine *e, struct request *r, int node) {
+    struct sequence *seq = &r->seq;
+    int8_t path[TREE_MAX_NODES];
+    int n = 0;
+    if (seq->n_draft == 0) return 0;
+    const struct token_tree *tree = &r->draft->tree;
+    for (uint64_t left = tree->ancestors[node]; left; left &= left - 1) path[n++] = (int8_t)__builtin_ctzll(left);
+    int n_accepted = n - 1;
+    if (node != n_accepted) /* not straight behind the root */
+        e->backend.ops->kv_move(e->backend.self, &e->pool, seq->table.blocks, seq->n_computed - 1, path, n);
+    return n_accepted;
+}
 
 void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int n) {
     struct draft_slot *slot = r->draft;
     if (!slot) return;
     odds_learn(&slot->own, &e->drafting.odds, &slot->tree, drawn, n);
-    slot->tree.n_nodes = 1; /* the next guess may come many steps later */
+    odds_learn(&slot->own, &e->drafting.odds, &slot->other, drawn, n);
+    slot->tree.n_nodes = slot->other.n_nodes = 1; /* the next guess may come many steps later */
 }
 
 void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, double ms) {
+    e->counts.asked_ms += e->drafting.asked_ms;
     if (!e->drafting.is_decode) return;
-    const struct step_outcome step = {.n_rows = n_rows, .n_drafted = n_drafted, .n_tokens = n_tokens, .ms = ms};
+    const struct step_outcome step = {
+        .n_rows = n_rows, .n_drafted = n_drafted, .n_tokens = n_tokens, .ms = ms, .asked_ms = e->drafting.asked_ms};
     controller_learn(&e->drafting.controller, &step);
 }

@@ -16,46 +16,75 @@
 
 enum { DRAFT_ROWS = 64 }; /* nodes of all drafts in one step: their logits must fit memory */
 
+struct draft_model;
+struct model;
 struct request;
+struct tokenizer;
 
 struct draft_slot {
     struct request *owner; /* NULL = free */
     struct draft_odds own;
-    struct token_tree tree; /* the guess of this step; the root alone between steps */
+    struct token_tree tree;  /* the guess of this step; the root alone between steps */
+    struct token_tree other; /* another drafter's, not to be verified, but scored by the draws, too */
+    bool is_model;           /* tree is the draft model's */
+    int n_wanted;            /* nodes that were to be verified */
 };
 
 struct drafting {
     struct drafter drafter;
     struct ngram_store store; /* header NULL = none */
+    char *store_path;
     void *store_image;
+    struct draft_model *model; /* NULL = none */
     struct controller controller;
     struct draft_odds odds;   /* of all sequences */
     struct draft_slot *slots; /* [n_slots]; NULL = speculation is off */
     int n_slots;
     bool is_decode, warned; /* the step under way has decode rows alone */
+    double asked_ms;        /* what asking the draft model took in it */
     /* Scratch of a plan, [n_slots] each. */
     const struct token_tree **trees;
     struct request **guessing;
     int *kept;
+    struct draft_ask *asks;
+    struct draft_offer *offers;
 };
 
-/* Bytes that draft_open allocates. ctx_len is set in config. */
-uint64_t draft_bytes(const struct engine_config *config);
-/* Model and tokenizer are open. ENGINE_OK, or a status with its sentence; draft_close frees what there is. */
+/* draft_open.c. Looks at the files that the configuration names; tokenizer and ctx_len are known. ENGINE_OK, or a status with its
+ * sentence; draft_close frees what there is. */
+int draft_look(struct engine *e, struct engine_error *error);
+/* Bytes that draft_open allocates besides a draft model's. */
+uint64_t draft_bytes(const struct engine *e);
+/* Model and tokenizer are open, draft_look has been called. */
 int draft_open(struct engine *e, struct engine_error *error);
 void draft_close(struct drafting *d);
 
 /* The scheduler has planned n_rows rows; returns how many rows of drafts were added. */
 int draft_plan(struct engine *e, int n_rows);
+/* The draws have come to this node, whose path is text now: brings its keys and values behind those of the text. Returns the
+ * number of tokens accepted. */
+int draft_accept(struct engine *e, struct request *r, int node);
 /* The target drew n tokens for this request in this step. */
 void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int n);
 /* The step took ms, n_drafted of its n_rows rows were drafts; n_tokens came out. */
 void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, double ms);
 /* The request has ended. */
-void draft_forget(struct request *r);
+void draft_forget(struct engine *e, struct request *r);
+
+/* draft_ask.c. Everyone's slot has what the lookup drafter guesses. Asks the draft model where it may pay, or where it is asked for;
+ * its guess takes the place of the other. */
+void draft_ask(struct engine *e, int n_rows, int budget);
+
+/* draft_counts.c. The request has drawn in this step; the first n_accepted guesses of its draft, if it had one, were right. */
+void draft_count(struct engine *e, struct request *r, int n_accepted);
+enum engine_draft_off draft_off_of(const struct request *r);
+
+/* What a drafter is told of a request that has a slot. */
+struct draft_context draft_context_of(const struct engine *e, const struct request *r);
 
 /* What a store belongs to: the vocabulary, and the model whatever its quantization. */
-void draft_digests(const struct engine *e, uint64_t *vocab, uint64_t *target);
+void draft_digests(const struct tokenizer *tokenizer, const struct model *model, uint64_t *vocab, uint64_t *target);
+uint64_t draft_vocab_digest(const struct tokenizer *tokenizer);
 
 /* For tests: another drafter in place of the engine's own, which it closes. Before the first submit. */
 void engine_set_drafter(struct engine *e, const struct drafter *drafter);

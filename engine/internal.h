@@ -46,6 +46,8 @@ struct request_input {
     bool continue_last, drop_oldest;
     const char *prompt;
     size_t prompt_len;
+    const int32_t *ids;
+    int n_ids;
 };
 
 struct request {
@@ -68,7 +70,8 @@ struct request {
     int max_output; /* tokens; 0 = until the context is full */
     enum engine_drafter drafter;
     struct draft_slot *draft; /* NULL = has none; engine thread, as the counts are */
-    int n_draft_rounds, n_drafted, n_accepted;
+    int n_draft_rounds, n_model_rounds, n_drafted, n_accepted;
+    int n_accepted_at[ENGINE_DRAFT_DEPTHS], n_draft_off[ENGINE_DRAFT_OFF_COUNT];
     int status; /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
     char message[256];
     int dropped_messages;

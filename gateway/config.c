@@ -103,7 +103,7 @@ static int read_sources(struct serve_config *config, struct option_set *set, int
 /* What a row cannot check by itself. */
 static int check(struct serve_config *config, const char *log_level, const char *drafter) {
     int level = log_level_parse(log_level);
-    if (!engine_drafter_parse(drafter, &config->drafter, &config->draft_store))
+    if (!engine_drafter_parse(drafter, &config->drafter, &config->draft_files))
         return complain("--drafter is " ENGINE_DRAFTER_FORMS ", not '%s'", drafter);
     if (level < 0) return complain("--log-level is error, warn, info or debug, not '%s'", log_level);
     config->log_level = (enum log_level)level;
@@ -133,7 +133,8 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
                                     .port = 8080,
                                     .max_seqs = engine.max_seqs,
                                     .step_tokens = engine.step_tokens,
-                                    .draft_max = engine.draft_max};
+                                    .draft_max = engine.draft_max,
+                                    .draft_width = engine.draft_width};
     struct option_row rows[] = {
         {"model", OPTION_STRING, &config->model, "FILE", "the model, a GGUF file", 0, 0, false},
         {"host", OPTION_STRING, &config->host, "ADDRESS", "address to listen on; 0.0.0.0 is every network this machine is in", 0,
@@ -155,7 +156,8 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
         {"isa", OPTION_STRING, &config->isa, "NAME", "instruction set: auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"drafter", OPTION_STRING, &drafter, "NAME",
          "who guesses tokens ahead: " ENGINE_DRAFTER_FORMS "; no answer changes by it", 0, 0, false},
-        {"draft-max", OPTION_INT, &config->draft_max, "N", "tokens an answer may be guessed ahead in one step", 1, 63, false},
+        {"draft-max", OPTION_INT, &config->draft_max, "N", "tokens of an answer that may be guessed in one step", 1, 63, false},
+        {"draft-width", OPTION_INT, &config->draft_width, "N", "guesses for the same place; 1 = chains, not trees", 1, 63, false},
         {"log-level", OPTION_STRING, &log_level, "NAME", "error, warn, info or debug", 0, 0, false},
         {"config", OPTION_STRING, &config->config, "FILE", "these settings as JSON: {\"model\": \"a.gguf\", \"max-seqs\": 8}", 0,
          0, false},
@@ -176,8 +178,8 @@ void serve_config_log(const struct serve_config *config) {
              config->config ? config->config : "none");
     log_info("serve",
              "settings: host %s, port %d, public-origin %s, threads %s, ctx %s, max-seqs %d, kv-mem %s, kv-type %s, step-tokens "
-             "%d, isa %s, drafter %s, store %s, draft-max %d",
+             "%d, isa %s, drafter %s, draft files %s, draft-max %d",
              config->host, config->port, config->public_origin ? config->public_origin : "none", threads, ctx, config->max_seqs,
              kv_mem, config->kv_type ? config->kv_type : "f16", config->step_tokens, config->isa ? config->isa : "auto",
-             engine_drafter_name(config->drafter), config->draft_store ? config->draft_store : "none", config->draft_max);
+             engine_drafter_name(config->drafter), config->draft_files ? config->draft_files : "none", config->draft_max);
 }

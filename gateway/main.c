@@ -80,8 +80,9 @@ static int open_engine(struct engine **engine, const struct serve_config *config
     settings.step_tokens = config->step_tokens;
     settings.kv_bytes = config->kv_mem;
     settings.drafter = config->drafter;
-    settings.draft_store = config->draft_store;
+    settings.draft_files = config->draft_files;
     settings.draft_max = config->draft_max;
+    settings.draft_width = config->draft_width;
     settings.wake = gateway_wake;
     settings.wake_arg = gateway;
     return engine_open(engine, &settings, &error) == ENGINE_OK ? 0 : fail(error.text);

@@ -40,6 +40,34 @@ int tree_add(struct token_tree *tree, int parent, int32_t token, int odds_class,
     return node >= 0 ? node : tree_push(tree, parent, token, odds_class, odds);
 }
 
+static void copy_node(struct token_tree *to, int i, const struct token_tree *from, int j, int parent) {
+    to->tokens[i] = from->tokens[j];
+    to->depth[i] = from->depth[j];
+    to->odds_class[i] = from->odds_class[j];
+    to->chance[i] = from->chance[j];
+    to->parent[i] = (int8_t)parent;
+    to->ancestors[i] = parent < 0 ? 1 : to->ancestors[parent] | (uint64_t)1 << i;
+}
+
+void tree_sort_depth_first(struct token_tree *tree, int n) {
+    const struct token_tree old = *tree;
+    int8_t place[TREE_MAX_NODES], stack[TREE_MAX_NODES];
+    int n_stack = 0, n_placed = 0;
+    stack[n_stack++] = 0;
+    while (n_stack > 0) {
+        int node = stack[--n_stack];
+        for (int i = n - 1; i > node; i--) {
+            if (old.parent[i] == node) stack[n_stack++] = (int8_t)i;
+        }
+        place[node] = (int8_t)n_placed;
+        copy_node(tree, n_placed++, &old, node, node == 0 ? -1 : place[old.parent[node]]);
+    }
+    for (int i = n; i < old.n_nodes; i++) {
+        place[i] = (int8_t)i;
+        copy_node(tree, i, &old, i, place[old.parent[i]]);
+    }
+}
+
 bool walk_step(struct tree_walk *walk, int32_t token) {
     int child = tree_child(walk->tree, walk->node, token);
     if (child < 0 || child >= walk->n_nodes) return false;
@@ -54,9 +82,10 @@ static const float ALL_DECAY = 0.998f; /* all together about 500 */
 static const float PRIOR_WEIGHT = 4;   /* guesses that the assumption is worth */
 
 void odds_init_prior(struct draft_odds *all) {
-    /* The lookup drafter's classes; any other class starts at one half. */
-    static const float prior[ODDS_CLASSES] = {.35f, .45f, .52f, .58f, .63f, .68f, .72f, .76f, .80f, .85f, .90f, .15f,
-                                              .5f,  .5f,  .5f,  .5f,  .04f, .09f, .16f, .27f, .42f, .57f, .72f, .88f};
+    /* The lookup drafter's classes, then the draft model's; any other class starts at one half. */
+    static const float prior[ODDS_CLASSES] = {.35f, .45f, .52f, .58f, .63f, .68f, .72f, .76f, .80f, .85f, .90f,
+                                              .15f, .5f,  .5f,  .5f,  .5f,  .04f, .09f, .16f, .27f, .42f, .57f,
+                                              .72f, .88f, .2f,  .25f, .3f,  .4f,  .5f,  .6f,  .75f, .92f};
     for (size_t i = 0; i < ODDS_CLASSES; i++) {
         all->tried[i] = PRIOR_WEIGHT;
         all->right[i] = PRIOR_WEIGHT * prior[i];
@@ -66,6 +95,21 @@ void odds_init_prior(struct draft_odds *all) {
 float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, int odds_class) {
     float assumed = all->right[odds_class] / all->tried[odds_class];
     return (own->right[odds_class] + PRIOR_WEIGHT * assumed) / (own->tried[odds_class] + PRIOR_WEIGHT);
+}
+
+float odds_estimate_from(const struct draft_odds *own, const struct draft_odds *all, int first) {
+    float tried = 0, right = 0, all_tried = 0, all_right = 0;
+    for (int i = first; i < ODDS_CLASSES; i++) {
+        tried += own->tried[i], right += own->right[i];
+        all_tried += all->tried[i], all_right += all->right[i];
+    }
+    return (right + PRIOR_WEIGHT * all_right / all_tried) / (tried + PRIOR_WEIGHT);
+}
+
+int odds_class_of(int first, float p) {
+    static const float borders[] = {.06f, .12f, .2f, .35f, .5f, .65f, .8f};
+    for (size_t i = 0; i < sizeof borders / sizeof *borders; i++) first += p >= borders[i];
+    return first;
 }
 
 static void score(struct draft_odds *odds, int odds_class, bool is_right, float decay) {

@@ -8,10 +8,10 @@
  * A set of prompts, temperatures (0, 0.8, 1.2) and seeds runs alone, one after the other; that is the reference. Then the same
  * requests run in other ways: in batches that they join at random moments while others are cancelled, with two threads, with
  * steps of 16 and 512 rows, from the prefix cache, through preemptions, on each instruction set, with every drafter (the
- * reference has none), also drafters that know the answer, say the opposite or talk nonsense. Ids and text must be equal to
- * the last one. After each way every block must be back. What a drafter that is always wrong shows of the engine it shows with
- * a small model too, so a model given by name runs with the engine's own drafters and one that is right half the time.
- * FORESAY_TEST_LONG=1 runs more and longer requests, and every drafter. */
+ * reference has none, the model itself may be one), also drafters that know the answer, say the opposite or talk nonsense. Ids
+ * and text must be equal to the last one. After each way every block must be back. What a drafter that is always wrong shows of
+ * the engine it shows with a small model too, so a model given by name runs with the engine's own drafters and one that is right
+ * half the time. FORESAY_TEST_LONG=1 runs more and longer requests, and every drafter. */
 #include <stdio.h>
 #include <unistd.h>
 
@@ -262,9 +262,9 @@ static void run_cached(void) {
 }
 
 /* The engine's own drafters; others are indices of test_drafters. */
-enum { OWN_SUFFIX = -1, OWN_MERGE = -2, RIGHT = 0, MIXED = 2 };
+enum { NO_DRAFTER = -6, OWN_ALL, OWN_MODEL, OTHER_MODEL, OWN_MERGE, OWN_SUFFIX, RIGHT = 0, MIXED = 2 };
 
-static char store_path[64];
+static char store_path[64], other_path[64]; /* the latter a tiny model with the same vocabulary; empty = none */
 
 /* An n-gram store of half of the reference. */
 static void write_store(void) {
@@ -278,7 +278,7 @@ static void write_store(void) {
         n += reference[i].n_ids;
         text[n++] = -1;
     }
-    draft_digests(engine, &vocab, &target);
+    draft_digests(engine->tokenizer, engine->model, &vocab, &target);
     void *image =
         ngram_build(text, (uint64_t)n, (uint32_t)tokenizer_vocab_size(engine->tokenizer), vocab, target, 1 << 20, &size);
     snprintf(store_path, sizeof store_path, "/tmp/foresay_check_equality_%d.ngram", getpid());
@@ -289,12 +289,29 @@ static void write_store(void) {
     engine_close(engine);
 }
 
-/* A drafter of tests/drafters.h that knows the reference, or one of the engine's own. */
+static const char *drafter_name(int which) {
+    static const char *const own[] = {
+        [OWN_ALL - NO_DRAFTER] = "suffix + ngram + model",
+        [OWN_MODEL - NO_DRAFTER] = "model (the same)",
+        [OTHER_MODEL - NO_DRAFTER] = "model (another)",
+        [OWN_MERGE - NO_DRAFTER] = "suffix + ngram",
+        [OWN_SUFFIX - NO_DRAFTER] = "suffix",
+    };
+    return which < 0 ? own[which - NO_DRAFTER] : test_drafters[which].name;
+}
+
+/* A drafter of tests/drafters.h that knows the reference, or one of the engine's own. All draft whatever it costs. */
 static struct engine *open_drafting(struct engine_config *config, struct test_drafter *test, int which) {
-    config->drafter = ENGINE_DRAFTER_SUFFIX; /* drafts whatever it costs */
-    if (which == OWN_MERGE) {
+    static char both[160];
+    const char *other = other_path[0] ? other_path : model_path;
+    config->drafter = ENGINE_DRAFTER_SUFFIX;
+    if (which == OWN_MERGE || which == OWN_ALL) {
+        snprintf(both, sizeof both, "%s%s%s", store_path, which == OWN_ALL ? "," : "", which == OWN_ALL ? other : "");
         config->drafter = ENGINE_DRAFTER_MERGE;
-        config->draft_store = store_path;
+        config->draft_files = both;
+    } else if (which == OWN_MODEL || which == OTHER_MODEL) {
+        config->drafter = ENGINE_DRAFTER_MODEL;
+        config->draft_files = which == OWN_MODEL ? model_path : other;
     }
     struct engine *engine = open_engine(config);
     if (which < 0) return engine;
@@ -311,7 +328,7 @@ static void run_drafter(int which) {
     struct test_drafter test;
     struct engine_stats stats;
     char way[80];
-    const char *name = which == OWN_MERGE ? "suffix + ngram" : which < 0 ? "suffix" : test_drafters[which].name;
+    const char *name = drafter_name(which);
     config.prefix_cache = true;
     struct engine *engine = open_drafting(&config, &test, which);
     snprintf(way, sizeof way, "drafter %s, cache filled", name);
@@ -322,7 +339,11 @@ static void run_drafter(int which) {
     engine_close(engine);
     printf("  %llu of %llu drafted tokens were right, in %llu rounds\n", (unsigned long long)stats.accepted_tokens,
            (unsigned long long)stats.drafted_tokens, (unsigned long long)stats.draft_rounds);
-    bool is_known = which < 0 || strcmp(name, "right") == 0 || strcmp(name, "mixed") == 0;
+    bool is_known = (which < 0 && which != OTHER_MODEL) || strcmp(name, "right") == 0 || strcmp(name, "mixed") == 0;
+    if (which == OWN_MODEL && stats.accepted_tokens < stats.drafted_tokens) {
+        printf("  the model itself was not always right\n");
+        n_failures++;
+    }
     if (stats.drafted_tokens > 0 && (!is_known || stats.accepted_tokens > 0)) return;
     printf("  no draft was computed or none was right: this way has shown nothing\n");
     n_failures++;
@@ -344,10 +365,10 @@ static void run_preempted(bool prefix_cache, int which) {
     config.prefix_cache = prefix_cache;
     config.kv_bytes = (size_t)(kv_blocks_for(longest) + 2) * block_bytes;
     config.ctx_len = kv_blocks_for(longest) * KV_BLOCK;
-    engine = which < 0 ? open_engine(&config) : open_drafting(&config, &test, which);
+    engine = which == NO_DRAFTER ? open_engine(&config) : open_drafting(&config, &test, which);
     char way[80];
-    snprintf(way, sizeof way, "preemption, prefix cache %s%s%s", prefix_cache ? "on" : "off", which < 0 ? "" : ", drafter ",
-             which < 0 ? "" : test_drafters[which].name);
+    snprintf(way, sizeof way, "preemption, prefix cache %s%s%s", prefix_cache ? "on" : "off",
+             which == NO_DRAFTER ? "" : ", drafter ", which == NO_DRAFTER ? "" : drafter_name(which));
     struct run run = {.way = way, .step = 1, .with_cancels = true};
     int n_rounds = 0;
     do { /* a fast model may finish requests before the next ones arrive: then once more */
@@ -392,9 +413,12 @@ static bool find_model(int argc, char **argv, char *tiny_path, size_t size) {
         model_path = argv[1];
         return true;
     }
+    struct tiny_model other = tiny_model_default();
+    other.seed = 99;
+    snprintf(other_path, sizeof other_path, "/tmp/foresay_check_equality_%d_other.gguf", getpid());
     snprintf(tiny_path, size, "/tmp/foresay_check_equality_%d.gguf", getpid());
     model_path = tiny_path;
-    return tiny_model_write(tiny_path, &tiny);
+    return tiny_model_write(tiny_path, &tiny) && tiny_model_write(other_path, &other);
 }
 
 int main(int argc, char **argv) {
@@ -429,14 +453,18 @@ int main(int argc, char **argv) {
     config.step_tokens = 512;
     run_config("steps of 512 rows", &config, true);
     run_cached();
-    run_preempted(false, -1);
-    run_preempted(true, -1);
+    run_preempted(false, NO_DRAFTER);
+    run_preempted(true, NO_DRAFTER);
     write_store();
     assert(strcmp(test_drafters[RIGHT].name, "right") == 0 && strcmp(test_drafters[MIXED].name, "mixed") == 0);
-    for (int which = OWN_MERGE; which < N_TEST_DRAFTERS; which++)
+    for (int which = other_path[0] ? OWN_ALL : OWN_MODEL; which < N_TEST_DRAFTERS; which++)
         if (tiny_path[0] || is_long || which < 0 || which == MIXED) run_drafter(which);
     run_preempted(false, RIGHT);
     run_preempted(true, MIXED);
+    if (other_path[0]) {
+        run_preempted(false, OWN_MODEL);
+        run_preempted(true, OWN_ALL);
+    }
     run_isa("amx", 1, 0);
     run_isa("avx512", 1, 0);
     run_isa("avxvnni", 1, 0);
@@ -448,6 +476,7 @@ int main(int argc, char **argv) {
 
     for (int i = 0; i < n_cases; i++) outcome_free(&reference[i]);
     if (tiny_path[0]) unlink(tiny_path);
+    if (other_path[0]) unlink(other_path);
     unlink(store_path);
     printf(n_failures ? "check_equality: %d differences\n" : "check_equality: all equal\n", n_failures);
     return n_failures > 0;

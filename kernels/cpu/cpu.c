@@ -171,6 +171,7 @@ static const struct backend_ops ops = {
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
     .parallel = cpu_parallel,
+    .kv_move = cpu_kv_move,
     .copy_blocks = cpu_copy_blocks,
 };
 
