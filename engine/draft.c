@@ -117,10 +117,12 @@ static void guess(struct engine *e, struct request *r) {
     slot->tree.n_nodes = usable_nodes(e, &slot->tree);
 }
 
+static const float LEAST_CHANCE = 0.03f; /* of a node that is verified whatever it costs */
+
 /* Without the controller: the nodes that are not sure to be wasted. */
 static int likely_nodes(const struct token_tree *tree) {
     int n = 0;
-    while (n + 1 < tree->n_nodes && tree->chance[n + 1] >= 0.25f) n++;
+    while (n + 1 < tree->n_nodes && tree->chance[n + 1] >= LEAST_CHANCE) n++;
     return n;
 }
 

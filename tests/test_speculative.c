@@ -127,8 +127,8 @@ static bool has_path(const struct token_tree *tree, const struct token_tree *of,
     return at >= 0;
 }
 
-/* Protects: a merged tree is one: valid, chances falling, those of siblings adding up to no more than their parent's; it has all nodes
- * of both while there is room, and no others; the likeliest is in it. */
+/* Protects: a merged tree is one: valid, chances falling, those of siblings adding up to no more than their parent's; it has
+ * all nodes of both while there is room, and no others; the likeliest is in it. */
 static void trees_merge(void **state) {
     (void)state;
     for (int round = 0; round < 5000; round++) {
