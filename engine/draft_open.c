@@ -121,6 +121,8 @@ int draft_look(struct engine *e, struct engine_error *error) {
     }
     if (c->drafter == ENGINE_DRAFTER_NGRAM && !d->store_path)
         return fail(error, ENGINE_ERR_ARGUMENT, "--drafter", "ngram needs a store: --drafter ngram:FILE");
+    if (c->drafter == ENGINE_DRAFTER_MODEL && !d->model && d->store_path)
+        return fail(error, ENGINE_ERR_ARGUMENT, d->store_path, "is not a GGUF file: --drafter model needs one");
     if (c->drafter == ENGINE_DRAFTER_MODEL && !d->model)
         return fail(error, ENGINE_ERR_ARGUMENT, "--drafter", "model needs a GGUF file: --drafter model:FILE");
     if (c->drafter == ENGINE_DRAFTER_MERGE && !d->model && !d->store_path)
