@@ -36,8 +36,8 @@ struct attention_state {
 
 /* --- scores of the last n vectors of the tile --- */
 
-/* Every page begins somewhere else, where the processor does not look ahead by itself. While the scores of a page are made, line by
- * line, its values and the keys of the next chunk are fetched: line i of both. */
+/* Every page begins somewhere else, where the processor does not look ahead by itself. While the scores of a page are made, line
+ * by line, its values and the keys of the next chunk are fetched: line i of both. */
 INLINE void prefetch_lines(const struct attention_state *s, int page, int i) {
     __builtin_prefetch(s->v[page] + i * LINE);
     __builtin_prefetch(s->next_k[page] + i * LINE);
