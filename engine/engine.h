@@ -122,9 +122,12 @@ struct engine_request {
     int n_messages;
     bool continue_last; /* the last message is the assistant's and unfinished: go on exactly after it */
     bool drop_oldest;   /* when the chat does not fit, leave out the oldest turns (never the system message) instead of failing */
-    /* ... or, with n_messages == 0, plain text. */
+    /* ... or, with n_messages == 0, plain text ... */
     const char *prompt;
     size_t prompt_len;
+    /* ... or, with n_ids > 0 and no messages, tokens as they are; special ones mean what they say. */
+    const int32_t *ids;
+    int n_ids;
 
     int max_tokens; /* 0 = until the context is full */
     struct engine_sampling sampling;

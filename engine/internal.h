@@ -46,6 +46,8 @@ struct request_input {
     bool continue_last, drop_oldest;
     const char *prompt;
     size_t prompt_len;
+    const int32_t *ids;
+    int n_ids;
 };
 
 struct request {

@@ -53,8 +53,23 @@ static int refuse(struct engine_error *error, int status, const char *text) {
     return status;
 }
 
+static int check_ids(const struct engine *e, const struct engine_request *q, size_t *n_bytes, struct engine_error *error) {
+    *n_bytes = 0;
+    for (int i = 0; i < q->n_ids; i++) {
+        if (q->ids[i] >= 0 && q->ids[i] < tokenizer_vocab_size(e->tokenizer)) continue;
+        snprintf(error->text, sizeof error->text, "token %d of the prompt is %d; the vocabulary has 0 .. %d", i, q->ids[i],
+                 tokenizer_vocab_size(e->tokenizer) - 1);
+        return ENGINE_ERR_ARGUMENT;
+    }
+    if (q->n_ids < e->limit) return ENGINE_OK;
+    snprintf(error->text, sizeof error->text, "the prompt has %d tokens; at most %d fit, with one for the answer", q->n_ids,
+             e->limit - 1);
+    return ENGINE_ERR_TOO_LONG;
+}
+
 static int check_text(const struct engine *e, const struct engine_request *q, size_t *n_bytes, struct engine_error *error) {
     *n_bytes = q->prompt_len;
+    if (q->n_messages == 0 && q->n_ids > 0) return check_ids(e, q, n_bytes, error);
     if (q->n_messages < 0 || (q->n_messages > 0 && !q->messages) || (q->n_messages == 0 && !q->prompt))
         return refuse(error, ENGINE_ERR_ARGUMENT, "a request needs messages or a prompt");
     if (q->n_messages > 0) {
@@ -96,15 +111,19 @@ static int check_request(const struct engine *e, const struct engine_request *q,
 
 /* One allocation holds the input: the struct, the messages, then all text. */
 static struct request_input *copy_input(const struct engine_request *q, size_t n_bytes) {
-    size_t n_messages = (size_t)q->n_messages;
-    struct request_input *in = malloc(sizeof *in + n_messages * sizeof *in->messages + n_bytes + 1);
+    size_t n_messages = (size_t)q->n_messages, n_ids = n_messages == 0 && q->n_ids > 0 ? (size_t)q->n_ids : 0;
+    struct request_input *in = malloc(sizeof *in + n_messages * sizeof *in->messages + n_ids * sizeof *q->ids + n_bytes + 1);
     if (!in) return NULL;
     *in = (struct request_input){.n_messages = q->n_messages,
                                  .continue_last = q->continue_last,
                                  .drop_oldest = q->drop_oldest,
-                                 .prompt_len = q->prompt_len};
+                                 .prompt_len = q->prompt_len,
+                                 .n_ids = (int)n_ids};
     in->messages = (struct engine_message *)(in + 1);
-    char *text = (char *)(in->messages + n_messages);
+    int32_t *ids = (int32_t *)(in->messages + n_messages);
+    if (n_ids > 0) memcpy(ids, q->ids, n_ids * sizeof *ids);
+    in->ids = ids;
+    char *text = (char *)(ids + n_ids);
     for (int i = 0; i < q->n_messages; i++) {
         in->messages[i] = q->messages[i];
         in->messages[i].text = text;
@@ -112,7 +131,7 @@ static struct request_input *copy_input(const struct engine_request *q, size_t n
         text += q->messages[i].len;
     }
     in->prompt = text;
-    if (q->n_messages == 0 && q->prompt_len > 0) memcpy(text, q->prompt, q->prompt_len);
+    if (q->n_messages == 0 && n_ids == 0 && q->prompt_len > 0) memcpy(text, q->prompt, q->prompt_len);
     return in;
 }
 
@@ -283,6 +302,7 @@ static void tokenize(const struct engine *e, struct request *r) {
     struct engine_error error = {.text = "the prompt could not be tokenized"};
     const struct request_input *in = r->input;
     int rc = in->n_messages > 0 ? render_chat(e, r, &list, &error)
+             : in->n_ids > 0    ? token_list_append(&list, in->ids, (size_t)in->n_ids)
                                 : tokenizer_encode_prompt(e->tokenizer, in->prompt, in->prompt_len, &list);
     if (rc == ENGINE_ERR_TOO_LONG)
         prompt_too_long(e, r);

@@ -141,6 +141,9 @@ INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *
 
 #else
 
+/* The sum is made here and now: left alone, gcc collects the products of a whole block in memory and adds them up at its end. */
+#define HOLD(vector) __asm__ volatile("" : "+x"(vector))
+
 enum { SIGNED_BYTES = 1 };
 INLINE vint vi_flip_signs(vint x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
 INLINE vint vi_codes_from_signed(vint x) { return x; }
@@ -166,6 +169,7 @@ INLINE void dot_step(const int bits, const int v, const int n, struct ready_code
     const vint products = bits == 8 ? _mm256_maddubs_epi16(codes.magnitude, _mm256_sign_epi8(quads, codes.w))
                                     : _mm256_maddubs_epi16(codes.w, quads);
     chain->pairs = v % length == 0 ? products : _mm256_add_epi16(chain->pairs, products);
+    if (bits <= 5) HOLD(chain->pairs);
     if (v % length == length - 1 || v == n - 1)
         chain->sum = vi_add(chain->sum, _mm256_madd_epi16(chain->pairs, _mm256_set1_epi16(1)));
 }
