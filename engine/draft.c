@@ -33,17 +33,16 @@ static uint64_t digest(uint64_t hash, const void *data, size_t n) { /* FNV-1a */
     return hash;
 }
 
-void draft_digests(const struct engine *e, uint64_t *vocab, uint64_t *target) {
-    const struct model_shape *s = &e->model->shape;
+void draft_digests(const struct tokenizer *tokenizer, const struct model *model, uint64_t *vocab, uint64_t *target) {
     uint64_t hash = 0xCBF29CE484222325u;
-    for (int32_t id = 0; id < tokenizer_vocab_size(e->tokenizer); id++) {
+    for (int32_t id = 0; id < tokenizer_vocab_size(tokenizer); id++) {
         size_t len;
-        const char *name = tokenizer_name(e->tokenizer, id, &len);
+        const char *name = tokenizer_name(tokenizer, id, &len);
         hash = digest(digest(hash, &len, sizeof len), name, len);
     }
     *vocab = hash;
     /* The last norm is kept as floats in every quantization, and no two trainings end with the same. */
-    *target = digest(hash, e->model->output_norm, (size_t)s->n_embd * sizeof *e->model->output_norm);
+    *target = digest(hash, model->output_norm, (size_t)model->shape.n_embd * sizeof *model->output_norm);
 }
 
 static int fail(struct engine_error *error, const char *path, const char *trouble) {
@@ -71,7 +70,7 @@ static int open_store(struct engine *e, const char *path, struct engine_error *e
     uint64_t size, vocab, target;
     d->store_image = read_file(path, &size);
     if (!d->store_image) return fail(error, path, "cannot be read as an n-gram store");
-    draft_digests(e, &vocab, &target);
+    draft_digests(e->tokenizer, e->model, &vocab, &target);
     const char *trouble =
         ngram_open(&d->store, d->store_image, size, (uint32_t)tokenizer_vocab_size(e->tokenizer), vocab, target);
     return trouble ? fail(error, path, trouble) : ENGINE_OK;

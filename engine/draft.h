@@ -16,7 +16,9 @@
 
 enum { DRAFT_ROWS = 64 }; /* nodes of all drafts in one step: their logits must fit memory */
 
+struct model;
 struct request;
+struct tokenizer;
 
 struct draft_slot {
     struct request *owner; /* NULL = free */
@@ -55,7 +57,7 @@ void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, doubl
 void draft_forget(struct request *r);
 
 /* What a store belongs to: the vocabulary, and the model whatever its quantization. */
-void draft_digests(const struct engine *e, uint64_t *vocab, uint64_t *target);
+void draft_digests(const struct tokenizer *tokenizer, const struct model *model, uint64_t *vocab, uint64_t *target);
 
 /* For tests: another drafter in place of the engine's own, which it closes. Before the first submit. */
 void engine_set_drafter(struct engine *e, const struct drafter *drafter);

@@ -61,7 +61,7 @@ int head_default_shape(struct head_shape *out, enum head_kind kind, const struct
 
 /* --- the file ---
  *
- * A GGUF file with the names that llama.cpp uses for EAGLE-3, matrices as Q8_0, and what is ours under draft.*. */
+ * A GGUF file with the names that llama.cpp uses for EAGLE-3, matrices as Q8_0 (fc as BF16), and what is ours under draft.*. */
 
 struct head_facts {
     uint64_t vocab_digest, target_digest; /* see draft_digests */

@@ -115,7 +115,7 @@ int head_check_digests(const struct gguf *gguf, uint64_t vocab_digest, uint64_t 
     return ENGINE_OK;
 }
 
-enum { GGML_F32 = 0, GGML_Q8_0 = 8, GGML_I64 = 27 };
+enum { GGML_F32 = 0, GGML_Q8_0 = 8, GGML_I64 = 27, GGML_BF16 = 30 };
 
 int head_read_vocab(const struct gguf *gguf, const struct head_shape *shape, int target_vocab, int32_t *out,
                     struct engine_error *error) {
@@ -216,10 +216,12 @@ static void put_facts(struct writer *w, const struct head_facts *facts) {
     if (facts->lineage) put_key_string(w, "draft.lineage", facts->lineage);
 }
 
-static size_t tensor_bytes(const struct head_tensor *t) {
-    enum dtype type = t->n_rows == 1 ? DTYPE_F32 : DTYPE_Q8_0;
-    return (size_t)t->n_rows * dtype_row_bytes(type, t->n_cols);
+/* fc reads states as they are, of which a few dimensions are a hundred times as large as the others: 8 bits would lose the rest. */
+static enum dtype type_of(const struct head_tensor *t) {
+    if (t->n_rows == 1) return DTYPE_F32;
+    return strcmp(t->name, "fc.weight") == 0 ? DTYPE_BF16 : DTYPE_Q8_0;
 }
+static size_t tensor_bytes(const struct head_tensor *t) { return (size_t)t->n_rows * dtype_row_bytes(type_of(t), t->n_cols); }
 static uint64_t aligned(uint64_t n) { return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
 /* Name, dimensions, type, place: of every tensor and of d2t. */
@@ -231,7 +233,8 @@ static void put_table(struct writer *w, const struct head_shape *s) {
         put_u32(w, t.n_rows == 1 ? 1 : 2);
         put_u64(w, (uint64_t)t.n_cols);
         if (t.n_rows > 1) put_u64(w, (uint64_t)t.n_rows);
-        put_u32(w, t.n_rows == 1 ? GGML_F32 : GGML_Q8_0);
+        enum dtype type = type_of(&t);
+        put_u32(w, type == DTYPE_F32 ? GGML_F32 : type == DTYPE_BF16 ? GGML_BF16 : GGML_Q8_0);
         put_u64(w, at);
         at = aligned(at + tensor_bytes(&t));
     }
@@ -256,13 +259,22 @@ static void put_q8_0(struct writer *w, const float *x) {
     put(w, &block, sizeof block);
 }
 
+static void put_bf16(struct writer *w, float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint16_t high = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, ties to even */
+    put(w, &high, sizeof high);
+}
+
 static void put_data(struct writer *w, const struct head_shape *s, const float *weights, const int32_t *vocab) {
     for (int i = 0; i < head_n_tensors(s); i++) {
         const struct head_tensor t = head_tensor_at(s, i);
         size_t n = (size_t)t.n_rows * (size_t)t.n_cols;
         put_padding(w);
-        if (t.n_rows == 1) put(w, weights, n * sizeof *weights);
-        for (size_t k = 0; t.n_rows > 1 && k < n; k += QUANT_BLOCK) put_q8_0(w, weights + k);
+        enum dtype type = type_of(&t);
+        if (type == DTYPE_F32) put(w, weights, n * sizeof *weights);
+        for (size_t k = 0; type == DTYPE_Q8_0 && k < n; k += QUANT_BLOCK) put_q8_0(w, weights + k);
+        for (size_t k = 0; type == DTYPE_BF16 && k < n; k++) put_bf16(w, weights[k]);
         weights += n;
     }
     put_padding(w);

@@ -74,6 +74,8 @@ static void carve_all(struct trainer *t, struct carver *c) {
     for (size_t i = 0; i < 3; i++) *of_ffn[i] = carve(c, rows * (size_t)s->n_ffn);
     t->d_probs = carve(c, rows * (size_t)t->probs_stride);
     t->cos_sin = carve(c, (rows + TRAIN_MOST_STEPS) * (size_t)s->head_dim);
+    t->losses = carve(c, 2 * rows);
+    t->best = carve(c, rows);
     t->alive = carve(c, rows);
 }
 

@@ -51,8 +51,10 @@ struct trainer {
     float *scratch; /* of gemm */
     float *d_wide, *d_q, *d_attn, *d_normed, *d_state, *d_gate, *d_up, *d_product, *d_probs;
     float *cos_sin; /* [max_rows + TRAIN_MOST_STEPS][head_dim / 2][2] */
-    bool *alive;    /* [rows]: all guesses so far were right */
-    char *memory;   /* all of the above buffers */
+    double *losses; /* [rows], as are the next two */
+    int32_t *best;
+    bool *alive;  /* [rows]: all guesses so far were right */
+    char *memory; /* all of the above buffers */
 };
 
 struct adam_rate {

@@ -184,9 +184,6 @@ static void count_right(struct trainer *t, const struct loss_call *call, int ste
 
 void train_output(struct trainer *t, const struct example *example, int step, const float *out, int n, float *d_out,
                   struct trainer_score *score) {
-    enum { MOST = 4096 };
-    static double losses[MOST];
-    static int32_t best[MOST];
     const struct head_shape *s = &t->shape;
     int norm = s->kind == HEAD_EAGLE ? EAGLE_OUTPUT_NORM : -1;
     int output = s->kind == HEAD_EAGLE ? EAGLE_OUTPUT : s->n_ahead + MEDUSA_OUTPUT;
@@ -195,8 +192,8 @@ void train_output(struct trainer *t, const struct example *example, int step, co
                              .n_vocab = s->n_vocab,
                              .first = 1 + step,
                              .factor = powf(0.8f, (float)step),
-                             .losses = losses,
-                             .best = best};
+                             .losses = t->losses,
+                             .best = t->best};
     const float *normed = norm >= 0 ? t->normed : out;
     if (norm >= 0) train_norm(t, norm, out, n, t->normed, s->n_embd);
     train_forward(t, output, normed, n, t->logits, false);
@@ -205,8 +202,8 @@ void train_output(struct trainer *t, const struct example *example, int step, co
         count_right(t, &call, step, n, score);
         return;
     }
-    for (int row = 0; row < n; row++) t->loss += losses[row];
-    for (int row = 0; step == 0 && row < n; row++) t->loss_weight += (double)example->weight[1 + row];
+    for (int row = 0; row < n; row++) t->loss += t->losses[row];
+    for (int row = 0; row < n; row++) t->loss_weight += (double)(call.factor * example->weight[call.first + row]);
     train_gradient(t, output, t->logits, normed, n);
     train_backward(t, output, t->logits, n, norm >= 0 ? t->d_normed : d_out, false);
     if (norm < 0) return;

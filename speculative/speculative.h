@@ -122,6 +122,14 @@ struct draft_context {
 
 enum { DRAFT_FROM_SUFFIX = 1, DRAFT_FROM_STORE = 2, DRAFT_FROM_ALL = 3 };
 
+/* Rows of one sequence that the target has computed and whose tokens are certain by now: what heads on top of its states read. */
+struct draft_rows {
+    const int32_t *tokens; /* the text; tokens[first_pos + n] is known, too */
+    int first_pos, n;
+    const float *features;   /* [n, width of the features]; NULL where nobody asked for them */
+    const float *last_state; /* of the last row, behind all layers; NULL = was not computed */
+};
+
 /* A slot is one sequence's place in a drafter. */
 struct drafter_ops {
     const char *name;
@@ -129,6 +137,7 @@ struct drafter_ops {
     /* Grows the tree, which has its root. Leaves it alone when there is nothing to guess. */
     void (*propose)(void *self, int slot, const struct draft_context *context, struct token_tree *tree);
     void (*close)(void *self);
+    void (*observe)(void *self, int slot, const struct draft_rows *rows); /* after each step; NULL = no need */
 };
 struct drafter {
     const struct drafter_ops *ops;

@@ -54,9 +54,9 @@ static const float ALL_DECAY = 0.998f; /* all together about 500 */
 static const float PRIOR_WEIGHT = 4;   /* guesses that the assumption is worth */
 
 void odds_init_prior(struct draft_odds *all) {
-    /* The lookup drafter's classes; any other class starts at one half. */
+    /* The lookup drafter's classes, those of heads (12 to 15) in between. */
     static const float prior[ODDS_CLASSES] = {.35f, .45f, .52f, .58f, .63f, .68f, .72f, .76f, .80f, .85f, .90f, .15f,
-                                              .5f,  .5f,  .5f,  .5f,  .04f, .09f, .16f, .27f, .42f, .57f, .72f, .88f};
+                                              .07f, .27f, .55f, .88f, .04f, .09f, .16f, .27f, .42f, .57f, .72f, .88f};
     for (size_t i = 0; i < ODDS_CLASSES; i++) {
         all->tried[i] = PRIOR_WEIGHT;
         all->right[i] = PRIOR_WEIGHT * prior[i];

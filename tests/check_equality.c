@@ -275,7 +275,7 @@ static void write_store(void) {
         n += reference[i].n_ids;
         text[n++] = -1;
     }
-    draft_digests(engine, &vocab, &target);
+    draft_digests(engine->tokenizer, engine->model, &vocab, &target);
     void *image =
         ngram_build(text, (uint64_t)n, (uint32_t)tokenizer_vocab_size(engine->tokenizer), vocab, target, 1 << 20, &size);
     snprintf(store_path, sizeof store_path, "/tmp/foresay_check_equality_%d.ngram", getpid());
