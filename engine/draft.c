@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/draft_head.h"
 #include "engine/internal.h"
 #include "engine/log.h"
 
@@ -22,9 +23,39 @@ enum { STORE_MAX_BYTES = 1 << 30 };
 
 /* --- open, close --- */
 
-uint64_t draft_bytes(const struct engine_config *config) {
-    if (config->drafter == ENGINE_DRAFTER_NONE) return 0;
-    return lookup_drafter_bytes(config->max_seqs, config->ctx_len) + (uint64_t)config->max_seqs * sizeof(struct draft_slot);
+static bool is_head(enum engine_drafter drafter) {
+    return drafter == ENGINE_DRAFTER_EAGLE || drafter == ENGINE_DRAFTER_MEDUSA || drafter == ENGINE_DRAFTER_BLOCKWISE;
+}
+
+uint64_t draft_bytes(const struct engine *e) {
+    const struct engine_config *c = &e->config;
+    const struct drafting *d = &e->drafting;
+    if (c->drafter == ENGINE_DRAFTER_NONE) return 0;
+    uint64_t slots = (uint64_t)c->max_seqs * sizeof(struct draft_slot);
+    if (!d->head_file) return lookup_drafter_bytes(c->max_seqs, c->ctx_len) + slots;
+    return head_bytes(d->head_file, &d->head_shape, c->max_seqs, c->ctx_len) + head_drafter_bytes(&d->head_shape, c->max_seqs) +
+           slots;
+}
+
+int draft_prepare(struct engine *e, const struct model_shape *shape, struct model_limits *limits, struct engine_error *error) {
+    struct drafting *d = &e->drafting;
+    const struct engine_config *c = &e->config;
+    if (!is_head(c->drafter)) return ENGINE_OK;
+    if (!c->draft_store) {
+        snprintf(error->text, sizeof error->text, "--drafter %s needs the head's file: --drafter %s:FILE",
+                 engine_drafter_name(c->drafter), engine_drafter_name(c->drafter));
+        return ENGINE_ERR_ARGUMENT;
+    }
+    int rc = gguf_open(&d->head_file, c->draft_store, error);
+    if (rc != ENGINE_OK || (rc = head_read_shape(&d->head_shape, d->head_file, shape, error))) return rc;
+    if ((d->head_shape.kind == HEAD_EAGLE) != (c->drafter == ENGINE_DRAFTER_EAGLE)) {
+        snprintf(error->text, sizeof error->text, "%s holds %s head: say --drafter %s:FILE", c->draft_store,
+                 d->head_shape.kind == HEAD_EAGLE ? "an EAGLE" : "a Medusa",
+                 d->head_shape.kind == HEAD_EAGLE ? "eagle" : "medusa");
+        return ENGINE_ERR_ARGUMENT;
+    }
+    memcpy(limits->feature_layers, d->head_shape.layers, sizeof limits->feature_layers);
+    return ENGINE_OK;
 }
 
 static uint64_t digest(uint64_t hash, const void *data, size_t n) { /* FNV-1a */
@@ -76,6 +107,19 @@ static int open_store(struct engine *e, const char *path, struct engine_error *e
     return trouble ? fail(error, path, trouble) : ENGINE_OK;
 }
 
+static int open_head(struct engine *e, struct engine_error *error) {
+    struct drafting *d = &e->drafting;
+    struct head *head;
+    uint64_t vocab, target;
+    draft_digests(e->tokenizer, e->model, &vocab, &target);
+    int rc = head_check_digests(d->head_file, vocab, target, error);
+    if (rc != ENGINE_OK || (rc = head_open(&head, d->head_file, &d->head_shape, e->model, d->n_slots, error))) return rc;
+    gguf_close(d->head_file);
+    d->head_file = NULL;
+    d->has_head = true;
+    return head_drafter_open(&d->drafter, head, e->config.drafter == ENGINE_DRAFTER_BLOCKWISE, error);
+}
+
 static int open_tables(struct engine *e, struct engine_error *error) {
     struct drafting *d = &e->drafting;
     size_t n = (size_t)d->n_slots;
@@ -84,9 +128,9 @@ static int open_tables(struct engine *e, struct engine_error *error) {
     d->guessing = calloc(n, sizeof *d->guessing);
     d->kept = calloc(n, sizeof *d->kept);
     const struct ngram_store *store = d->store.header ? &d->store : NULL;
-    if (d->slots && d->trees && d->guessing && d->kept &&
-        lookup_drafter_open(&d->drafter, d->n_slots, e->config.ctx_len, store) == 0)
-        return ENGINE_OK;
+    bool has_tables = d->slots && d->trees && d->guessing && d->kept;
+    if (has_tables && d->head_file) return open_head(e, error);
+    if (has_tables && lookup_drafter_open(&d->drafter, d->n_slots, e->config.ctx_len, store) == 0) return ENGINE_OK;
     snprintf(error->text, sizeof error->text, "no memory for the drafter's tables");
     return ENGINE_ERR_MEMORY;
 }
@@ -94,10 +138,11 @@ static int open_tables(struct engine *e, struct engine_error *error) {
 int draft_open(struct engine *e, struct engine_error *error) {
     struct drafting *d = &e->drafting;
     const struct engine_config *c = &e->config;
-    *d = (struct drafting){.n_slots = c->max_seqs};
+    d->n_slots = c->max_seqs;
     controller_init(&d->controller);
     odds_init_prior(&d->odds);
     if (c->drafter == ENGINE_DRAFTER_NONE) return ENGINE_OK;
+    if (d->head_file) return open_tables(e, error);
     if (c->drafter > ENGINE_DRAFTER_SUFFIX && !c->draft_store)
         return fail(error, "--drafter", "ngram and merge need a store: --drafter ngram:FILE");
     int rc = c->draft_store ? open_store(e, c->draft_store, error) : ENGINE_OK;
@@ -106,6 +151,7 @@ int draft_open(struct engine *e, struct engine_error *error) {
 
 void draft_close(struct drafting *d) {
     if (d->drafter.ops) d->drafter.ops->close(d->drafter.self);
+    gguf_close(d->head_file);
     free(d->store_image);
     free(d->slots);
     free(d->trees);
@@ -252,6 +298,24 @@ void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int 
     if (!slot) return;
     odds_learn(&slot->own, &e->drafting.odds, &slot->tree, drawn, n);
     slot->tree.n_nodes = 1; /* the next guess may come many steps later */
+}
+
+/* Rows of the batch whose tokens are part of the text by now. */
+void draft_observe(struct engine *e, const struct model_batch *batch) {
+    const struct drafting *d = &e->drafting;
+    if (!d->slots || !d->drafter.ops->observe) return;
+    for (int i = 0; i < batch->n_seqs; i++) {
+        struct request *r = e->row_owners[i];
+        const struct kernels_seq *run = &batch->seqs[i];
+        if (r->is_ending || r->seq.state != SEQUENCE_RUNNING || r->drafter == ENGINE_DRAFTER_NONE) continue;
+        struct draft_rows rows = {.tokens = r->seq.tokens,
+                                  .first_pos = run->first_pos,
+                                  .n = r->seq.n_computed - run->first_pos,
+                                  .features = model_features(e->model, run->first_row)};
+        if (r->last_logits >= 0) rows.last_state = model_state(e->model, r->last_logits);
+        struct draft_slot *slot = slot_of(&e->drafting, r);
+        d->drafter.ops->observe(d->drafter.self, (int)(slot - d->slots), &rows);
+    }
 }
 
 void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, double ms) {

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "engine/engine.h"
+#include "engine/head.h"
 #include "speculative/speculative.h"
 
 enum { DRAFT_ROWS = 64 }; /* nodes of all drafts in one step: their logits must fit memory */
@@ -34,6 +35,9 @@ struct drafting {
     struct draft_odds odds;   /* of all sequences */
     struct draft_slot *slots; /* [n_slots]; NULL = speculation is off */
     int n_slots;
+    struct gguf *head_file; /* of a drafting head; NULL once it is read */
+    struct head_shape head_shape;
+    bool has_head;
     bool is_decode, warned; /* the step under way has decode rows alone */
     /* Scratch of a plan, [n_slots] each. */
     const struct token_tree **trees;
@@ -41,8 +45,10 @@ struct drafting {
     int *kept;
 };
 
-/* Bytes that draft_open allocates. ctx_len is set in config. */
-uint64_t draft_bytes(const struct engine_config *config);
+/* Before the model is opened: reads what a drafting head asks of it into limits. */
+int draft_prepare(struct engine *e, const struct model_shape *shape, struct model_limits *limits, struct engine_error *error);
+/* Bytes that draft_open allocates. After draft_prepare; ctx_len is set in the configuration. */
+uint64_t draft_bytes(const struct engine *e);
 /* Model and tokenizer are open. ENGINE_OK, or a status with its sentence; draft_close frees what there is. */
 int draft_open(struct engine *e, struct engine_error *error);
 void draft_close(struct drafting *d);
@@ -51,6 +57,8 @@ void draft_close(struct drafting *d);
 int draft_plan(struct engine *e, int n_rows);
 /* The target drew n tokens for this request in this step. */
 void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int n);
+/* All draws of this step are made: shows a head the rows that it computed. */
+void draft_observe(struct engine *e, const struct model_batch *batch);
 /* The step took ms, n_drafted of its n_rows rows were drafts; n_tokens came out. */
 void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, double ms);
 /* The request has ended. */

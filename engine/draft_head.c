@@ -22,10 +22,10 @@ static const float LEAST_CHANCE = 0.05f; /* of a node; below it never pays */
 static const float LEAST_TO_LOOK = 0.2f; /* of a node behind which the head looks further, which takes time */
 
 struct head_slot {
-    int start;     /* position of the text that stands first in memory */
-    int n_memory;  /* positions there */
-    int n_pending; /* rows behind them that have not been through the head */
-    int state_end; /* the state is of the position before this one; 0 = there is none */
+    int start;      /* position of the text that stands first in memory */
+    int n_memory;   /* positions there */
+    int n_pending;  /* rows behind them that have not been through the head */
+    int state_end;  /* the state is of the position before this one; 0 = there is none */
     float *pending; /* [HEAD_MOST_ROWS][features] */
     float *state;   /* EAGLE: the layer's output for the last position in memory; Medusa: the target's */
 };

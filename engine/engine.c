@@ -84,7 +84,7 @@ static int choose_memory(struct engine *e, const struct model_shape *shape, cons
     struct engine_config *c = &e->config;
     uint64_t block_bytes = kv_block_bytes(kv_shape), available = memory_available();
     uint64_t kv = c->kv_bytes ? c->kv_bytes : default_kv_bytes(c, block_bytes, available);
-    uint64_t buffers = model_buffer_bytes(shape, limits) + draft_bytes(c), need = weights + buffers + kv;
+    uint64_t buffers = model_buffer_bytes(shape, limits) + draft_bytes(e), need = weights + buffers + kv;
     char t[5][32];
     if (kv / block_bytes < MIN_CTX / KV_BLOCK)
         return fail(error, ENGINE_ERR_ARGUMENT, "--kv-mem of %s is too small: %d tokens of this model take %s",
@@ -164,12 +164,14 @@ static int open_step_buffers(struct engine *e, struct engine_error *error) {
     size_t n_seqs = (size_t)e->config.max_seqs, n_live = n_seqs + (size_t)e->config.max_waiting;
     e->row_tokens = calloc((size_t)e->config.step_tokens, sizeof *e->row_tokens);
     e->row_seqs = calloc(n_seqs, sizeof *e->row_seqs);
+    e->row_owners = calloc(n_seqs, sizeof *e->row_owners);
     e->logit_rows = calloc(n_seqs + DRAFT_ROWS, sizeof *e->logit_rows);
     e->sampled = calloc(n_seqs, sizeof *e->sampled);
     e->draws = calloc(n_seqs, sizeof *e->draws);
     e->going = calloc(n_seqs, sizeof *e->going);
     e->ending = calloc(n_live, sizeof *e->ending);
-    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->draws && e->going && e->ending) return ENGINE_OK;
+    if (e->row_tokens && e->row_seqs && e->row_owners && e->logit_rows && e->sampled && e->draws && e->going && e->ending)
+        return ENGINE_OK;
     return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
 }
 
@@ -183,7 +185,8 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
     struct model_limits limits = {
         .max_rows = e->config.step_tokens, .max_logits = e->config.max_seqs, .ctx_len = e->config.ctx_len};
     if (e->config.drafter != ENGINE_DRAFTER_NONE) limits.max_logits += DRAFT_ROWS;
-    if ((rc = choose_memory(e, &shape, &kv_shape, model_weight_memory(gguf), &limits, &n_blocks, error)) ||
+    if ((rc = draft_prepare(e, &shape, &limits, error)) ||
+        (rc = choose_memory(e, &shape, &kv_shape, model_weight_memory(gguf), &limits, &n_blocks, error)) ||
         (rc = open_backend(e, error)))
         return rc;
     rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error);
@@ -276,6 +279,7 @@ void engine_close(struct engine *e) {
     tokenizer_close(e->tokenizer);
     free(e->row_tokens);
     free(e->row_seqs);
+    free(e->row_owners);
     free(e->logit_rows);
     free(e->sampled);
     free(e->draws);

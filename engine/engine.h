@@ -48,10 +48,14 @@ enum engine_drafter {
     ENGINE_DRAFTER_SUFFIX, /* what followed the same words earlier in the text; drafts wherever it can, whatever it costs */
     ENGINE_DRAFTER_NGRAM,  /* what this model often says after these words, from a store; likewise */
     ENGINE_DRAFTER_MERGE,  /* both; likewise */
+    /* A drafting head, trained for this model; an engine that has one asks it for every request, whatever drafter that names. */
+    ENGINE_DRAFTER_EAGLE,
+    ENGINE_DRAFTER_MEDUSA,
+    ENGINE_DRAFTER_BLOCKWISE, /* a Medusa head, its likeliest token at each place alone */
 };
-/* "auto", "none", "suffix", "ngram", "merge". With a colon a store's file may follow "auto", "ngram" and "merge", if store is
- * given: it points into text then, or is NULL. False for anything else. */
-#define ENGINE_DRAFTER_FORMS "auto, auto:FILE, none, suffix, ngram:FILE or merge:FILE"
+/* "auto", "none", "suffix" and so on. With a colon a file may follow all but "none" and "suffix", if store is given: it points
+ * into text then, or is NULL. False for anything else. */
+#define ENGINE_DRAFTER_FORMS "auto, auto:FILE, none, suffix, ngram:FILE, merge:FILE, eagle:FILE, medusa:FILE or blockwise:FILE"
 bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **store);
 const char *engine_drafter_name(enum engine_drafter drafter);
 
@@ -66,7 +70,7 @@ struct engine_config {
     int step_tokens;     /* token budget of one step: decode rows plus prefill chunks */
     size_t kv_bytes;     /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
     enum engine_drafter drafter; /* of requests that ask for AUTO; NONE: no memory for drafts, so none can be asked for */
-    const char *draft_store;     /* n-gram store that belongs to this model, or NULL; read during engine_open only */
+    const char *draft_store;     /* n-gram store or head that belongs to this model, or NULL; read during engine_open only */
     int draft_max;               /* tokens a sequence may guess ahead in one step, 1 .. 63 */
     bool prefix_cache;           /* keep finished blocks and reuse them for equal prefixes */
     void (*wake)(void *arg);     /* engine's thread: events went from none to some; must not block, must not call the engine */

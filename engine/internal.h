@@ -71,7 +71,8 @@ struct request {
     enum engine_drafter drafter;
     struct draft_slot *draft; /* NULL = has none; engine thread, as the counts are */
     int n_draft_rounds, n_drafted, n_accepted;
-    int status; /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
+    int last_logits; /* of this step: the row of logits that its last token was drawn from; -1 = it drew none */
+    int status;      /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
     char message[256];
     int dropped_messages;
     double submitted_ms, scheduled_ms, first_token_ms, last_token_ms; /* engine thread, after submit */
@@ -128,6 +129,7 @@ struct engine {
     /* One step, sized at open. Engine thread. */
     int32_t *row_tokens;          /* [step_tokens] */
     struct kernels_seq *row_seqs; /* [max_seqs] */
+    struct request **row_owners;  /* [max_seqs] of row_seqs */
     int32_t *logit_rows;          /* [max_seqs + DRAFT_ROWS] */
     struct drawing *sampled;      /* [max_seqs] whose logits the step computed, n_sampled of them */
     struct drawing **going;       /* [max_seqs] of these: who draws (again) */

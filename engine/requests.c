@@ -96,10 +96,12 @@ static int check_request(const struct engine *e, const struct engine_request *q,
     int rc = check_text(e, q, n_bytes, error);
     if (rc != ENGINE_OK) return rc;
     if (q->max_tokens < 0) return refuse(error, ENGINE_ERR_ARGUMENT, "max_tokens must be 0 (until the context is full) or more");
-    if (q->drafter > ENGINE_DRAFTER_MERGE) return refuse(error, ENGINE_ERR_ARGUMENT, "the drafter is unknown");
+    if (q->drafter > ENGINE_DRAFTER_BLOCKWISE) return refuse(error, ENGINE_ERR_ARGUMENT, "the drafter is unknown");
     if (e->config.drafter == ENGINE_DRAFTER_NONE && q->drafter > ENGINE_DRAFTER_NONE)
         return refuse(error, ENGINE_ERR_ARGUMENT, "drafters are turned off here (--drafter none)");
-    if (!e->drafting.store.header && q->drafter > ENGINE_DRAFTER_SUFFIX)
+    if (!e->drafting.has_head && q->drafter >= ENGINE_DRAFTER_EAGLE)
+        return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no drafting head (--drafter eagle:FILE)");
+    if (!e->drafting.store.header && !e->drafting.has_head && q->drafter > ENGINE_DRAFTER_SUFFIX)
         return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no n-gram store (--drafter auto:FILE)");
     if (q->n_top_logprobs < 0 || q->n_top_logprobs > ENGINE_MAX_TOP_LOGPROBS) {
         snprintf(error->text, sizeof error->text, "n_top_logprobs is %d; it must be 0 .. %d", q->n_top_logprobs,

@@ -165,6 +165,8 @@ static struct model_batch gather_batch(struct engine *e) {
         struct request *r = seq->owner;
         if (seq->n_rows == 0) continue;
         if (r->scheduled_ms == 0) r->scheduled_ms = now;
+        r->last_logits = -1;
+        e->row_owners[batch.n_seqs] = r;
         e->row_seqs[batch.n_seqs++] = (struct kernels_seq){
             .first_row = batch.n_rows, .n_rows = seq->n_rows, .first_pos = seq->n_computed, .blocks = seq->table.blocks};
         for (int row = 0; row < seq->n_rows; row++) e->row_tokens[batch.n_rows++] = seq->tokens[seq->n_computed + row];
@@ -234,6 +236,7 @@ static void settle(struct engine *e, struct drawing *d, double now) {
     struct request *r = d->request;
     if (d->n_drawn > 0) note_times(e, r, now);
     r->n_accepted += d->walk.node;
+    r->last_logits = d->first_row + d->walk.node;
     e->counts.accepted_tokens += (uint64_t)d->walk.node;
     scheduler_accept(&e->scheduler, &r->seq, d->walk.node);
     draft_learn(e, r, d->drawn, d->n_drawn);
@@ -272,6 +275,7 @@ static void step(struct engine *e) {
     double forward_ms = now_ms() - start;
     scheduler_commit(&e->scheduler);
     int n_tokens = draw_tokens(e);
+    draft_observe(e, &batch);
     draft_time(e, batch.n_rows, n_drafted, n_tokens, forward_ms);
     e->counts.steps++;
     e->counts.stepped_ms = now_ms();

@@ -2,9 +2,10 @@
  *
  * The model answers questions, half of the time greedily and half at temperature 0.8. Three in five it has invented itself: given
  * a chat that breaks off where the user is to speak, it speaks for the user (Xu et al., Magpie, 2024). The others are templates
- * times topics (train_prompts.h), so that lists, tables, code and letters are not rare. What it says goes to OUT.text, token by token, one answer after the other; that file is the checkpoint: after a kill
- * --resume goes on behind the last whole answer. At the end an n-gram store is distilled from it and written to OUT. One
- * answer in twenty is kept out of the store and tells how often its first guess is right. Main thread. */
+ * times topics (train_prompts.h), so that lists, tables, code and letters are not rare. What it says goes to OUT.text, token by
+ * token, one answer after the other; that file is the checkpoint: after a kill --resume goes on behind the last whole answer. At
+ * the end an n-gram store is distilled from it and written to OUT. One answer in twenty is kept out of the store and tells how
+ * often its first guess is right. Main thread. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

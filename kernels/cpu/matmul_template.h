@@ -127,7 +127,9 @@ INLINE void quantized_matmul(const enum dtype type, const struct matmul_slice *s
         row += m;
     }
 #else
-    if (s->n_rows > 4)
+    if (type_has_lines(type) && s->n_rows <= LINES_ROWS)
+        lines_matmul(type, s);
+    else if (s->n_rows > 4)
         unpacked_matmul(type, s);
     else if (s->n_rows == 4)
         quantized_rows(type, 4, s, 0);

@@ -1,9 +1,10 @@
-/* matmul_unpacked.h - matrix products of five and more activation rows for vectors of 8 lanes: AVX2 and AVX-VNNI.
+/* matmul_unpacked.h - matrix products of several activation rows for vectors of 8 lanes: AVX2 and AVX-VNNI.
  *
  * 16 registers do not hold the codes of a block beside the sums of many rows, and unpacking a block again for every few rows
  * costs as much as its products. So a run of blocks of 16 output rows is unpacked once, on the stack, for all activation rows
  * of the slice, and then read column by column: 2 vectors of codes and a broadcast of 4 activations are all that live beside
- * the sums of TILE activation rows by 16 output rows.
+ * the sums of TILE activation rows by 16 output rows. Up to LINES_ROWS rows, codes that one shift and one mask bring out of
+ * their line take no stop on the stack.
  *  (1) A run is short enough for the L1 cache; between runs the results wait in an array.
  *  (2) Every lane does what reference.c does: integer sums are exact in any order, blocks follow in ascending order. */
 #ifndef FORESAY_KERNELS_MATMUL_UNPACKED_H
@@ -14,6 +15,7 @@
 enum {
     TILE = 4,        /* activation rows */
     RUN_BLOCKS = 16, /* a K type's super-blocks are never cut */
+    LINES_ROWS = 8,  /* up to so many unpacking again for each tile is cheaper than a stop in memory */
     TILED_SLICE_ROWS = 64,
 };
 
@@ -33,7 +35,46 @@ INLINE void tile_dots(const enum dtype type, const int m, const int first, const
         for (int t = 0; t < m; t++) {
             const vint quads = vi_set(load_quad(q + (size_t)t * q_stride + 4 * (first + v)));
 #pragma GCC unroll 2
-            for (int p = 0; p < PARTS; p++) dot_step(type_code_bits(type), v, n, w[p], quads, &chains[t * PARTS + p]);
+            for (int p = 0; p < PARTS; p++) {
+                dot_step(type_code_bits(type), v, n, w[p], quads, &chains[t * PARTS + p]);
+                dot_hold(type_code_bits(type), &chains[t * PARTS + p]);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < m * PARTS; i++) sums[i] = chains[i].sum;
+}
+
+/* A vector of a block straight from its line, in the order in which line_dots takes them: of 4 bits v / 2 and v / 2 + 4 lie
+ * together. */
+INLINE vint line_codes(const enum dtype type, const uint8_t *codes, const int v, const int part) {
+    static const uint8_t table[16] = {IQ4_NL_TABLE};
+    if (type_stored_bits(type) == 8) return SIGNED_BYTES ? vi_flip_signs(code_line(codes, v, part)) : code_line(codes, v, part);
+    const vint nibbles = vi_and(vi_shift_right(code_line(codes, v / 2, part), v % 2 * 4), 15);
+    if (type != DTYPE_IQ4_NL) return nibbles;
+    return SIGNED_BYTES ? vi_flip_signs(vi_lookup(table, nibbles)) : vi_lookup(table, nibbles);
+}
+
+/* The dots of a block for m activation rows without a stop in memory. */
+INLINE void line_dots(const enum dtype type, const int m, const uint8_t *codes, const int8_t *q, size_t q_stride, vint sums[]) {
+    const int bits = type_code_bits(type);
+    struct dot_chain chains[TILE * PARTS];
+#pragma GCC unroll 8
+    for (int i = 0; i < m * PARTS; i++) chains[i] = dot_begin(sums[i]);
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; v++) {
+        const int quad = type_stored_bits(type) == 8 ? v : v / 2 + v % 2 * 4;
+        struct ready_codes w[PARTS];
+#pragma GCC unroll 2
+        for (int p = 0; p < PARTS; p++) w[p] = codes_ready(bits, line_codes(type, codes, v, p));
+#pragma GCC unroll 4
+        for (int t = 0; t < m; t++) {
+            const vint quads = vi_set(load_quad(q + (size_t)t * q_stride + 4 * quad));
+#pragma GCC unroll 2
+            for (int p = 0; p < PARTS; p++) {
+                dot_step(bits, v, 8, w[p], quads, &chains[t * PARTS + p]);
+                dot_hold(bits, &chains[t * PARTS + p]);
+            }
         }
     }
 #pragma GCC unroll 8
@@ -95,6 +136,73 @@ INLINE void group_unpacked(const enum dtype type, const struct matmul_slice *s, 
             break;
         default:
             break;
+        }
+    }
+}
+
+/* True for the types of which line_dots makes the dots. */
+INLINE bool type_has_lines(const enum dtype type) {
+    return (type_stored_bits(type) == 4 || type_stored_bits(type) == 8) && !type_scales_halves(type);
+}
+
+/* A group of such a type for few activation rows: each block is read once, for both parts and all rows. */
+INLINE void group_lines(const enum dtype type, const int m, const struct matmul_slice *s, const uint8_t *group, int row,
+                        vfloat acc[]) {
+    const size_t n_blocks = (size_t)s->in->n_cols / QUANT_BLOCK, first = (size_t)(s->first_row + row) * n_blocks;
+    const bool corrected = SIGNED_BYTES && type_code_bits(type) == 8;
+    struct block_factors halves[PARTS] = {0};
+#pragma GCC unroll 8
+    for (int i = 0; i < m * PARTS; i++) acc[i] = vf_zero();
+    for (size_t b = 0; b < n_blocks; b++) {
+        const struct block_place place = block_place(type, group, (int)b);
+        vint dots[TILE * PARTS];
+        prefetch_block(type, place.codes + PREFETCH_BYTES);
+#pragma GCC unroll 8
+        for (int i = 0; i < m * PARTS; i++)
+            dots[i] = corrected ? vi_zero() : zero_start(type, s->in->sum[first + b + (size_t)(i / PARTS) * n_blocks]);
+        line_dots(type, m, place.codes, s->in->q + (first + b) * QUANT_BLOCK, (size_t)s->in->n_cols, dots);
+        for (int p = 0; p < PARTS; p++) {
+            if (!type_is_k(type) || b % SUPER_BLOCKS == 0) halves[p] = load_halves(type, &place, p);
+            const struct block_factors factors = load_factors(type, &place, p, &halves[p]);
+#pragma GCC unroll 4
+            for (int t = 0; t < m; t++) {
+                const struct block_dots sum = {dots[t * PARTS + p], vi_zero()};
+                vfloat *to = &acc[t * PARTS + p];
+                *to = add_block(type, &factors, sum, s->in, first + b + (size_t)t * n_blocks, *to);
+            }
+        }
+    }
+}
+
+INLINE void lines_tile(const enum dtype type, const int m, const struct matmul_slice *s, int g, int row) {
+    vfloat acc[TILE * PARTS];
+    group_lines(type, m, s, s->weight->data + (size_t)(s->first_group + g) * s->weight->group_bytes, row, acc);
+    float *out = s->out + (size_t)row * (size_t)s->out_stride + (size_t)g * ROW_GROUP;
+#pragma GCC unroll 8
+    for (int i = 0; i < m * PARTS; i++)
+        store_out(out + (size_t)(i / PARTS) * (size_t)s->out_stride + i % PARTS * VECTOR_LANES, acc[i], s->add);
+}
+
+/* Tiles of equal size, as nearly as can be, of one group after the other: it is read from memory once. */
+INLINE void lines_matmul(const enum dtype type, const struct matmul_slice *s) {
+    for (int g = 0; g < s->n_groups; g++) {
+        for (int row = 0, m; row < s->n_rows; row += m) {
+            const int left = s->n_rows - row, n_tiles = (left + TILE - 1) / TILE;
+            m = (left + n_tiles - 1) / n_tiles;
+            switch (m) {
+            case 4:
+                lines_tile(type, 4, s, g, row);
+                break;
+            case 3:
+                lines_tile(type, 3, s, g, row);
+                break;
+            case 2:
+                lines_tile(type, 2, s, g, row);
+                break;
+            default:
+                lines_tile(type, 1, s, g, row);
+                break;
+            }
         }
     }
 }

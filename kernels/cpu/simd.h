@@ -96,7 +96,7 @@ INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) { return _mm256_fnmadd_ps(a,
 /* --- dot products of unsigned codes, four a lane, with int8 that are the same for all lanes ("quads": four of them in each) ---
  *
  * struct ready_codes is a vector of codes as dot_step takes it, struct dot_chain a sum on its way: dot_step with v = 0 .. n - 1
- * adds n vectors. dot_codes is all of it for one activation row. */
+ * adds n vectors, dot_hold keeps many chains side by side in registers. dot_codes is all of it for one activation row. */
 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 
@@ -120,6 +120,7 @@ INLINE struct ready_codes codes_ready(const int bits, vint w) {
     return (struct ready_codes){w};
 }
 INLINE struct dot_chain dot_begin(vint start) { return (struct dot_chain){start}; }
+INLINE void dot_hold(const int bits, struct dot_chain *chain) { (void)bits, (void)chain; }
 
 INLINE void dot_step(const int bits, const int v, const int n, struct ready_codes codes, vint quads, struct dot_chain *chain) {
     (void)bits, (void)v, (void)n;
@@ -141,9 +142,6 @@ INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *
 
 #else
 
-/* The sum is made here and now: left alone, gcc collects the products of a whole block in memory and adds them up at its end. */
-#define HOLD(vector) __asm__ volatile("" : "+x"(vector))
-
 enum { SIGNED_BYTES = 1 };
 INLINE vint vi_flip_signs(vint x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
 INLINE vint vi_codes_from_signed(vint x) { return x; }
@@ -159,6 +157,13 @@ INLINE struct ready_codes codes_ready(const int bits, vint w) {
     return (struct ready_codes){w, bits == 8 ? _mm256_abs_epi8(w) : w};
 }
 INLINE struct dot_chain dot_begin(vint start) { return (struct dot_chain){start, vi_zero()}; }
+/* Adds here and now: left alone, gcc keeps the products of a whole block in memory and adds them up at its end. */
+INLINE void dot_hold(const int bits, struct dot_chain *chain) {
+    if (bits <= 5)
+        __asm__ volatile("" : "+x"(chain->pairs));
+    else
+        __asm__ volatile("" : "+x"(chain->sum));
+}
 
 /* vpmaddubsw adds two products and saturates at 16 bits. |q| <= 127, so codes of 4 bits give at most 15 * 127 * 2 = 3,810, and
  * eight of these sums still fit (30,480); of 5 bits four (31 * 254 * 4 = 31,496); of 6 bits two (63 * 254 * 2 = 32,004). So many
@@ -169,7 +174,6 @@ INLINE void dot_step(const int bits, const int v, const int n, struct ready_code
     const vint products = bits == 8 ? _mm256_maddubs_epi16(codes.magnitude, _mm256_sign_epi8(quads, codes.w))
                                     : _mm256_maddubs_epi16(codes.w, quads);
     chain->pairs = v % length == 0 ? products : _mm256_add_epi16(chain->pairs, products);
-    if (bits <= 5) HOLD(chain->pairs);
     if (v % length == length - 1 || v == n - 1)
         chain->sum = vi_add(chain->sum, _mm256_madd_epi16(chain->pairs, _mm256_set1_epi16(1)));
 }
