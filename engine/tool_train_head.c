@@ -18,12 +18,12 @@
 #include "engine/train_text.h"
 
 enum {
-    BATCH = 4,      /* answers to a step */
+    BATCH = 2,      /* answers to a step */
     MAX_ROWS = 512, /* tokens of a prompt and its answer */
     CHUNK = 64,     /* tokens of one pass of the target */
     SCORED = 24,    /* answers kept out that progress is measured on */
     SCALED = 8,     /* answers that the size of inputs is taken from */
-    WARMUP = 50,    /* steps */
+    WARMUP = 40,    /* steps */
     REPORT_EVERY_MS = 10000,
 };
 

@@ -151,7 +151,7 @@ static void close_drafter(void *self) {
     free(d);
 }
 
-static const struct drafter_ops lookup_ops = {"lookup", begin, propose, close_drafter};
+static const struct drafter_ops lookup_ops = {.name = "lookup", .begin = begin, .propose = propose, .close = close_drafter};
 
 uint64_t lookup_drafter_bytes(int n_slots, int max_tokens) {
     return (uint64_t)n_slots * (suffix_index_words(max_tokens) * sizeof(int32_t) + sizeof(struct suffix_index));

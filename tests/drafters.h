@@ -105,13 +105,11 @@ static inline void propose_eog(void *self, int slot, const struct draft_context 
 static inline void drafter_no_begin(void *self, int slot) { (void)self, (void)slot; }
 static inline void drafter_no_close(void *self) { (void)self; }
 
+#define TEST_DRAFTER(title, function)                                                                                            \
+    { .name = title, .begin = drafter_no_begin, .propose = function, .close = drafter_no_close }
 static const struct drafter_ops test_drafters[] = {
-    {"right", drafter_no_begin, propose_right, drafter_no_close},
-    {"wrong", drafter_no_begin, propose_wrong, drafter_no_close},
-    {"mixed", drafter_no_begin, propose_mixed, drafter_no_close},
-    {"random", drafter_no_begin, propose_random, drafter_no_close},
-    {"illegal", drafter_no_begin, propose_illegal, drafter_no_close},
-    {"end spam", drafter_no_begin, propose_eog, drafter_no_close},
+    TEST_DRAFTER("right", propose_right),   TEST_DRAFTER("wrong", propose_wrong),     TEST_DRAFTER("mixed", propose_mixed),
+    TEST_DRAFTER("random", propose_random), TEST_DRAFTER("illegal", propose_illegal), TEST_DRAFTER("end spam", propose_eog),
 };
 enum { N_TEST_DRAFTERS = sizeof test_drafters / sizeof *test_drafters };
 

@@ -99,3 +99,37 @@ def test_gradients(kind):
         got = data[f"d:{name}"]
         error = (got - weight.grad).norm() / weight.grad.norm()
         assert weight.grad.norm() > 0 and error < 1e-4, (name, error)
+
+
+def close(got, want, limit):
+    """The serving path keeps activations in 8 bits: single values differ, the whole hardly."""
+    error = ((got - want).norm() / want.norm()).item()
+    assert error < limit, error
+
+
+def test_eagle_serves():
+    data = arrays("serve", "eagle")
+    w = {name: data[name] for name in data if name.endswith(".weight")}
+    known, n = data["features"].shape[0], data["embeddings"].shape[0]
+    state = data["features"] @ w["fc.weight"].T
+    # Drafted rows stand on the output of the row before them; it is taken as served, so that each row is tested by itself.
+    state = torch.cat([state, data["out"][known - 1 : n - 1]])
+    wide = torch.cat([norm(data["embeddings"], w["blk.0.attn_norm.weight"]), norm(state, w["blk.0.attn_norm_2.weight"])], -1)
+    q, k, v = (wide @ w[f"blk.0.attn_{part}.weight"].T for part in "qkv")
+    q, k = turn(q.view(n, HEADS, DIM), 0, DIM), turn(k.view(n, KV_HEADS, DIM), 0, DIM)
+    mask = torch.ones(n, n, dtype=torch.bool).tril()
+    mid = state + attend(q, k, v.view(n, KV_HEADS, DIM), mask, DIM) @ w["blk.0.attn_output.weight"].T
+    normed = norm(mid, w["blk.0.ffn_norm.weight"])
+    product = torch.nn.functional.silu(normed @ w["blk.0.ffn_gate.weight"].T) * (normed @ w["blk.0.ffn_up.weight"].T)
+    out = mid + product @ w["blk.0.ffn_down.weight"].T
+    for row in range(n):
+        close(data["out"][row], out[row], 0.02)
+    close(data["logits"], norm(out[known:], w["output_norm.weight"]) @ w["output.weight"].T, 0.03)
+
+
+def test_medusa_serves():
+    data = arrays("serve", "medusa")
+    x = norm(data["state"], data["output_norm.weight"])
+    for k in range(4):
+        out = x + torch.nn.functional.silu(x @ data[f"medusa.{k}.weight"].T)
+        close(data[f"logits{k}"], out @ data["output.weight"].T, 0.03)
