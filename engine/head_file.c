@@ -104,14 +104,29 @@ int head_read_shape(struct head_shape *out, const struct gguf *gguf, const struc
     return ENGINE_OK;
 }
 
+/* As 16 hexadecimal digits: not every reader of GGUF knows whole numbers beyond 63 bits. */
+static const char *digest_text(uint64_t digest, char text[17]) {
+    snprintf(text, 17, "%016llx", (unsigned long long)digest);
+    return text;
+}
+
+static bool has_digest(const struct gguf *gguf, const char *key, uint64_t digest) {
+    struct gguf_string found;
+    char wanted[17];
+    return gguf_get_string(gguf, key, &found) == GGUF_FOUND && found.len == 16 &&
+           memcmp(found.data, digest_text(digest, wanted), 16) == 0;
+}
+
 int head_check_digests(const struct gguf *gguf, uint64_t vocab_digest, uint64_t target_digest, struct engine_error *error) {
-    uint64_t vocab, target;
-    if (gguf_get_u64(gguf, "draft.vocab_digest", &vocab) != GGUF_FOUND ||
-        gguf_get_u64(gguf, "draft.target_digest", &target) != GGUF_FOUND)
+    struct gguf_string found;
+    if (gguf_get_string(gguf, "draft.vocab_digest", &found) != GGUF_FOUND ||
+        gguf_get_string(gguf, "draft.target_digest", &found) != GGUF_FOUND)
         return fail(error, "%s does not say which model it drafts for (draft.vocab_digest, draft.target_digest)",
                     gguf_path(gguf));
-    if (vocab != vocab_digest) return fail(error, "%s belongs to another vocabulary", gguf_path(gguf));
-    if (target != target_digest) return fail(error, "%s belongs to another model of the same vocabulary", gguf_path(gguf));
+    if (!has_digest(gguf, "draft.vocab_digest", vocab_digest))
+        return fail(error, "%s belongs to another vocabulary", gguf_path(gguf));
+    if (!has_digest(gguf, "draft.target_digest", target_digest))
+        return fail(error, "%s belongs to another model of the same vocabulary", gguf_path(gguf));
     return ENGINE_OK;
 }
 
@@ -208,8 +223,9 @@ static void put_shape(struct writer *w, const struct head_shape *s) {
 }
 
 static void put_facts(struct writer *w, const struct head_facts *facts) {
-    put_key_u64(w, "draft.vocab_digest", facts->vocab_digest);
-    put_key_u64(w, "draft.target_digest", facts->target_digest);
+    char digest[17];
+    put_key_string(w, "draft.vocab_digest", digest_text(facts->vocab_digest, digest));
+    put_key_string(w, "draft.target_digest", digest_text(facts->target_digest, digest));
     put_key_u64(w, "draft.tokens_trained", facts->tokens_trained);
     put_key_list(w, "draft.accuracy", GGUF_F32, HEAD_DEPTHS);
     put(w, facts->accuracy, sizeof facts->accuracy);

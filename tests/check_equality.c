@@ -14,6 +14,8 @@
 #include <unistd.h>
 
 #include "engine/log.h"
+#include "engine/train_head.h"
+#include "engine/train_text.h"
 #include "tests/drafters.h"
 #include "tests/engine_fixture.h"
 #include "tests/tiny_model.h"
@@ -259,9 +261,12 @@ static void run_cached(void) {
     n_failures++;
 }
 
-enum { OWN_SUFFIX = -1, OWN_MERGE = -2 }; /* the engine's own drafters; others are indices of test_drafters */
+/* The engine's own drafters; others are indices of test_drafters. Heads are trained on the reference, of a tiny model alone. */
+enum { OWN_SUFFIX = -1, OWN_MERGE = -2, OWN_EAGLE = -3, OWN_MEDUSA = -4, OWN_BLOCKWISE = -5 };
+static const enum engine_drafter own_drafters[] = {ENGINE_DRAFTER_SUFFIX, ENGINE_DRAFTER_MERGE, ENGINE_DRAFTER_EAGLE,
+                                                   ENGINE_DRAFTER_MEDUSA, ENGINE_DRAFTER_BLOCKWISE};
 
-static char store_path[64];
+static char store_path[64], head_paths[2][64], text_path[64];
 
 /* An n-gram store of half of the reference. */
 static void write_store(void) {
@@ -286,13 +291,52 @@ static void write_store(void) {
     engine_close(engine);
 }
 
+/* The reference as the text of train-draft, twice, for there must be 40 answers. */
+static void write_text(void) {
+    struct engine_config config = base_config();
+    struct engine *engine = open_engine(&config);
+    struct text_head head = {.magic = "fstext 1"};
+    const int32_t end = TEXT_END;
+    draft_digests(engine->tokenizer, engine->model, &head.vocab_digest, &head.target_digest);
+    engine_close(engine);
+    snprintf(text_path, sizeof text_path, "/tmp/foresay_check_equality_%d.text", getpid());
+    FILE *file = fopen(text_path, "wb");
+    if (!file) exit(1);
+    fwrite(&head, sizeof head, 1, file);
+    for (int i = 0; i < 2 * n_cases; i++) {
+        fwrite(reference[i % n_cases].ids, sizeof end, (size_t)reference[i % n_cases].n_ids, file);
+        fwrite(&end, sizeof end, 1, file);
+    }
+    if (fclose(file) != 0) exit(1);
+}
+
+static void train_heads(void) {
+    write_text();
+    for (int kind = 0; kind < HEAD_KINDS; kind++) {
+        char state[160];
+        snprintf(head_paths[kind], sizeof head_paths[kind], "/tmp/foresay_check_equality_%d.head%d", getpid(), kind);
+        const struct train_head_settings settings = {.kind = (enum head_kind)kind,
+                                                     .model = model_path,
+                                                     .out = head_paths[kind],
+                                                     .text = text_path,
+                                                     .hours = 1,
+                                                     .rate = 3e-3f,
+                                                     .save_minutes = 60,
+                                                     .n_vocab = 160,
+                                                     .epochs = 8,
+                                                     .threads = 2};
+        if (train_head(&settings) != 0) exit(1);
+        snprintf(state, sizeof state, "%s.state", head_paths[kind]);
+        unlink(state);
+    }
+}
+
 /* A drafter of tests/drafters.h that knows the reference, or one of the engine's own. */
 static struct engine *open_drafting(struct engine_config *config, struct test_drafter *test, int which) {
     config->drafter = ENGINE_DRAFTER_SUFFIX; /* drafts whatever it costs */
-    if (which == OWN_MERGE) {
-        config->drafter = ENGINE_DRAFTER_MERGE;
-        config->draft_store = store_path;
-    }
+    if (which < 0) config->drafter = own_drafters[-1 - which];
+    if (which == OWN_MERGE) config->draft_store = store_path;
+    if (which < OWN_MERGE) config->draft_store = head_paths[which == OWN_EAGLE ? HEAD_EAGLE : HEAD_MEDUSA];
     struct engine *engine = open_engine(config);
     if (which < 0) return engine;
     *test = (struct test_drafter){.n_answers = n_cases, .n_vocab = tokenizer_vocab_size(engine->tokenizer), .rng = 99};
@@ -308,7 +352,7 @@ static void run_drafter(int which) {
     struct test_drafter test;
     struct engine_stats stats;
     char way[80];
-    const char *name = which == OWN_MERGE ? "suffix + ngram" : which < 0 ? "suffix" : test_drafters[which].name;
+    const char *name = which < 0 ? engine_drafter_name(own_drafters[-1 - which]) : test_drafters[which].name;
     config.prefix_cache = true;
     struct engine *engine = open_drafting(&config, &test, which);
     snprintf(way, sizeof way, "drafter %s, cache filled", name);
@@ -326,6 +370,7 @@ static void run_drafter(int which) {
 }
 
 /* KV memory for little more than the longest sequence. */
+enum { NO_DRAFTER = 100 };
 static void run_preempted(bool prefix_cache, int which) {
     struct engine_config config = base_config();
     struct test_drafter test;
@@ -341,10 +386,13 @@ static void run_preempted(bool prefix_cache, int which) {
     config.prefix_cache = prefix_cache;
     config.kv_bytes = (size_t)(kv_blocks_for(longest) + 2) * block_bytes;
     config.ctx_len = kv_blocks_for(longest) * KV_BLOCK;
-    engine = which < 0 ? open_engine(&config) : open_drafting(&config, &test, which);
+    engine = which == NO_DRAFTER ? open_engine(&config) : open_drafting(&config, &test, which);
     char way[80];
-    snprintf(way, sizeof way, "preemption, prefix cache %s%s%s", prefix_cache ? "on" : "off", which < 0 ? "" : ", drafter ",
-             which < 0 ? "" : test_drafters[which].name);
+    snprintf(way, sizeof way, "preemption, prefix cache %s%s%s", prefix_cache ? "on" : "off",
+             which == NO_DRAFTER ? "" : ", drafter ",
+             which == NO_DRAFTER ? ""
+             : which < 0         ? engine_drafter_name(own_drafters[-1 - which])
+                                 : test_drafters[which].name);
     struct run run = {.way = way, .step = 1, .with_cancels = true};
     int n_rounds = 0;
     do { /* a fast model may finish requests before the next ones arrive: then once more */
@@ -426,12 +474,14 @@ int main(int argc, char **argv) {
     config.step_tokens = 512;
     run_config("steps of 512 rows", &config, true);
     run_cached();
-    run_preempted(false, -1);
-    run_preempted(true, -1);
+    run_preempted(false, NO_DRAFTER);
+    run_preempted(true, NO_DRAFTER);
     write_store();
-    for (int which = OWN_MERGE; which < N_TEST_DRAFTERS; which++) run_drafter(which);
+    if (tiny_path[0]) train_heads();
+    for (int which = tiny_path[0] ? OWN_BLOCKWISE : OWN_MERGE; which < N_TEST_DRAFTERS; which++) run_drafter(which);
     run_preempted(false, 0);
     run_preempted(true, 2);
+    if (tiny_path[0]) run_preempted(true, OWN_EAGLE);
     run_isa("amx", 1, 0);
     run_isa("avx512", 1, 0);
     run_isa("avxvnni", 1, 0);
@@ -444,6 +494,8 @@ int main(int argc, char **argv) {
     for (int i = 0; i < n_cases; i++) outcome_free(&reference[i]);
     if (tiny_path[0]) unlink(tiny_path);
     unlink(store_path);
+    for (int kind = 0; tiny_path[0] && kind < HEAD_KINDS; kind++) unlink(head_paths[kind]);
+    if (tiny_path[0]) unlink(text_path);
     printf(n_failures ? "check_equality: %d differences\n" : "check_equality: all equal\n", n_failures);
     return n_failures > 0;
 }
