@@ -5,8 +5,8 @@
  * u = [norm(embedding of the token) ; norm(state)], twice as wide as the target:
  *     a = state + o(attention(q(u), k(u), v(u)));   out = a + down(silu(gate(norm(a))) * up(norm(a)))
  *     logits = output(norm(out)), over n_vocab of the target's tokens
- * Medusa: n_ahead blocks x + silu(W x) on the norm of the target's last state; block k guesses the token k + 2 places on. All share
- * one output matrix.
+ * Medusa: n_ahead blocks x + silu(W x) on the norm of the target's last state; block k guesses the token k + 2 places on. All
+ * share one output matrix.
  *
  * This file has what inference (head_forward.c) and training (train.h) share: shapes, and tensors by number. */
 #ifndef FORESAY_HEAD_H

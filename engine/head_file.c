@@ -232,7 +232,8 @@ static void put_facts(struct writer *w, const struct head_facts *facts) {
     if (facts->lineage) put_key_string(w, "draft.lineage", facts->lineage);
 }
 
-/* fc reads states as they are, of which a few dimensions are a hundred times as large as the others: 8 bits would lose the rest. */
+/* fc reads states as they are, of which a few dimensions are a hundred times as large as the others: 8 bits would lose the
+ * rest. */
 static enum dtype type_of(const struct head_tensor *t) {
     if (t->n_rows == 1) return DTYPE_F32;
     return strcmp(t->name, "fc.weight") == 0 ? DTYPE_BF16 : DTYPE_Q8_0;

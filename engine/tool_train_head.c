@@ -1,9 +1,9 @@
 /* tool_train_head.c - `foresay train-draft --kind eagle` and `medusa`: trains a drafting head on the text that the model wrote.
  *
- * Answers are learned in an order that seed and epoch decide, BATCH of them to a step of AdamW. OUT.state holds weights, moments and
- * the place in that order; it is written whole, beside the old one, every few minutes and at the end, so a kill loses minutes, and
- * a run that was resumed ends with the very weights of one that was not interrupted. It also keeps how much of the text it learns
- * from: the text may grow meanwhile. Main thread. */
+ * Answers are learned in an order that seed and epoch decide, BATCH of them to a step of AdamW. OUT.state holds weights, moments
+ * and the place in that order; it is written whole, beside the old one, every few minutes and at the end, so a kill loses
+ * minutes, and a run that was resumed ends with the very weights of one that was not interrupted. It also keeps how much of the
+ * text it learns from: the text may grow meanwhile. Main thread. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>

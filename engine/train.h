@@ -1,13 +1,15 @@
-/* train.h - training of drafting heads: loss, gradients by hand, AdamW. Floats throughout; products go through the backend's gemm.
+/* train.h - training of drafting heads: loss, gradients by hand, AdamW. Floats throughout; products go through the backend's
+ * gemm.
  *
  *     trainer_open(&t, &shape, &backend, max_rows, error); trainer_init_weights(&t, ...);
  *     trainer_learn(&t, &example); ...     adds the example's gradients
  *     trainer_step(&t, &rate);             one step of AdamW, gradients are zero again
  *     trainer_score(&t, &example, &score)  how often the head is right, without learning
  *
- * Training-time test: the head is unrolled as it will run. Step j of a position takes its own output of step j - 1 for a state, and
- * attends to what steps 0 .. j of a draft would find in memory: keys of step 0 up to its position, then one key of each later step.
- * All sums have one order, so the same examples give the same weights, bit by bit, with any number of threads. Main thread. */
+ * Training-time test: the head is unrolled as it will run. Step j of a position takes its own output of step j - 1 for a state,
+ * and attends to what steps 0 .. j of a draft would find in memory: keys of step 0 up to its position, then one key of each later
+ * step. All sums have one order, so the same examples give the same weights, bit by bit, with any number of threads. Main
+ * thread. */
 #ifndef FORESAY_TRAIN_H
 #define FORESAY_TRAIN_H
 
@@ -91,8 +93,8 @@ void train_norm(struct trainer *t, int tensor, const float *x, int n, float *y, 
 /* d_x += (NULL: is not wanted), and the gradient of gamma. */
 void train_norm_backward(struct trainer *t, int tensor, const float *x, const float *d_y, int d_y_stride, int n, float *d_x);
 
-/* Step j of n rows has its output in out: loss and gradients, d_out = d(loss) / d(out), those of the output's norm and matrix; or,
- * with a score, only counts. */
+/* Step j of n rows has its output in out: loss and gradients, d_out = d(loss) / d(out), those of the output's norm and matrix;
+ * or, with a score, only counts. */
 void train_output(struct trainer *t, const struct example *example, int step, const float *out, int n, float *d_out,
                   struct trainer_score *score);
 

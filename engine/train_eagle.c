@@ -115,8 +115,8 @@ static void attention(struct trainer *t, int step, int n) {
     }
 }
 
-/* d_probs has d_attn times the values of step 0; becomes the gradient of the products. The later steps' keys, values and the query
- * get their part. */
+/* d_probs has d_attn times the values of step 0; becomes the gradient of the products. The later steps' keys, values and the
+ * query get their part. */
 static void softmax_row_backward(const void *arg, int row) {
     const struct attention_call *call = arg;
     struct trainer *t = call->t;

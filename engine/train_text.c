@@ -1,5 +1,5 @@
-/* train_text.c - reads the text that a model wrote, and runs the model over it once more for what a head learns from: states of its
- * layers and its probabilities. See train_text.h. Main thread. */
+/* train_text.c - reads the text that a model wrote, and runs the model over it once more for what a head learns from: states of
+ * its layers and its probabilities. See train_text.h. Main thread. */
 #include "engine/train_text.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* train_text.h - the text that a model wrote for its drafters' training: the file OUT.text, and examples made of it.
  *
- * A head, then int32 numbers: for each answer the tokens of its prompt, each as text_of_prompt (older files have none), the tokens of
- * the answer as they are, TEXT_END. So whoever skips what is negative reads answers alone. */
+ * A head, then int32 numbers: for each answer the tokens of its prompt, each as text_of_prompt (older files have none), the
+ * tokens of the answer as they are, TEXT_END. So whoever skips what is negative reads answers alone. */
 #ifndef FORESAY_TRAIN_TEXT_H
 #define FORESAY_TRAIN_TEXT_H
 
@@ -59,8 +59,8 @@ struct example_maker {
 int example_maker_open(struct example_maker *out, struct model *model, enum head_kind kind, const int32_t *vocab, int n_vocab,
                        int max_rows, int chunk, const struct chat_template *template, struct engine_error *error);
 void example_maker_close(struct example_maker *maker);
-/* out: 1 / the root mean square of each of n_cols inputs over answers first .. first + n - 1. Layers differ by orders of magnitude,
- * and so do dimensions; what learns wants them alike. */
+/* out: 1 / the root mean square of each of n_cols inputs over answers first .. first + n - 1. Layers differ by orders of
+ * magnitude, and so do dimensions; what learns wants them alike. */
 int example_input_scale(struct example_maker *maker, const struct train_text *text, int first, int n, int n_cols, float *out);
 /* The example lies in the maker until the next one. */
 struct example example_make(struct example_maker *maker, const struct train_text *text, int answer);

@@ -205,7 +205,8 @@ struct attention_spec {
     int window;     /* a row at position p sees p - window + 1 .. p (sliding windows); 0 = all of 0 .. p */
 };
 
-/* c (+)= a * b in floats, for training. Element (i, l) of a is a[i * a_row + l * a_col], so either factor may stand transposed. */
+/* c (+)= a * b in floats, for training. Element (i, l) of a is a[i * a_row + l * a_col], so either factor may stand
+ * transposed. */
 struct gemm_job {
     int m, n, k; /* c: [m, n]; a: [m, k]; b: [k, n] */
     const float *a, *b;

@@ -4,7 +4,8 @@
  *
  * ids: whole numbers in text; floats: [n_ids][vocab_size], position after position. The ids are
  * computed in one pass, in chunks, one by one, beside another sequence, and by every instruction set that this processor has; the
- * bits must be the same, those of the features that drafting heads read, too: exit status 1 if not, 2 for bad usage or a file that cannot be computed. */
+ * bits must be the same, those of the features that drafting heads read, too: exit status 1 if not, 2 for bad usage or a file
+ * that cannot be computed. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
