@@ -32,7 +32,7 @@ extern const char *const bench_part_names[BENCH_N_PARTS];
 
 struct bench_settings {
     const char *model, *isa, *kv_type, *parts, *prompts, *batches, *rows, *contexts;
-    const char *drafter_name, *draft_store;
+    const char *drafter_name, *draft_files;
     enum engine_drafter drafter;
     int threads, depth, n_generate, n_runs, step_tokens;
     bool json;

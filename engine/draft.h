@@ -17,39 +17,48 @@
 
 enum { DRAFT_ROWS = 64 }; /* nodes of all drafts in one step: their logits must fit memory */
 
-struct model;
+struct draft_model;
 struct request;
 struct tokenizer;
 
 struct draft_slot {
     struct request *owner; /* NULL = free */
     struct draft_odds own;
-    struct token_tree tree; /* the guess of this step; the root alone between steps */
+    struct token_tree tree;  /* the guess of this step; the root alone between steps */
+    struct token_tree other; /* another drafter's, not to be verified, but scored by the draws, too */
+    bool is_model;           /* tree is the draft model's or the head's */
+    int n_wanted;            /* nodes that were to be verified */
 };
 
 struct drafting {
     struct drafter drafter;
     struct ngram_store store; /* header NULL = none */
+    char *store_path;
     void *store_image;
+    struct draft_model *model; /* NULL = none */
+    struct drafter head;       /* ops NULL = none; there may be a model or a head, not both */
+    struct gguf *head_file;    /* until it is open */
+    struct head_shape head_shape;
     struct controller controller;
     struct draft_odds odds;   /* of all sequences */
     struct draft_slot *slots; /* [n_slots]; NULL = speculation is off */
     int n_slots;
-    struct gguf *head_file; /* of a drafting head; NULL once it is read */
-    struct head_shape head_shape;
-    bool has_head;
     bool is_decode, warned; /* the step under way has decode rows alone */
+    double asked_ms;        /* what asking the draft model or the head took in it */
     /* Scratch of a plan, [n_slots] each. */
     const struct token_tree **trees;
     struct request **guessing;
     int *kept;
+    struct draft_ask *asks;
+    struct draft_offer *offers;
 };
 
-/* Before the model is opened: reads what a drafting head asks of it into limits. */
-int draft_prepare(struct engine *e, const struct model_shape *shape, struct model_limits *limits, struct engine_error *error);
-/* Bytes that draft_open allocates. After draft_prepare; ctx_len is set in the configuration. */
+/* draft_open.c. Looks at the files that the configuration names; tokenizer, the target's shape and ctx_len are known. ENGINE_OK, or
+ * a status with its sentence; draft_close frees what there is. */
+int draft_look(struct engine *e, const struct model_shape *shape, struct engine_error *error);
+/* Bytes that draft_open allocates besides a draft model's. */
 uint64_t draft_bytes(const struct engine *e);
-/* Model and tokenizer are open. ENGINE_OK, or a status with its sentence; draft_close frees what there is. */
+/* Model and tokenizer are open, draft_look has been called. */
 int draft_open(struct engine *e, struct engine_error *error);
 void draft_close(struct drafting *d);
 
@@ -62,10 +71,22 @@ void draft_observe(struct engine *e, const struct model_batch *batch);
 /* The step took ms, n_drafted of its n_rows rows were drafts; n_tokens came out. */
 void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, double ms);
 /* The request has ended. */
-void draft_forget(struct request *r);
+void draft_forget(struct engine *e, struct request *r);
+
+/* draft_ask.c. Everyone's slot has what the lookup drafter guesses. Asks the draft model or the head where it may pay, or where it
+ * is asked for; its guess takes the place of the other. */
+void draft_ask(struct engine *e, int n_rows, int budget);
+
+/* draft_counts.c. The request has drawn in this step; the first n_accepted guesses of its draft, if it had one, were right. */
+void draft_count(struct engine *e, struct request *r, int n_accepted);
+enum engine_draft_off draft_off_of(const struct request *r);
+
+/* What a drafter is told of a request that has a slot. */
+struct draft_context draft_context_of(const struct engine *e, const struct request *r);
 
 /* What a store belongs to: the vocabulary, and the model whatever its quantization. */
 void draft_digests(const struct tokenizer *tokenizer, const struct model *model, uint64_t *vocab, uint64_t *target);
+uint64_t draft_vocab_digest(const struct tokenizer *tokenizer);
 
 /* For tests: another drafter in place of the engine's own, which it closes. Before the first submit. */
 void engine_set_drafter(struct engine *e, const struct drafter *drafter);

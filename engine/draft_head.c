@@ -5,6 +5,9 @@
  * memory: the nodes of its branch that are not there are computed in one call with it. */
 #include "engine/draft_head.h"
 
+#include "engine/draft_model.h"
+#include "engine/internal.h"
+
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
@@ -15,11 +18,9 @@ enum {
     MOST_DEPTH = 8,
     MOST_WIDTH = 4, /* guesses behind one node */
     MOST_CANDIDATES = TREE_MAX_NODES * MOST_WIDTH,
-    FIRST_CLASS = 12, /* of odds: four classes by the probability that the head names */
 };
 
 static const float LEAST_CHANCE = 0.05f; /* of a node; below it never pays */
-static const float LEAST_TO_LOOK = 0.2f; /* of a node behind which the head looks further, which takes time */
 
 struct head_slot {
     int start;      /* position of the text that stands first in memory */
@@ -43,6 +44,7 @@ struct candidate {
 
 struct head_drafter {
     struct head *head;
+    struct cost_table *passes;
     bool is_chain;
     struct head_slot *slots;
     float *rows;   /* of all slots */
@@ -51,6 +53,8 @@ struct head_drafter {
     struct head_slot *slot;
     const struct draft_context *context;
     struct token_tree *tree;
+    double begun_ms;
+    int n_absorbed;                              /* rows of the text that went through the head first */
     int width, n_branch, branch[MOST_DEPTH + 1]; /* nodes whose keys are in memory, from depth 1 on */
     struct guess ahead[HEAD_MOST_AHEAD][MOST_WIDTH];
     int n_candidates;
@@ -122,21 +126,12 @@ static void find_best(const struct head *h, const float *logits, int n, struct g
     for (int i = 0; i < n_found; i++) out[i] = (struct guess){h->vocab[at[i]], expf(best[i] - best[0]) / sum};
 }
 
-/* How likely a guess comes true that the head gives p: p, corrected by what became of such guesses. */
-static float odds_of(const struct draft_context *context, float p, int *odds_class) {
-    static const float bound[] = {0.15f, 0.4f, 0.7f}, middle[] = {0.07f, 0.27f, 0.55f, 0.88f};
-    int bin = 0;
-    while (bin < 3 && p >= bound[bin]) bin++;
-    *odds_class = FIRST_CLASS + bin;
-    float odds = p / middle[bin] * odds_estimate(context->own, context->all, *odds_class);
-    return odds < 0.98f ? odds : 0.98f;
-}
-
 static void offer(struct head_drafter *d, int parent, const struct guess *guesses) {
     for (int i = 0; i < d->width && d->n_candidates < MOST_CANDIDATES; i++) {
         struct candidate c = {.parent = parent, .token = guesses[i].token};
         if (!(guesses[i].p > 0)) break;
-        c.odds = odds_of(d->context, guesses[i].p, &c.odds_class);
+        c.odds_class = odds_class_of(DRAFT_MODEL_CLASS, guesses[i].p);
+        c.odds = odds_estimate(d->context->own, d->context->all, c.odds_class);
         c.chance = d->tree->chance[parent] * c.odds;
         if (c.chance >= LEAST_CHANCE) d->candidates[d->n_candidates++] = c;
     }
@@ -169,9 +164,11 @@ static void look_behind(struct head_drafter *d, int node) {
         if (depth < d->head->shape.n_ahead) offer(d, node, d->ahead[depth]);
         return;
     }
-    if (depth == MOST_DEPTH || (node > 0 && d->tree->chance[node] < LEAST_TO_LOOK)) return;
+    if (depth == MOST_DEPTH || (node > 0 && d->tree->chance[node] < d->context->least_chance)) return;
+    double start = node > 0 ? now_ms() : d->begun_ms;
     if (node > 0) compute_branch(d, node);
     find_best(d->head, head_logits(d->head, state_of(d, node)), d->width, guesses);
+    cost_learn(d->passes, node > 0 || d->n_absorbed == 0 ? 1 : d->n_absorbed, now_ms() - start);
     offer(d, node, guesses);
 }
 
@@ -205,6 +202,8 @@ static void propose(void *self, int slot, const struct draft_context *context, s
     d->context = context;
     d->tree = tree;
     d->width = d->is_chain || context->max_width < 1 ? 1 : context->max_width < MOST_WIDTH ? context->max_width : MOST_WIDTH;
+    d->begun_ms = now_ms();
+    d->n_absorbed = d->slot->n_pending;
     if (h->shape.kind == HEAD_EAGLE) absorb(d, d->slot, context->tokens);
     if (d->slot->state_end != context->n_tokens - 1) return;
     if (h->shape.kind == HEAD_MEDUSA) {
@@ -212,8 +211,22 @@ static void propose(void *self, int slot, const struct draft_context *context, s
         memset(d->ahead, 0, sizeof d->ahead);
         for (int k = 0; k < h->shape.n_ahead; k++)
             find_best(h, logits + (size_t)k * (size_t)h->logits_stride, d->width, d->ahead[k]);
+        cost_learn(d->passes, 1, (now_ms() - d->begun_ms) / h->shape.n_ahead); /* all depths at once */
     }
     grow(d);
+}
+
+/* One after the other: what a head reads stays in the cache. */
+static void propose_all(void *self, const struct draft_ask *asks, int n) {
+    for (int i = 0; i < n; i++) propose(self, asks[i].slot, &asks[i].context, asks[i].tree);
+}
+
+int head_drafter_missing(void *self, int slot, const struct draft_context *context) {
+    const struct head_drafter *d = self;
+    const struct head_slot *s = &d->slots[slot];
+    if (d->head->shape.kind == HEAD_MEDUSA) return s->state_end == context->n_tokens - 1;
+    bool is_current = s->start + s->n_memory + s->n_pending == context->n_tokens - 1 && s->n_memory + s->n_pending > 0;
+    return is_current ? s->n_pending > 0 ? s->n_pending : 1 : 0;
 }
 
 /* --- open, close --- */
@@ -237,13 +250,20 @@ uint64_t head_drafter_bytes(const struct head_shape *s, int n_slots) {
            (uint64_t)(TREE_MAX_NODES * row_group_pad(s->n_embd)) * sizeof(float) + sizeof(struct head_drafter);
 }
 
-int head_drafter_open(struct drafter *out, struct head *head, bool is_chain, struct engine_error *error) {
-    static const struct drafter_ops eagle = {"eagle", begin, propose, close_drafter, observe};
-    static const struct drafter_ops medusa = {"medusa", begin, propose, close_drafter, observe};
+static const struct drafter_ops head_ops = {.name = "head",
+                                            .begin = begin,
+                                            .propose = propose,
+                                            .close = close_drafter,
+                                            .propose_all = propose_all,
+                                            .end = begin,
+                                            .observe = observe};
+
+int head_drafter_open(struct drafter *out, struct head *head, bool is_chain, struct cost_table *passes,
+                      struct engine_error *error) {
     size_t per_slot = floats_of_slot(&head->shape), n_slots = (size_t)head->n_slots;
     struct head_drafter *d = calloc(1, sizeof *d);
     if (d) {
-        *d = (struct head_drafter){.head = head, .is_chain = is_chain};
+        *d = (struct head_drafter){.head = head, .is_chain = is_chain, .passes = passes};
         d->slots = calloc(n_slots, sizeof *d->slots);
         d->rows = calloc(n_slots, per_slot * sizeof *d->rows);
         d->states = calloc(TREE_MAX_NODES, (size_t)head->state_stride * sizeof *d->states);
@@ -257,6 +277,6 @@ int head_drafter_open(struct drafter *out, struct head *head, bool is_chain, str
         d->slots[i].state = d->rows + i * per_slot;
         d->slots[i].pending = d->slots[i].state + head->state_stride;
     }
-    *out = (struct drafter){head->shape.kind == HEAD_EAGLE ? &eagle : &medusa, d};
+    *out = (struct drafter){&head_ops, d};
     return ENGINE_OK;
 }

@@ -8,8 +8,12 @@
 #include "engine/head.h"
 #include "speculative/speculative.h"
 
-/* The drafter owns the head from here on, also when this fails. is_chain: one guess a depth, whatever the context allows. */
-int head_drafter_open(struct drafter *out, struct head *head, bool is_chain, struct engine_error *error);
+/* The drafter owns the head from here on, also when this fails. is_chain: one guess a depth, whatever the context allows.
+ * passes learns what its calls cost. */
+int head_drafter_open(struct drafter *out, struct head *head, bool is_chain, struct cost_table *passes,
+                      struct engine_error *error);
+/* Rows that the head must compute before it can guess what follows the text, at least 1; 0 = it cannot. */
+int head_drafter_missing(void *self, int slot, const struct draft_context *context);
 /* Bytes that it allocates besides the head. */
 uint64_t head_drafter_bytes(const struct head_shape *shape, int n_slots);
 

@@ -4,18 +4,18 @@
 #include "engine/engine.h"
 
 static const char *const names[] = {
-    [ENGINE_DRAFTER_AUTO] = "auto",     [ENGINE_DRAFTER_NONE] = "none",          [ENGINE_DRAFTER_SUFFIX] = "suffix",
-    [ENGINE_DRAFTER_NGRAM] = "ngram",   [ENGINE_DRAFTER_MERGE] = "merge",        [ENGINE_DRAFTER_EAGLE] = "eagle",
-    [ENGINE_DRAFTER_MEDUSA] = "medusa", [ENGINE_DRAFTER_BLOCKWISE] = "blockwise"};
+    [ENGINE_DRAFTER_AUTO] = "auto",     [ENGINE_DRAFTER_NONE] = "none",           [ENGINE_DRAFTER_SUFFIX] = "suffix",
+    [ENGINE_DRAFTER_NGRAM] = "ngram",   [ENGINE_DRAFTER_MODEL] = "model",         [ENGINE_DRAFTER_EAGLE] = "eagle",
+    [ENGINE_DRAFTER_MEDUSA] = "medusa", [ENGINE_DRAFTER_BLOCKWISE] = "blockwise", [ENGINE_DRAFTER_MERGE] = "merge"};
 
-bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **store) {
+bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **files) {
     size_t n = strcspn(text, ":");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strlen(names[i]) != n || memcmp(names[i], text, n) != 0) continue;
         *out = (enum engine_drafter)i;
-        if (store) *store = text[n] ? text + n + 1 : NULL;
-        bool takes_store = store && i != ENGINE_DRAFTER_NONE && i != ENGINE_DRAFTER_SUFFIX;
-        return !text[n] || (takes_store && text[n + 1]);
+        if (files) *files = text[n] ? text + n + 1 : NULL;
+        bool takes_files = files && i != ENGINE_DRAFTER_NONE && i != ENGINE_DRAFTER_SUFFIX;
+        return !text[n] || (takes_files && text[n + 1]);
     }
     return false;
 }

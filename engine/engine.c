@@ -9,6 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "engine/draft_model.h"
 #include "engine/internal.h"
 #include "engine/log.h"
 #include "engine/memory.h"
@@ -84,21 +85,27 @@ static int choose_memory(struct engine *e, const struct model_shape *shape, cons
     struct engine_config *c = &e->config;
     uint64_t block_bytes = kv_block_bytes(kv_shape), available = memory_available();
     uint64_t kv = c->kv_bytes ? c->kv_bytes : default_kv_bytes(c, block_bytes, available);
-    uint64_t buffers = model_buffer_bytes(shape, limits) + draft_bytes(e), need = weights + buffers + kv;
-    char t[5][32];
+    uint64_t n = kv / block_bytes;
+    *n_blocks = n < INT32_MAX / KV_BLOCK ? (int)n : INT32_MAX / KV_BLOCK;
+    uint64_t buffers = model_buffer_bytes(shape, limits) + draft_bytes(e);
+    uint64_t draft = e->drafting.model ? draft_model_bytes(e->drafting.model, *n_blocks) : 0;
+    uint64_t need = weights + buffers + kv + draft;
+    char t[6][32], of_draft[400] = "";
     if (kv / block_bytes < MIN_CTX / KV_BLOCK)
         return fail(error, ENGINE_ERR_ARGUMENT, "--kv-mem of %s is too small: %d tokens of this model take %s",
                     memory_format(kv, t[0], sizeof t[0]), MIN_CTX,
                     memory_format(MIN_CTX / KV_BLOCK * block_bytes, t[1], sizeof t[1]));
+    if (draft > 0)
+        snprintf(of_draft, sizeof of_draft, ", %s for the draft model %.200s", memory_format(draft, t[5], sizeof t[5]),
+                 draft_model_path(e->drafting.model));
     if (need < kv || need > available)
         return fail(error, ENGINE_ERR_MEMORY,
-                    "%s needs %s: %s for weights, %s for keys and values, %s for buffers; %s are available. Lower %s.",
+                    "%.200s needs %s: %s for weights, %s for keys and values, %s for buffers%s; %s are available. Lower %s%s.",
                     c->model_path, memory_format(need < kv ? kv : need, t[0], sizeof t[0]),
                     memory_format(weights, t[1], sizeof t[1]), memory_format(kv, t[2], sizeof t[2]),
-                    memory_format(buffers, t[3], sizeof t[3]), memory_format(available, t[4], sizeof t[4]),
-                    c->kv_bytes ? "--kv-mem" : "--ctx or --max-seqs, or set --kv-mem");
-    uint64_t n = kv / block_bytes;
-    *n_blocks = n < INT32_MAX / KV_BLOCK ? (int)n : INT32_MAX / KV_BLOCK;
+                    memory_format(buffers, t[3], sizeof t[3]), of_draft, memory_format(available, t[4], sizeof t[4]),
+                    c->kv_bytes ? "--kv-mem" : "--ctx or --max-seqs, or set --kv-mem",
+                    draft > 0 ? ", or choose a smaller draft model" : "");
     return ENGINE_OK;
 }
 
@@ -180,13 +187,14 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
     struct kv_shape kv_shape;
     int rc, n_blocks = 0;
     if ((rc = model_read_shape(&shape, gguf, error)) || (rc = choose_ctx(&e->config, &shape, error)) ||
-        (rc = model_kv_shape(&shape, e->config.kv_type, &kv_shape, error)) || (rc = open_text(e, gguf, &shape, error)))
+        (rc = model_kv_shape(&shape, e->config.kv_type, &kv_shape, error)) || (rc = open_text(e, gguf, &shape, error)) ||
+        (rc = draft_look(e, &shape, error)))
         return rc;
     struct model_limits limits = {
         .max_rows = e->config.step_tokens, .max_logits = e->config.max_seqs, .ctx_len = e->config.ctx_len};
     if (e->config.drafter != ENGINE_DRAFTER_NONE) limits.max_logits += DRAFT_ROWS;
-    if ((rc = draft_prepare(e, &shape, &limits, error)) ||
-        (rc = choose_memory(e, &shape, &kv_shape, model_weight_memory(gguf), &limits, &n_blocks, error)) ||
+    memcpy(limits.feature_layers, e->drafting.head_shape.layers, sizeof limits.feature_layers);
+    if ((rc = choose_memory(e, &shape, &kv_shape, model_weight_memory(gguf), &limits, &n_blocks, error)) ||
         (rc = open_backend(e, error)))
         return rc;
     rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error);
@@ -236,7 +244,7 @@ int engine_open(struct engine **out, const struct engine_config *config, struct 
     e->config = *config;
     init_locks(e);
     if ((rc = gguf_open(&gguf, config->model_path, error)) || (rc = open_model(e, gguf, error))) goto done;
-    e->config.model_path = e->config.kv_type = e->config.draft_store = NULL; /* the caller's; not to be read from here on */
+    e->config.model_path = e->config.kv_type = e->config.draft_files = NULL; /* the caller's; not to be read from here on */
     e->stats.blocks_total = e->stats.blocks_free = e->cache.n_blocks;
     if ((rc = open_threads(e, error))) goto done;
     log_opened(e, started_ms);

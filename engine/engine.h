@@ -43,21 +43,38 @@ struct engine_error {
 
 /* Who guesses tokens ahead. A guess is checked by the model's own draws: it changes how fast a text comes, never the text. */
 enum engine_drafter {
-    ENGINE_DRAFTER_AUTO,   /* whatever measurements say is fastest, which may be nothing */
-    ENGINE_DRAFTER_NONE,   /* one token a step */
-    ENGINE_DRAFTER_SUFFIX, /* what followed the same words earlier in the text; drafts wherever it can, whatever it costs */
-    ENGINE_DRAFTER_NGRAM,  /* what this model often says after these words, from a store; likewise */
-    ENGINE_DRAFTER_MERGE,  /* both; likewise */
-    /* A drafting head, trained for this model; an engine that has one asks it for every request, whatever drafter that names. */
-    ENGINE_DRAFTER_EAGLE,
-    ENGINE_DRAFTER_MEDUSA,
-    ENGINE_DRAFTER_BLOCKWISE, /* a Medusa head, its likeliest token at each place alone */
+    ENGINE_DRAFTER_AUTO,      /* whatever measurements say is fastest, which may be nothing */
+    ENGINE_DRAFTER_NONE,      /* one token a step */
+    ENGINE_DRAFTER_SUFFIX,    /* what followed the same words earlier in the text; drafts wherever it can, whatever it costs */
+    ENGINE_DRAFTER_NGRAM,     /* what this model often says after these words, from a store; likewise */
+    ENGINE_DRAFTER_MODEL,     /* what a smaller model of the same vocabulary would say; likewise */
+    ENGINE_DRAFTER_EAGLE,     /* what a head on the model's own states expects, trained for it; likewise */
+    ENGINE_DRAFTER_MEDUSA,    /* the same with Medusa's blocks */
+    ENGINE_DRAFTER_BLOCKWISE, /* Medusa's blocks, of each the likeliest token alone; likewise */
+    ENGINE_DRAFTER_MERGE,     /* all of them that there are, the model or head where the others know little; likewise */
 };
-/* "auto", "none", "suffix" and so on. With a colon a file may follow all but "none" and "suffix", if store is given: it points
- * into text then, or is NULL. False for anything else. */
-#define ENGINE_DRAFTER_FORMS "auto, auto:FILE, none, suffix, ngram:FILE, merge:FILE, eagle:FILE, medusa:FILE or blockwise:FILE"
-bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **store);
+/* "auto", "none", "suffix" and so on. With a colon files may follow all but "none" and "suffix", if files is given: it points into
+ * text then, or is NULL. False for anything else. */
+#define ENGINE_DRAFTER_FORMS                                                                                                     \
+    "auto, auto:FILES, none, suffix, ngram:FILE, model:FILE, eagle:FILE, medusa:FILE, blockwise:FILE or merge:FILES"
+bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **files);
 const char *engine_drafter_name(enum engine_drafter drafter);
+
+/* Why a step had no draft for an answer. */
+enum engine_draft_off {
+    ENGINE_DRAFT_ON,          /* it had one */
+    ENGINE_DRAFT_OFF_NONE,    /* the drafter is none */
+    ENGINE_DRAFT_OFF_PROMPTS, /* prompts were computed beside it: there rows are dear */
+    ENGINE_DRAFT_OFF_GUESS,   /* nobody had a guess */
+    ENGINE_DRAFT_OFF_COST,    /* by all measurements it would not have paid */
+    ENGINE_DRAFT_OFF_LOSS,    /* of late drafts cost more than they gained */
+    ENGINE_DRAFT_OFF_ROOM,    /* no row or no KV block was left */
+    ENGINE_DRAFT_OFF_COUNT
+};
+/* "", "none", "prompts", "no guess", "cost", "loss", "room" */
+const char *engine_draft_off_name(enum engine_draft_off off);
+
+enum { ENGINE_DRAFT_DEPTHS = 8 };
 
 struct engine_config {
     const char *model_path; /* read during engine_open only */
@@ -70,10 +87,13 @@ struct engine_config {
     int step_tokens;     /* token budget of one step: decode rows plus prefill chunks */
     size_t kv_bytes;     /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
     enum engine_drafter drafter; /* of requests that ask for AUTO; NONE: no memory for drafts, so none can be asked for */
-    const char *draft_store;     /* n-gram store or head that belongs to this model, or NULL; read during engine_open only */
-    int draft_max;               /* tokens a sequence may guess ahead in one step, 1 .. 63 */
-    bool prefix_cache;           /* keep finished blocks and reuse them for equal prefixes */
-    void (*wake)(void *arg);     /* engine's thread: events went from none to some; must not block, must not call the engine */
+    /* An n-gram store that belongs to this model, a draft model (GGUF) of its vocabulary or a drafting head (GGUF) that was trained
+     * for it, or a store and one of these with a comma between; NULL = none.
+     * Read during engine_open only. */
+    const char *draft_files;
+    int draft_max;           /* tokens a sequence may guess ahead in one step, 1 .. 63 */
+    bool prefix_cache;       /* keep finished blocks and reuse them for equal prefixes */
+    void (*wake)(void *arg); /* engine's thread: events went from none to some; must not block, must not call the engine */
     void *wake_arg;
 };
 struct engine_config engine_config_default(void);
@@ -169,7 +189,11 @@ struct engine_usage {
     int prompt_tokens, cached_tokens, output_tokens;
     int dropped_messages;
     int draft_rounds, drafted_tokens, accepted_tokens; /* steps that checked a guess; tokens guessed; of these right */
-    float queue_ms, prefill_ms, ttft_ms, decode_ms;    /* ttft: submit to first token; decode: first to last token */
+    int accepted_at[ENGINE_DRAFT_DEPTHS]; /* of the latter: the first guesses of a round, the second ...; the last: and deeper */
+    int model_rounds;                     /* of the rounds: the draft model guessed */
+    enum engine_drafter drafter;          /* who was to guess */
+    enum engine_draft_off draft_off;      /* why most of the steps without a guess had none */
+    float queue_ms, prefill_ms, ttft_ms, decode_ms; /* ttft: submit to first token; decode: first to last token */
 };
 
 struct engine_event {
@@ -232,6 +256,9 @@ struct engine_stats {
     double stepped_ms; /* when the latest step ended, on the monotonic clock */
     uint64_t steps, prompt_tokens, cached_tokens, output_tokens, preemptions, finished, cancelled, failed;
     uint64_t draft_rounds, drafted_tokens, accepted_tokens; /* as in usage; one round a sequence */
+    uint64_t accepted_at[ENGINE_DRAFT_DEPTHS], model_rounds;
+    uint64_t draft_off[ENGINE_DRAFT_OFF_COUNT]; /* steps without a guess, one a sequence, by the reason */
+    double asked_ms;                            /* what asking the draft model took */
 };
 void engine_stats(struct engine *engine, struct engine_stats *out);
 

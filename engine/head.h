@@ -70,6 +70,8 @@ struct head_facts {
     const char *lineage;         /* how it came to be, for people; NULL = unknown */
 };
 
+/* By its architecture alone. */
+bool head_is_one(const struct gguf *gguf);
 /* Refuses what is no head of this kind, or not one for this target: a sentence that says so. */
 int head_read_shape(struct head_shape *out, const struct gguf *gguf, const struct model_shape *target,
                     struct engine_error *error);

@@ -45,6 +45,12 @@ static int read_kind(struct head_shape *s, const struct gguf *gguf, struct engin
                 gguf_path(gguf), (int)(name.len < 40 ? name.len : 40), name.data);
 }
 
+bool head_is_one(const struct gguf *gguf) {
+    struct head_shape shape;
+    struct engine_error unimportant;
+    return read_kind(&shape, gguf, &unimportant) == ENGINE_OK;
+}
+
 static int read_layers(struct head_shape *s, const struct gguf *gguf, const struct model_shape *target,
                        struct engine_error *error) {
     struct gguf_array list;

@@ -70,9 +70,10 @@ struct request {
     int max_output; /* tokens; 0 = until the context is full */
     enum engine_drafter drafter;
     struct draft_slot *draft; /* NULL = has none; engine thread, as the counts are */
-    int n_draft_rounds, n_drafted, n_accepted;
-    int last_logits; /* of this step: the row of logits that its last token was drawn from; -1 = it drew none */
-    int status;      /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
+    int last_logits;          /* of this step: the row of logits that its last token was drawn from; -1 = it drew none */
+    int n_draft_rounds, n_model_rounds, n_drafted, n_accepted;
+    int n_accepted_at[ENGINE_DRAFT_DEPTHS], n_draft_off[ENGINE_DRAFT_OFF_COUNT];
+    int status; /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
     char message[256];
     int dropped_messages;
     double submitted_ms, scheduled_ms, first_token_ms, last_token_ms; /* engine thread, after submit */

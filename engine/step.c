@@ -4,6 +4,7 @@
  * Cancels are applied between steps, so a cancelled request costs at most the step that is under way, and a step is short:
  * its rows are bounded by step_tokens. */
 #include <assert.h>
+#include <string.h>
 
 #include "engine/internal.h"
 #include "engine/log.h"
@@ -41,8 +42,12 @@ static struct engine_usage usage_of(const struct request *r) {
         .draft_rounds = r->n_draft_rounds,
         .drafted_tokens = r->n_drafted,
         .accepted_tokens = r->n_accepted,
+        .model_rounds = r->n_model_rounds,
+        .drafter = r->drafter,
+        .draft_off = draft_off_of(r),
         .queue_ms = (float)(scheduled - r->submitted_ms),
     };
+    memcpy(usage.accepted_at, r->n_accepted_at, sizeof usage.accepted_at);
     if (r->first_token_ms > 0) {
         usage.prefill_ms = (float)(r->first_token_ms - scheduled);
         usage.ttft_ms = (float)(r->first_token_ms - r->submitted_ms);
@@ -110,7 +115,7 @@ static void publish(struct engine *e) {
 static void end_request(struct engine *e, struct request *r, enum engine_finish finish) {
     assert(!r->is_ending);
     scheduler_remove(&e->scheduler, &r->seq);
-    draft_forget(r);
+    draft_forget(e, r);
     r->is_ending = true;
     r->ending = finish;
     e->ending[e->n_ending++] = r;
@@ -235,9 +240,8 @@ static void note_times(struct engine *e, struct request *r, double now) {
 static void settle(struct engine *e, struct drawing *d, double now) {
     struct request *r = d->request;
     if (d->n_drawn > 0) note_times(e, r, now);
-    r->n_accepted += d->walk.node;
     r->last_logits = d->first_row + d->walk.node;
-    e->counts.accepted_tokens += (uint64_t)d->walk.node;
+    draft_count(e, r, d->walk.node);
     scheduler_accept(&e->scheduler, &r->seq, d->walk.node);
     draft_learn(e, r, d->drawn, d->n_drawn);
     if (d->is_over) end_request(e, r, d->finish);

@@ -184,7 +184,7 @@ static int open_engine(struct bench *b) {
     config.kv_type = s->kv_type;
     config.n_threads = s->threads;
     config.drafter = s->drafter;
-    config.draft_store = s->draft_store;
+    config.draft_files = s->draft_files;
     config.max_seqs = n_logits > n_seqs ? n_logits : n_seqs;
     if (config.max_seqs < BENCH_BLOCK_SEQS) config.max_seqs = BENCH_BLOCK_SEQS;
     config.step_tokens = s->step_tokens > 2 * config.max_seqs ? s->step_tokens : 2 * config.max_seqs;
@@ -251,7 +251,7 @@ int tool_bench(int argc, char **argv) {
         return 2;
     }
     if (!parse_lists(&b)) return 2;
-    if (!engine_drafter_parse(s->drafter_name, &s->drafter, &s->draft_store)) {
+    if (!engine_drafter_parse(s->drafter_name, &s->drafter, &s->draft_files)) {
         fprintf(stderr, "foresay bench: --drafter is " ENGINE_DRAFTER_FORMS ", not '%s'\n", s->drafter_name);
         return 2;
     }

@@ -13,7 +13,7 @@
 struct settings {
     const char *model, *prompt, *chat, *system, *isa, *kv_type, *drafter_name;
     enum engine_drafter drafter;
-    const char *draft_store;
+    const char *draft_files;
     int draft_max, n_tokens, threads, ctx, step_tokens, logprobs; /* logprobs: -1 = none */
     struct engine_sampling sampling;
     size_t kv_bytes;
@@ -173,7 +173,7 @@ static int generate(const struct settings *settings) {
     config.step_tokens = settings->step_tokens;
     config.kv_bytes = settings->kv_bytes;
     config.drafter = settings->drafter;
-    config.draft_store = settings->draft_store;
+    config.draft_files = settings->draft_files;
     config.draft_max = settings->draft_max;
     config.max_seqs = 1;
     if (engine_open(&engine, &config, &error) != ENGINE_OK) return fail(error.text);
@@ -246,7 +246,7 @@ int tool_generate(int argc, char **argv) {
         fprintf(stderr, "foresay generate: --model and one of --prompt and --chat are needed (foresay generate --help)\n");
         return 2;
     }
-    if (!engine_drafter_parse(s.drafter_name, &s.drafter, &s.draft_store)) {
+    if (!engine_drafter_parse(s.drafter_name, &s.drafter, &s.draft_files)) {
         fprintf(stderr, "foresay generate: --drafter is " ENGINE_DRAFTER_FORMS ", not '%s'\n", s.drafter_name);
         return 2;
     }

@@ -103,7 +103,7 @@ static int read_sources(struct serve_config *config, struct option_set *set, int
 /* What a row cannot check by itself. */
 static int check(struct serve_config *config, const char *log_level, const char *drafter) {
     int level = log_level_parse(log_level);
-    if (!engine_drafter_parse(drafter, &config->drafter, &config->draft_store))
+    if (!engine_drafter_parse(drafter, &config->drafter, &config->draft_files))
         return complain("--drafter is " ENGINE_DRAFTER_FORMS ", not '%s'", drafter);
     if (level < 0) return complain("--log-level is error, warn, info or debug, not '%s'", log_level);
     config->log_level = (enum log_level)level;
@@ -176,8 +176,8 @@ void serve_config_log(const struct serve_config *config) {
              config->config ? config->config : "none");
     log_info("serve",
              "settings: host %s, port %d, public-origin %s, threads %s, ctx %s, max-seqs %d, kv-mem %s, kv-type %s, step-tokens "
-             "%d, isa %s, drafter %s, store %s, draft-max %d",
+             "%d, isa %s, drafter %s, draft files %s, draft-max %d",
              config->host, config->port, config->public_origin ? config->public_origin : "none", threads, ctx, config->max_seqs,
              kv_mem, config->kv_type ? config->kv_type : "f16", config->step_tokens, config->isa ? config->isa : "auto",
-             engine_drafter_name(config->drafter), config->draft_store ? config->draft_store : "none", config->draft_max);
+             engine_drafter_name(config->drafter), config->draft_files ? config->draft_files : "none", config->draft_max);
 }

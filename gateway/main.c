@@ -80,7 +80,7 @@ static int open_engine(struct engine **engine, const struct serve_config *config
     settings.step_tokens = config->step_tokens;
     settings.kv_bytes = config->kv_mem;
     settings.drafter = config->drafter;
-    settings.draft_store = config->draft_store;
+    settings.draft_files = config->draft_files;
     settings.draft_max = config->draft_max;
     settings.wake = gateway_wake;
     settings.wake_arg = gateway;

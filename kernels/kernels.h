@@ -33,7 +33,8 @@ enum {
     KV_BLOCK = 16,    /* tokens in a KV block: 16 positions fill one 512-bit vector of scores */
     QUANT_BLOCK = 32, /* inputs that share a scale, in weights and in activations */
     MAX_EXPERTS = 512,
-    ROW_GROUP = 16, /* output rows interleaved by weight_load; outputs are padded to a multiple of it */
+    TREE_MAX_ROWS = 64, /* nodes of a token tree: a set of them fits a word */
+    ROW_GROUP = 16,     /* output rows interleaved by weight_load; outputs are padded to a multiple of it */
 };
 
 enum kernels_status {
@@ -146,12 +147,17 @@ struct kv_pool {
     size_t block_bytes;
 };
 
-/* A run of consecutive rows of one batch that belong to one sequence and stand at consecutive positions. */
+/* A run of consecutive rows of one batch that belong to one sequence. They stand at consecutive positions, or they are the nodes
+ * of a token tree, of which row 0 is the root and parents come first. Node i stands at position first_pos + depth[i] and sees
+ * 0 .. first_pos - 1, its ancestors and itself, as if they were the sequence's text; its key and value are kept in the slot of
+ * position first_pos + i, until kv_move brings those of the accepted nodes where they belong. */
 struct kernels_seq {
-    int first_row;         /* index of the run's first row in the batch */
-    int n_rows;            /* at least 1 */
-    int first_pos;         /* absolute position of the first row; row i stands at first_pos + i and sees 0 .. first_pos + i */
-    const int32_t *blocks; /* block table: position p lies in blocks[p / KV_BLOCK], slot p % KV_BLOCK */
+    int first_row;             /* index of the run's first row in the batch */
+    int n_rows;                /* at least 1; of a tree at most TREE_MAX_ROWS */
+    int first_pos;             /* absolute position of the first row; row i stands at first_pos + i and sees 0 .. first_pos + i */
+    const int32_t *blocks;     /* block table: position p lies in blocks[p / KV_BLOCK], slot p % KV_BLOCK */
+    const int8_t *depth;       /* [n_rows] of a tree, depth[0] = 0; NULL = consecutive positions */
+    const uint64_t *ancestors; /* [n_rows] of a tree; bit j: row j is row i itself or stands above it */
 };
 
 enum rope_kind {
@@ -286,6 +292,10 @@ struct backend_ops {
     /* Runs task(arg, 0) .. task(arg, n - 1) on the compute threads, in any order, and returns when all are done: the caller's own
      * work on rows that lie in main memory, such as sampling. n: at most 65534 */
     void (*parallel)(void *self, int n, void (*task)(const void *arg, int i), const void *arg);
+
+    /* Keys and values of a sequence, all layers: those at position first_pos + from[i] go to first_pos + i, for i = 0 .. n - 1 in
+     * order; from ascends, from[i] >= i. */
+    void (*kv_move)(void *self, struct kv_pool *kv, const int32_t *blocks, int first_pos, const int8_t *from, int n);
 
     /* Block src[i] over block dst[i], in order. */
     void (*copy_blocks)(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);

@@ -1,127 +1,76 @@
-/* controller.c - how much of the drafts a step verifies: none, unless measurements say that it pays.
+/* controller.c - how much of the drafts a step verifies, and who guesses: nothing and nobody, unless measurements say that it pays.
  *
  * A step of n rows gives each sequence a token for certain and, with k nodes more, the sum of their chances on top. The nodes
  * of all trees are taken in order of chance, and the k with the most expected tokens per millisecond is kept, if it beats k =
  * 0 by MARGIN. Cost is scanned over all k: kernels work on tiles of rows, so it rises in steps.
  *
- * The two ways to be wrong for long are closed: when every step drafts, a plain one is measured after PLAIN_EVERY; when none does
- * although a guess is likely, one is tried after probe_after steps, which doubles as long as the answer stays the same. */
+ * The ways to be wrong for long are closed: when every step drafts, a plain one is measured after PLAIN_EVERY; when none does
+ * although a guess is likely, one is tried after probe_after steps, which doubles as long as the answer stays the same; and what
+ * drafts lose beyond ALLOWANCE stops them, whatever the plan hoped. */
 #include <assert.h>
 #include <string.h>
 
 #include "speculative/speculative.h"
 
-static const double MARGIN = 1.03; /* below that the measurements cannot tell */
-static const double MOST_MARGIN = 1.5;
-static const double SURPRISE = 0.7;       /* a probe that takes less than so much of what was expected */
-static const double LATELY = 0.98;        /* weight of the gain so far when a step is added */
-static const double UNKNOWN_SLOPE = 0.15; /* of a step's cost for as many rows again, before anything was measured: hopeful */
-static const float LEAST_CHANCE = 0.02f;  /* a node below cannot pay anywhere */
-static const float PROBE_CHANCE = 0.5f;   /* a first node worth a probe */
+static const double MARGIN = 1.03;     /* below that the measurements cannot tell */
+static const double SURPRISE = 0.7;    /* a probe that takes less than so much of what was expected */
+static const double HICCUP = 1.5;      /* times what was expected: the system was busy with something else */
+static const double ALLOWANCE = 0.005; /* of a plain step, for each step */
+static const double FIRST_CREDIT = 8;  /* plain steps */
+static const double MOST_CREDIT = 16;
+static const double MOST_DEBT = 64;
+static const double RESUME_CREDIT = 1;   /* after a rest */
+static const float LEAST_CHANCE = 0.02f; /* a node below cannot pay anywhere */
+static const float PROBE_CHANCE = 0.5f;  /* a first node worth a probe */
 
-enum { TRUSTED = 3, PLAIN_EVERY = 128, PROBE_FIRST = 32, PROBE_MOST = 512, PROBE_NODES = 3, PROBE_MAX_ROWS = 8 };
+enum {
+    PLAIN_EVERY = 128,
+    PROBE_FIRST = 32,
+    PROBE_MOST = 1024,
+    PROBE_NODES = 3,
+    PROBE_MAX_ROWS = 8,
+    PROBE_BURST = 8, /* rounds: then the odds of the drafter that computes are known */
+    WARM = 16,       /* tokens missing; more must be worth catching up */
+    HORIZON = 128,   /* tokens that a text is expected to grow by at most */
+    CHUNK = 64,      /* rows by which catching up is estimated */
+};
 
-void controller_init(struct controller *c) {
+void controller_init(struct controller *c, double pass_share) {
     memset(c, 0, sizeof *c);
-    c->probe_after = PROBE_FIRST;
-}
-
-/* --- what a step costs --- */
-
-static float median_of(const float *samples, int n) {
-    float sorted[COST_SAMPLES];
-    for (int i = 0; i < n; i++) {
-        int at = i;
-        for (; at > 0 && sorted[at - 1] > samples[i]; at--) sorted[at] = sorted[at - 1];
-        sorted[at] = samples[i];
-    }
-    return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
-}
-
-static void add_sample(struct controller *c, int n_rows, double ms) {
-    struct step_cost *cost = &c->costs[n_rows];
-    if (cost->n == 0) cost->next = 0;
-    cost->samples_ms[cost->next] = (float)ms;
-    cost->next = (cost->next + 1) % COST_SAMPLES;
-    if (cost->n < COST_SAMPLES) cost->n++;
-    cost->median_ms = median_of(cost->samples_ms, cost->n);
-    cost->step = c->n_steps;
-}
-
-/* The nearest sizes with at least `enough` samples: the largest at or below n_rows, the smallest above; 0 = none. */
-static int measured_below(const struct controller *c, int n_rows, int enough) {
-    int n = n_rows < COST_MAX_ROWS ? n_rows : COST_MAX_ROWS;
-    while (n > 0 && c->costs[n].n < enough) n--;
-    return n;
-}
-
-static int measured_above(const struct controller *c, int n_rows, int enough) {
-    for (int n = n_rows + 1; n <= COST_MAX_ROWS; n++) {
-        if (c->costs[n].n >= enough) return n;
-    }
-    return 0;
-}
-
-typedef double cost_function(const struct controller *c, int n_rows);
-
-/* The line through the nearest sizes that have enough samples. */
-static double interpolate(const struct controller *c, int n_rows, int enough, cost_function *cost) {
-    int low = measured_below(c, n_rows, enough), high = measured_above(c, n_rows, enough);
-    if (low == 0) return high > 0 ? cost(c, high) : 0;
-    double low_ms = cost(c, low), slope = UNKNOWN_SLOPE * low_ms / low;
-    int lower = high > 0 ? 0 : measured_below(c, low - 1, enough);
-    if (high > 0) slope = (cost(c, high) - low_ms) / (high - low);
-    if (lower > 0) slope = (low_ms - cost(c, lower)) / (low - lower);
-    return low_ms + (slope > 0 ? slope : 0) * (n_rows - low);
-}
-
-static double median_cost(const struct controller *c, int n_rows) { return (double)c->costs[n_rows].median_ms; }
-
-/* One or two samples may have met a busy moment, after which the size would never be tried again: they count beside what the
- * better known sizes suggest. */
-static double measured_cost(const struct controller *c, int n_rows) {
-    const struct step_cost *cost = &c->costs[n_rows];
-    double suggested = cost->n < TRUSTED ? interpolate(c, n_rows, TRUSTED, median_cost) : 0;
-    if (suggested <= 0) return (double)cost->median_ms;
-    return (cost->n * (double)cost->median_ms + suggested) / (cost->n + 1);
-}
-
-double controller_cost_ms(const struct controller *c, int n_rows) {
-    if (n_rows >= 1 && n_rows <= COST_MAX_ROWS && c->costs[n_rows].n > 0) return measured_cost(c, n_rows);
-    return interpolate(c, n_rows, 1, measured_cost);
+    c->pass_share = pass_share;
+    c->free.probe_after = c->asked.probe_after = PROBE_FIRST;
 }
 
 /* --- what drafts gained --- */
 
-/* The plan takes the best of many noisy figures, so it hopes for too much. What drafts gained in truth puts that right. */
-static double margin_now(const struct controller *c) {
-    double gain = c->drafted_ms > 0 ? c->worth_ms / c->drafted_ms : MARGIN;
-    double margin = gain < MARGIN ? MARGIN + 2 * (MARGIN - gain) : MARGIN;
-    return margin < MOST_MARGIN ? margin : MOST_MARGIN;
+static void enter(struct draft_ledger *ledger, double gain) {
+    ledger->credit += gain;
+    if (ledger->credit > MOST_CREDIT) ledger->credit = MOST_CREDIT;
+    if (ledger->credit < -MOST_DEBT) ledger->credit = -MOST_DEBT;
+    if (ledger->credit <= 0) ledger->is_resting = true;
+    if (ledger->credit >= RESUME_CREDIT) ledger->is_resting = false;
 }
 
-/* The machine is not what it was. */
-static void forget_above(struct controller *c, int n_rows) {
-    for (int n = n_rows + 1; n <= COST_MAX_ROWS; n++) c->costs[n].n = 0;
+/* The step is among the costs already. */
+static void keep_books(struct controller *c, const struct step_outcome *step, int n_plain) {
+    double plain_ms = cost_ms(&c->steps, n_plain), most = HICCUP * (double)c->steps.rows[step->n_rows].median_ms, gain = 0;
+    if (!c->has_books) c->free.credit = c->asked.credit = FIRST_CREDIT;
+    c->has_books = true;
+    if (step->n_drafted > 0 || step->asked_ms > 0)
+        gain = (double)step->n_tokens / n_plain - ((step->ms < most ? step->ms : most) + step->asked_ms) / plain_ms;
+    bool has_asked = step->asked_ms > 0;
+    enter(&c->free, ALLOWANCE + (has_asked ? 0 : gain));
+    enter(&c->asked, ALLOWANCE + (has_asked ? gain : 0));
 }
 
 void controller_learn(struct controller *c, const struct step_outcome *step) {
     int n_plain = step->n_rows - step->n_drafted;
-    c->n_steps++;
+    bool is_probe = c->is_probe;
+    c->is_probe = c->has_asked = false;
     if (n_plain < 1 || step->n_rows > COST_MAX_ROWS || !(step->ms > 0)) return;
-    double plain_ms = controller_cost_ms(c, n_plain);
-    c->drafted_ms *= step->n_drafted > 0 ? LATELY : 1;
-    c->worth_ms *= step->n_drafted > 0 ? LATELY : 1;
-    if (step->n_drafted > 0 && plain_ms > 0) {
-        double most = 4 * controller_cost_ms(c, step->n_rows); /* the system was busy with something else */
-        c->drafted_ms += step->ms < most ? step->ms : most;
-        c->worth_ms += plain_ms * step->n_tokens / n_plain;
-    } else {
-        c->worth_ms += (c->drafted_ms * MARGIN - c->worth_ms) * (1 - LATELY) / 16; /* old grudges fade */
-    }
-    if (c->is_probe && step->ms < SURPRISE * controller_cost_ms(c, step->n_rows)) forget_above(c, n_plain);
-    c->is_probe = false;
-    add_sample(c, step->n_rows, step->ms);
+    if (is_probe && step->ms < SURPRISE * cost_ms(&c->steps, step->n_rows)) cost_forget_above(&c->steps, n_plain);
+    cost_learn(&c->steps, step->n_rows, step->ms);
+    keep_books(c, step, n_plain);
 }
 
 /* --- the plan --- */
@@ -139,48 +88,190 @@ static int next_tree(const struct token_tree *const *trees, int n_trees, const i
     return best;
 }
 
-/* Takes nodes until none is left or the budget is spent; returns how many of them are best, 0 for none. The order is in picks. */
-static int best_count(const struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows, int budget,
-                      int *taken, int *picks) {
-    double expected = n_rows, best_rate = margin_now(c) * expected / controller_cost_ms(c, n_rows);
-    int n_best = 0;
+struct plan {
+    int n;           /* nodes that are best, 0 for none */
+    double rate;     /* tokens per ms with them */
+    double expected; /* tokens */
+};
+
+/* Takes nodes until none is left or the budget is spent; the order is in picks. extra_ms: time that is spent whatever is kept. */
+static struct plan best_plan(const struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows,
+                             int budget, double extra_ms, int *taken, int *picks) {
+    double expected = n_rows;
+    struct plan best = {.expected = expected, .rate = MARGIN * expected / (cost_ms(&c->steps, n_rows) + extra_ms)};
     for (int k = 0; k < budget; k++) {
         int i = next_tree(trees, n_trees, taken);
         if (i < 0) break;
         picks[k] = i;
         expected += (double)trees[i]->chance[++taken[i]];
-        double rate = expected / controller_cost_ms(c, n_rows + k + 1);
-        if (rate > best_rate) n_best = k + 1, best_rate = rate;
+        double rate = expected / (cost_ms(&c->steps, n_rows + k + 1) + extra_ms);
+        if (rate > best.rate) best = (struct plan){k + 1, rate, expected};
     }
-    return n_best;
+    return best;
+}
+
+static bool is_due(const struct controller *c, const struct draft_ledger *ledger) {
+    return !ledger->is_resting && c->steps.n_passes - ledger->last_draft >= (uint64_t)ledger->probe_after;
+}
+
+static void probed(struct controller *c, struct draft_ledger *ledger) {
+    if (ledger->probe_after < PROBE_MOST) ledger->probe_after *= 2;
+    ledger->last_draft = c->steps.n_passes;
 }
 
 /* One guess is tried although it does not seem to pay. */
 static int probe(struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows, int budget, int *kept) {
-    if (n_rows > PROBE_MAX_ROWS || budget < 1 || c->n_steps - c->last_draft < (uint64_t)c->probe_after) return 0;
+    if (n_rows > PROBE_MAX_ROWS || budget < 1 || !is_due(c, &c->free)) return 0;
     int i = next_tree(trees, n_trees, kept);
     if (i < 0 || trees[i]->chance[1] < PROBE_CHANCE) return 0;
     int n = trees[i]->n_nodes - 1;
     if (n > PROBE_NODES) n = PROBE_NODES;
     if (n > budget) n = budget;
-    if (c->probe_after < PROBE_MOST) c->probe_after *= 2;
-    c->last_draft = c->n_steps;
+    probed(c, &c->free);
     c->is_probe = true;
     return kept[i] = n;
 }
 
+/* The measure of all others comes first. */
+static bool wants_plain(const struct controller *c, int n_rows) {
+    const struct row_cost *plain = &c->steps.rows[n_rows];
+    return plain->n == 0 || c->steps.n_passes - plain->pass >= (uint64_t)(plain->n * PLAIN_EVERY / COST_SAMPLES);
+}
+
 int controller_plan(struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows, int budget, int *kept) {
-    int picks[TREE_MAX_NODES];
+    int picks[TREE_MAX_NODES], n = 0;
     memset(kept, 0, (size_t)n_trees * sizeof *kept);
     if (budget > TREE_MAX_NODES) budget = TREE_MAX_NODES;
-    if (n_rows < 1 || n_rows > COST_MAX_ROWS || controller_cost_ms(c, n_rows) <= 0) return 0;
-    const struct step_cost *plain = &c->costs[n_rows];
-    if (plain->n == 0 || c->n_steps - plain->step >= PLAIN_EVERY) return 0; /* the measure of all others comes first */
-    int n = best_count(c, trees, n_trees, n_rows, budget, kept, picks);
+    if (n_rows < 1 || n_rows > COST_MAX_ROWS || cost_ms(&c->steps, n_rows) <= 0) return 0;
+    if (wants_plain(c, n_rows)) return 0;
+    if (c->has_asked || !c->free.is_resting) n = best_plan(c, trees, n_trees, n_rows, budget, 0, kept, picks).n;
     memset(kept, 0, (size_t)n_trees * sizeof *kept);
-    if (n == 0) return probe(c, trees, n_trees, n_rows, budget, kept);
+    if (n == 0) return c->has_asked ? 0 : probe(c, trees, n_trees, n_rows, budget, kept);
     for (int k = 0; k < n; k++) kept[picks[k]]++;
-    c->last_draft = c->n_steps;
-    c->probe_after = PROBE_FIRST;
+    c->free.last_draft = c->steps.n_passes;
+    c->free.probe_after = PROBE_FIRST;
     return n;
+}
+
+/* --- asking the drafter that computes --- */
+
+enum { MAX_OFFERS = TREE_MAX_NODES };
+
+/* Before the first pass: as much as it has of the target's weights. */
+static double pass_cost(const struct controller *c, int n_rows) {
+    double ms = cost_ms(&c->passes, n_rows);
+    return ms > 0 ? ms : c->pass_share * cost_ms(&c->steps, n_rows);
+}
+
+/* As if it had guessed n tokens. */
+static void imagine(struct token_tree *tree, float odds, int n) {
+    tree->chance[0] = 1;
+    for (tree->n_nodes = 1; tree->n_nodes <= n; tree->n_nodes++)
+        tree->chance[tree->n_nodes] = tree->chance[tree->n_nodes - 1] * odds;
+}
+
+static double gain_of(const struct token_tree *tree, int n) {
+    double sum = 0;
+    for (int i = 1; i <= n && i < tree->n_nodes; i++) sum += (double)tree->chance[i];
+    return sum;
+}
+
+struct question {
+    int n_asks;
+    double pass_ms;
+    struct plan plan;
+};
+
+/* What comes of it when all ask that much ahead whose other guess is worse. */
+static struct question question_of(const struct controller *c, struct draft_offer *offers, int n, int n_rows, int budget,
+                                   int depth) {
+    const struct token_tree *trees[MAX_OFFERS];
+    int taken[MAX_OFFERS] = {0}, picks[TREE_MAX_NODES], n_first = 0;
+    struct question q = {0};
+    for (int i = 0; i < n; i++) {
+        struct draft_offer *o = &offers[i];
+        imagine(o->asked, o->odds, depth < o->most ? depth : o->most);
+        o->asks = gain_of(o->asked, depth) > gain_of(o->free, depth);
+        trees[i] = o->asks ? o->asked : o->free;
+        if (!o->asks) continue;
+        q.n_asks++;
+        n_first += o->n_missing < WARM ? o->n_missing : WARM;
+    }
+    double first_ms = q.n_asks > 0 ? pass_cost(c, n_first) : 0;
+    q.pass_ms = q.n_asks > 0 ? pass_cost(c, q.n_asks) : 0;
+    q.plan = best_plan(c, trees, n, n_rows, budget, first_ms + (depth - 1) * q.pass_ms, taken, picks);
+    return q;
+}
+
+/* The depth with the most tokens per ms. */
+static struct question best_question(const struct controller *c, struct draft_offer *offers, int n, int n_rows, int budget) {
+    struct question best = {0};
+    int best_depth = 0, most = 0;
+    for (int i = 0; i < n; i++) most = offers[i].most > most ? offers[i].most : most;
+    for (int depth = 1; depth <= most; depth += (depth + 2) / 3) {
+        struct question q = question_of(c, offers, n, n_rows, budget, depth);
+        if (q.plan.rate > best.plan.rate) best = q, best_depth = depth;
+        if (q.n_asks == 0 || q.plan.rate < 0.8 * best.plan.rate) break;
+    }
+    return best_depth > 0 ? question_of(c, offers, n, n_rows, budget, best_depth) : best;
+}
+
+static double catch_up_ms(const struct controller *c, const struct draft_offer *o) {
+    return o->n_missing > WARM ? pass_cost(c, CHUNK) / CHUNK * o->n_missing : 0;
+}
+
+/* Takes out who would have to catch up for more than comes of it. True: the question is another one now. */
+static bool drop_cold(const struct controller *c, struct draft_offer *offers, int n, int n_rows, double rate) {
+    double plain_ms = cost_ms(&c->steps, n_rows), saved_ms = plain_ms / n_rows - 1 / rate;
+    bool has_dropped = false;
+    for (int i = 0; i < n; i++) {
+        struct draft_offer *o = &offers[i];
+        double ms = catch_up_ms(c, o);
+        int n_left = o->n_left < HORIZON ? o->n_left : HORIZON;
+        if (!o->asks || ms == 0 || (ms <= n_left * saved_ms && ms <= c->asked.credit * plain_ms)) continue;
+        o->most = 0;
+        has_dropped = true;
+    }
+    return has_dropped;
+}
+
+/* Some rounds of one sequence, the one that has least to catch up: have the odds changed? */
+static int probe_asked(struct controller *c, struct draft_offer *offers, int n, int n_rows, float *least_chance) {
+    int first = -1;
+    for (int i = 0; i < n; i++) {
+        offers[i].asks = false;
+        if (offers[i].most > 0 && (first < 0 || offers[i].n_missing < offers[first].n_missing)) first = i;
+    }
+    if (first < 0 || n_rows > PROBE_MAX_ROWS || (c->n_burst == 0 && !is_due(c, &c->asked))) return 0;
+    double ms = catch_up_ms(c, &offers[first]) + PROBE_BURST * pass_cost(c, 1);
+    if (c->n_burst == 0 && ms > c->asked.credit * cost_ms(&c->steps, n_rows)) return 0;
+    if (c->n_burst == 0) c->n_burst = PROBE_BURST;
+    if (--c->n_burst == 0) probed(c, &c->asked);
+    offers[first].asks = true;
+    *least_chance = PROBE_CHANCE;
+    return 1;
+}
+
+int controller_ask(struct controller *c, struct draft_offer *offers, int n, int n_rows, int budget, float *least_chance) {
+    const struct token_tree *trees[MAX_OFFERS];
+    int taken[MAX_OFFERS] = {0}, picks[TREE_MAX_NODES];
+    c->has_asked = false;
+    for (int i = 0; i < n; i++) offers[i].asks = false;
+    if (budget > TREE_MAX_NODES) budget = TREE_MAX_NODES;
+    if (n < 1 || n > MAX_OFFERS || n_rows > COST_MAX_ROWS || wants_plain(c, n_rows) || c->asked.is_resting) return 0;
+    for (int i = 0; i < n; i++) trees[i] = offers[i].free;
+    double free_rate = best_plan(c, trees, n, n_rows, budget, 0, taken, picks).rate;
+    struct question q;
+    do q = best_question(c, offers, n, n_rows, budget);
+    while (q.plan.rate > free_rate && drop_cold(c, offers, n, n_rows, q.plan.rate));
+    if (q.plan.rate > free_rate) {
+        double plain_ms = cost_ms(&c->steps, n_rows), more_ms = cost_ms(&c->steps, n_rows + q.plan.n) - plain_ms;
+        *least_chance = (float)((q.pass_ms / q.n_asks + more_ms / (q.plan.n > 0 ? q.plan.n : 1)) * q.plan.rate);
+        c->asked.last_draft = c->steps.n_passes;
+        c->asked.probe_after = PROBE_FIRST;
+    } else {
+        q.n_asks = probe_asked(c, offers, n, n_rows, least_chance);
+    }
+    c->has_asked = q.n_asks > 0;
+    return q.n_asks;
 }

@@ -54,13 +54,6 @@ static int class_of_length(int length) {
     return length < (int)sizeof classes ? classes[length] : 10;
 }
 
-static int class_of_probability(float p) {
-    static const float borders[] = {.06f, .12f, .2f, .35f, .5f, .65f, .8f};
-    int class = STORE_CLASS;
-    for (size_t i = 0; i < sizeof borders / sizeof *borders; i++) class += p >= borders[i];
-    return class;
-}
-
 static void add_candidate(struct growth *g, int parent, int32_t token, int odds_class, int branch) {
     assert(g->n_candidates < MAX_CANDIDATES);
     float odds = odds_estimate(g->context->own, g->context->all, odds_class);
@@ -86,7 +79,7 @@ static void ask_store(struct growth *g, int node) {
     for (int i = n_tokens - 1; i >= 0 && n < NGRAM_ORDERS; i--) last[NGRAM_ORDERS - ++n] = g->context->tokens[i];
     int n_guesses = ngram_find(g->store, last + NGRAM_ORDERS - n, n, guesses);
     for (int i = 0; i < n_guesses; i++)
-        add_candidate(g, node, guesses[i].token, class_of_probability(guesses[i].probability), -1);
+        add_candidate(g, node, guesses[i].token, odds_class_of(STORE_CLASS, guesses[i].probability), -1);
 }
 
 /* Takes the likeliest candidate out. In a chain only what hangs on its end counts. False when there is none. */

@@ -1,6 +1,6 @@
 /* speculative.h - guessing tokens ahead so that the target verifies several of them in one step.
  *
- *     a drafter proposes a token tree            suffix_drafter_open, or any struct drafter
+ *     a drafter proposes a token tree            lookup_drafter_open, or any struct drafter
  *     the controller keeps what pays             controller_plan
  *     the target computes the rows of the tree   the engine
  *     the target's own draws walk it             walk_begin, walk_step
@@ -25,7 +25,7 @@
 
 enum {
     TREE_MAX_NODES = 64, /* the root included: a set of nodes fits a word */
-    ODDS_CLASSES = 24,
+    ODDS_CLASSES = 32,
 };
 
 struct token_tree {
@@ -106,6 +106,10 @@ struct draft_odds {
 void odds_init_prior(struct draft_odds *all);
 /* own: of one sequence, all zero at first; all: of all sequences together, the assumption of new ones. */
 float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, int odds_class);
+/* Of the classes first .. ODDS_CLASSES - 1 together. */
+float odds_estimate_from(const struct draft_odds *own, const struct draft_odds *all, int first);
+/* The class of a guess that its drafter gives probability p: one of the eight from `first` on. */
+int odds_class_of(int first, float p);
 /* The target drew n tokens from the root on: scores every node whose parent they reach. */
 void odds_learn(struct draft_odds *own, struct draft_odds *all, const struct token_tree *tree, const int32_t *drawn, int n);
 
@@ -115,9 +119,11 @@ struct draft_context {
     const int32_t *tokens; /* [n_tokens], the text so far; those of earlier calls for the same slot are unchanged */
     int n_tokens;
     const struct draft_odds *own, *all;
-    int max_nodes; /* beside the root; at most TREE_MAX_NODES - 1 */
-    int max_width; /* branches; 1 = a chain */
-    int sources;   /* of a drafter with several: DRAFT_FROM_... */
+    int max_nodes;       /* beside the root; at most TREE_MAX_NODES - 1 */
+    int max_width;       /* branches; 1 = a chain */
+    int sources;         /* of a drafter with several: DRAFT_FROM_... */
+    float least_chance;  /* nodes below cannot pay: for drafters whose guesses take time */
+    const void *request; /* how the target draws, for drafters that draw like it: the engine's */
 };
 
 enum { DRAFT_FROM_SUFFIX = 1, DRAFT_FROM_STORE = 2, DRAFT_FROM_ALL = 3 };
@@ -130,6 +136,13 @@ struct draft_rows {
     const float *last_state; /* of the last row, behind all layers; NULL = was not computed */
 };
 
+/* A guess for one of several sequences. */
+struct draft_ask {
+    int slot;
+    struct draft_context context;
+    struct token_tree *tree; /* has its root */
+};
+
 /* A slot is one sequence's place in a drafter. */
 struct drafter_ops {
     const char *name;
@@ -137,7 +150,10 @@ struct drafter_ops {
     /* Grows the tree, which has its root. Leaves it alone when there is nothing to guess. */
     void (*propose)(void *self, int slot, const struct draft_context *context, struct token_tree *tree);
     void (*close)(void *self);
-    void (*observe)(void *self, int slot, const struct draft_rows *rows); /* after each step; NULL = no need */
+    /* The rest may be NULL. Instead of propose, for drafters that compute: the guesses of n sequences together, each a chain. */
+    void (*propose_all)(void *self, const struct draft_ask *asks, int n);
+    void (*end)(void *self, int slot); /* the sequence has left; the slot's memory may serve others */
+    void (*observe)(void *self, int slot, const struct draft_rows *rows); /* after each step */
 };
 struct drafter {
     const struct drafter_ops *ops;
@@ -201,41 +217,80 @@ int lookup_drafter_open(struct drafter *out, int n_slots, int max_tokens, const 
 /* Bytes that lookup_drafter_open allocates. */
 uint64_t lookup_drafter_bytes(int n_slots, int max_tokens);
 
-/* --- the controller ---
- *
- * Knows what a step of n rows costs here (moving medians of measured times) and keeps the nodes that raise expected tokens per
- * millisecond. All sequences' nodes compete for one budget, so drafts fade out by themselves as the batch fills. */
+/* --- costs --- */
 
 enum { COST_MAX_ROWS = 256, COST_SAMPLES = 15 };
 
-struct step_cost {
+struct row_cost {
     float samples_ms[COST_SAMPLES]; /* the latest, oldest overwritten first */
     int n, next;
     float median_ms;
-    uint64_t step; /* when it was measured last */
+    uint64_t pass; /* when it was measured last */
+};
+
+/* What a pass of so many rows takes: moving medians of measured times. All zero at first. */
+struct cost_table {
+    struct row_cost rows[COST_MAX_ROWS + 1];
+    uint64_t n_passes;
+};
+
+void cost_learn(struct cost_table *table, int n_rows, double ms);
+/* Measured, or drawn from the nearest measured sizes. 0 when nothing was measured yet. */
+double cost_ms(const struct cost_table *table, int n_rows);
+/* The machine is not what it was. */
+void cost_forget_above(struct cost_table *table, int n_rows);
+
+/* --- the controller ---
+ *
+ * Knows what a step of n rows costs here and keeps the nodes that raise expected tokens per millisecond. All sequences' nodes
+ * compete for one budget, so drafts fade out by themselves as the batch fills. A drafter that computes is asked only where its
+ * time, too, comes back. */
+
+/* What drafts have gained of late, in plain steps. A little is added in every step; once it is spent, drafts rest. So they can
+ * never lose more than that little, whatever is wrong with the estimates. */
+struct draft_ledger {
+    double credit;
+    bool is_resting;
+    int probe_after; /* steps without a draft, then one is tried: times may have changed */
+    uint64_t last_draft;
 };
 
 struct controller {
-    struct step_cost costs[COST_MAX_ROWS + 1]; /* by rows */
-    uint64_t n_steps, last_draft;
-    int probe_after;             /* steps without a draft, then one is tried: times may have changed */
-    bool is_probe;               /* the step under way */
-    double drafted_ms, worth_ms; /* of late: what steps with drafts took, what their tokens would have taken without */
+    struct cost_table steps;             /* of the target */
+    struct cost_table passes;            /* of the drafter that computes; there a pass has the rows of all sequences that ask */
+    struct draft_ledger free, asked;     /* steps with drafts that cost nothing; steps in which somebody asked */
+    bool has_books, is_probe, has_asked; /* the latter of the step under way */
+    double pass_share;
+    int n_burst; /* rounds that a probe of the drafter that computes still goes on */
 };
 
 /* What a step did. Steps with prompts in them are not to be told. */
 struct step_outcome {
     int n_rows, n_drafted; /* all rows, each with logits; those of them that were nodes of drafts */
     int n_tokens;          /* that came out */
-    double ms;
+    double ms, asked_ms;   /* the step; before it, asking the drafter that computes */
 };
 
-void controller_init(struct controller *c);
+/* pass_share: what a pass of the drafter that computes should cost, of a step with as many rows; 0 = there is none. */
+void controller_init(struct controller *c, double pass_share);
 void controller_learn(struct controller *c, const struct step_outcome *step);
-/* What such a step will take: measured, or drawn from the nearest measured sizes. 0 when nothing was measured yet. */
-double controller_cost_ms(const struct controller *c, int n_rows);
 /* A step will compute n_rows rows, each for one certain token, and may add at most budget nodes of the trees. kept[i]: how many
  * nodes of tree i, beside the root, pay. Returns their sum, 0 when plain decoding is best. */
 int controller_plan(struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows, int budget, int *kept);
+
+/* What the drafter that computes may do for a sequence in this step. */
+struct draft_offer {
+    const struct token_tree *free; /* what another drafter guesses at no cost; the root alone = nothing */
+    struct token_tree *asked;      /* for its guess; until then scratch of controller_ask */
+    float odds;                    /* that a token it guesses comes true if those before it did */
+    int most;                      /* tokens it may guess */
+    int n_missing;                 /* tokens of the text that it has not computed yet, at least 1 */
+    int n_left;                    /* tokens that the text may still grow by: what catching up is good for */
+    bool asks;                     /* result */
+};
+
+/* Decides who asks in this step, before controller_plan. Returns how many; their guesses should end at nodes whose chance is
+ * below *least_chance. */
+int controller_ask(struct controller *c, struct draft_offer *offers, int n, int n_rows, int budget, float *least_chance);
 
 #endif

@@ -54,9 +54,10 @@ static const float ALL_DECAY = 0.998f; /* all together about 500 */
 static const float PRIOR_WEIGHT = 4;   /* guesses that the assumption is worth */
 
 void odds_init_prior(struct draft_odds *all) {
-    /* The lookup drafter's classes, those of heads (12 to 15) in between. */
-    static const float prior[ODDS_CLASSES] = {.35f, .45f, .52f, .58f, .63f, .68f, .72f, .76f, .80f, .85f, .90f, .15f,
-                                              .07f, .27f, .55f, .88f, .04f, .09f, .16f, .27f, .42f, .57f, .72f, .88f};
+    /* The lookup drafter's classes, then the draft model's; any other class starts at one half. */
+    static const float prior[ODDS_CLASSES] = {.35f, .45f, .52f, .58f, .63f, .68f, .72f, .76f, .80f, .85f, .90f,
+                                              .15f, .5f,  .5f,  .5f,  .5f,  .04f, .09f, .16f, .27f, .42f, .57f,
+                                              .72f, .88f, .2f,  .25f, .3f,  .4f,  .5f,  .6f,  .75f, .92f};
     for (size_t i = 0; i < ODDS_CLASSES; i++) {
         all->tried[i] = PRIOR_WEIGHT;
         all->right[i] = PRIOR_WEIGHT * prior[i];
@@ -66,6 +67,21 @@ void odds_init_prior(struct draft_odds *all) {
 float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, int odds_class) {
     float assumed = all->right[odds_class] / all->tried[odds_class];
     return (own->right[odds_class] + PRIOR_WEIGHT * assumed) / (own->tried[odds_class] + PRIOR_WEIGHT);
+}
+
+float odds_estimate_from(const struct draft_odds *own, const struct draft_odds *all, int first) {
+    float tried = 0, right = 0, all_tried = 0, all_right = 0;
+    for (int i = first; i < ODDS_CLASSES; i++) {
+        tried += own->tried[i], right += own->right[i];
+        all_tried += all->tried[i], all_right += all->right[i];
+    }
+    return (right + PRIOR_WEIGHT * all_right / all_tried) / (tried + PRIOR_WEIGHT);
+}
+
+int odds_class_of(int first, float p) {
+    static const float borders[] = {.06f, .12f, .2f, .35f, .5f, .65f, .8f};
+    for (size_t i = 0; i < sizeof borders / sizeof *borders; i++) first += p >= borders[i];
+    return first;
 }
 
 static void score(struct draft_odds *odds, int odds_class, bool is_right, float decay) {

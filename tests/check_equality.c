@@ -8,7 +8,7 @@
  * A set of prompts, temperatures (0, 0.8, 1.2) and seeds runs alone, one after the other; that is the reference. Then the same
  * requests run in other ways: in batches that they join at random moments while others are cancelled, with two threads, with
  * steps of 16 and 512 rows, from the prefix cache, through preemptions, on each instruction set, with every drafter (the
- * reference has none), also drafters that know the answer, say the opposite or talk nonsense. Ids and text must be equal to
+ * reference has none, the model itself may be one), also drafters that know the answer, say the opposite or talk nonsense. Ids and text must be equal to
  * the last one. After each way every block must be back. FORESAY_TEST_LONG=1 runs more and longer requests. */
 #include <stdio.h>
 #include <unistd.h>
@@ -262,11 +262,10 @@ static void run_cached(void) {
 }
 
 /* The engine's own drafters; others are indices of test_drafters. Heads are trained on the reference, of a tiny model alone. */
-enum { OWN_SUFFIX = -1, OWN_MERGE = -2, OWN_EAGLE = -3, OWN_MEDUSA = -4, OWN_BLOCKWISE = -5 };
-static const enum engine_drafter own_drafters[] = {ENGINE_DRAFTER_SUFFIX, ENGINE_DRAFTER_MERGE, ENGINE_DRAFTER_EAGLE,
-                                                   ENGINE_DRAFTER_MEDUSA, ENGINE_DRAFTER_BLOCKWISE};
+enum { NO_DRAFTER = -9, OWN_EAGLE, OWN_MEDUSA, OWN_BLOCKWISE, OWN_ALL, OWN_MODEL, OTHER_MODEL, OWN_MERGE, OWN_SUFFIX };
 
-static char store_path[64], head_paths[2][64], text_path[64];
+static char head_paths[HEAD_KINDS][64], text_path[64];
+static char store_path[64], other_path[64]; /* the latter a tiny model with the same vocabulary; empty = none */
 
 /* An n-gram store of half of the reference. */
 static void write_store(void) {
@@ -331,12 +330,39 @@ static void train_heads(void) {
     }
 }
 
-/* A drafter of tests/drafters.h that knows the reference, or one of the engine's own. */
+static const char *drafter_name(int which) {
+    static const char *const own[] = {
+        [OWN_EAGLE - NO_DRAFTER] = "eagle",
+        [OWN_MEDUSA - NO_DRAFTER] = "medusa",
+        [OWN_BLOCKWISE - NO_DRAFTER] = "blockwise",
+        [OWN_ALL - NO_DRAFTER] = "suffix + ngram + model",
+        [OWN_MODEL - NO_DRAFTER] = "model (the same)",
+        [OTHER_MODEL - NO_DRAFTER] = "model (another)",
+        [OWN_MERGE - NO_DRAFTER] = "suffix + ngram",
+        [OWN_SUFFIX - NO_DRAFTER] = "suffix",
+    };
+    return which < 0 ? own[which - NO_DRAFTER] : test_drafters[which].name;
+}
+
+/* A drafter of tests/drafters.h that knows the reference, or one of the engine's own. All draft whatever it costs. */
 static struct engine *open_drafting(struct engine_config *config, struct test_drafter *test, int which) {
-    config->drafter = ENGINE_DRAFTER_SUFFIX; /* drafts whatever it costs */
-    if (which < 0) config->drafter = own_drafters[-1 - which];
-    if (which == OWN_MERGE) config->draft_store = store_path;
-    if (which < OWN_MERGE) config->draft_store = head_paths[which == OWN_EAGLE ? HEAD_EAGLE : HEAD_MEDUSA];
+    static char both[160];
+    const char *other = other_path[0] ? other_path : model_path;
+    config->drafter = ENGINE_DRAFTER_SUFFIX;
+    if (which == OWN_MERGE || which == OWN_ALL) {
+        snprintf(both, sizeof both, "%s%s%s", store_path, which == OWN_ALL ? "," : "", which == OWN_ALL ? other : "");
+        config->drafter = ENGINE_DRAFTER_MERGE;
+        config->draft_files = both;
+    } else if (which == OWN_MODEL || which == OTHER_MODEL) {
+        config->drafter = ENGINE_DRAFTER_MODEL;
+        config->draft_files = which == OWN_MODEL ? model_path : other;
+    } else if (which == OWN_EAGLE) {
+        config->drafter = ENGINE_DRAFTER_EAGLE;
+        config->draft_files = head_paths[HEAD_EAGLE];
+    } else if (which == OWN_MEDUSA || which == OWN_BLOCKWISE) {
+        config->drafter = which == OWN_MEDUSA ? ENGINE_DRAFTER_MEDUSA : ENGINE_DRAFTER_BLOCKWISE;
+        config->draft_files = head_paths[HEAD_MEDUSA];
+    }
     struct engine *engine = open_engine(config);
     if (which < 0) return engine;
     *test = (struct test_drafter){.n_answers = n_cases, .n_vocab = tokenizer_vocab_size(engine->tokenizer), .rng = 99};
@@ -352,7 +378,7 @@ static void run_drafter(int which) {
     struct test_drafter test;
     struct engine_stats stats;
     char way[80];
-    const char *name = which < 0 ? engine_drafter_name(own_drafters[-1 - which]) : test_drafters[which].name;
+    const char *name = drafter_name(which);
     config.prefix_cache = true;
     struct engine *engine = open_drafting(&config, &test, which);
     snprintf(way, sizeof way, "drafter %s, cache filled", name);
@@ -363,14 +389,17 @@ static void run_drafter(int which) {
     engine_close(engine);
     printf("  %llu of %llu drafted tokens were right, in %llu rounds\n", (unsigned long long)stats.accepted_tokens,
            (unsigned long long)stats.drafted_tokens, (unsigned long long)stats.draft_rounds);
-    bool is_known = which < 0 || strcmp(name, "right") == 0 || strcmp(name, "mixed") == 0;
+    bool is_known = (which < 0 && which != OTHER_MODEL) || strcmp(name, "right") == 0 || strcmp(name, "mixed") == 0;
+    if (which == OWN_MODEL && stats.accepted_tokens < stats.drafted_tokens) {
+        printf("  the model itself was not always right\n");
+        n_failures++;
+    }
     if (stats.drafted_tokens > 0 && (!is_known || stats.accepted_tokens > 0)) return;
     printf("  no draft was computed or none was right: this way has shown nothing\n");
     n_failures++;
 }
 
 /* KV memory for little more than the longest sequence. */
-enum { NO_DRAFTER = 100 };
 static void run_preempted(bool prefix_cache, int which) {
     struct engine_config config = base_config();
     struct test_drafter test;
@@ -389,10 +418,7 @@ static void run_preempted(bool prefix_cache, int which) {
     engine = which == NO_DRAFTER ? open_engine(&config) : open_drafting(&config, &test, which);
     char way[80];
     snprintf(way, sizeof way, "preemption, prefix cache %s%s%s", prefix_cache ? "on" : "off",
-             which == NO_DRAFTER ? "" : ", drafter ",
-             which == NO_DRAFTER ? ""
-             : which < 0         ? engine_drafter_name(own_drafters[-1 - which])
-                                 : test_drafters[which].name);
+             which == NO_DRAFTER ? "" : ", drafter ", which == NO_DRAFTER ? "" : drafter_name(which));
     struct run run = {.way = way, .step = 1, .with_cancels = true};
     int n_rounds = 0;
     do { /* a fast model may finish requests before the next ones arrive: then once more */
@@ -437,9 +463,12 @@ static bool find_model(int argc, char **argv, char *tiny_path, size_t size) {
         model_path = argv[1];
         return true;
     }
+    struct tiny_model other = tiny_model_default();
+    other.seed = 99;
+    snprintf(other_path, sizeof other_path, "/tmp/foresay_check_equality_%d_other.gguf", getpid());
     snprintf(tiny_path, size, "/tmp/foresay_check_equality_%d.gguf", getpid());
     model_path = tiny_path;
-    return tiny_model_write(tiny_path, &tiny);
+    return tiny_model_write(tiny_path, &tiny) && tiny_model_write(other_path, &other);
 }
 
 int main(int argc, char **argv) {
@@ -478,10 +507,15 @@ int main(int argc, char **argv) {
     run_preempted(true, NO_DRAFTER);
     write_store();
     if (tiny_path[0]) train_heads();
-    for (int which = tiny_path[0] ? OWN_BLOCKWISE : OWN_MERGE; which < N_TEST_DRAFTERS; which++) run_drafter(which);
+    for (int which = tiny_path[0] ? OWN_EAGLE : other_path[0] ? OWN_ALL : OWN_MODEL; which < N_TEST_DRAFTERS; which++)
+        run_drafter(which);
     run_preempted(false, 0);
     run_preempted(true, 2);
     if (tiny_path[0]) run_preempted(true, OWN_EAGLE);
+    if (other_path[0]) {
+        run_preempted(false, OWN_MODEL);
+        run_preempted(true, OWN_ALL);
+    }
     run_isa("amx", 1, 0);
     run_isa("avx512", 1, 0);
     run_isa("avxvnni", 1, 0);
@@ -493,6 +527,7 @@ int main(int argc, char **argv) {
 
     for (int i = 0; i < n_cases; i++) outcome_free(&reference[i]);
     if (tiny_path[0]) unlink(tiny_path);
+    if (other_path[0]) unlink(other_path);
     unlink(store_path);
     for (int kind = 0; tiny_path[0] && kind < HEAD_KINDS; kind++) unlink(head_paths[kind]);
     if (tiny_path[0]) unlink(text_path);

@@ -429,6 +429,7 @@ static void check_pool(void) {
 /* They use the subjects. */
 #include "tests/kernels_attention.h"
 #include "tests/kernels_families.h"
+#include "tests/kernels_trees.h"
 
 /* --- main --- */
 
@@ -444,6 +445,7 @@ static void check_all(void) {
     check_swiglu();
     check_families();
     check_attention();
+    check_trees();
     check_copy_blocks();
     check_pool();
 }

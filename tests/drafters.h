@@ -105,11 +105,13 @@ static inline void propose_eog(void *self, int slot, const struct draft_context 
 static inline void drafter_no_begin(void *self, int slot) { (void)self, (void)slot; }
 static inline void drafter_no_close(void *self) { (void)self; }
 
-#define TEST_DRAFTER(title, function)                                                                                            \
-    { .name = title, .begin = drafter_no_begin, .propose = function, .close = drafter_no_close }
 static const struct drafter_ops test_drafters[] = {
-    TEST_DRAFTER("right", propose_right),   TEST_DRAFTER("wrong", propose_wrong),     TEST_DRAFTER("mixed", propose_mixed),
-    TEST_DRAFTER("random", propose_random), TEST_DRAFTER("illegal", propose_illegal), TEST_DRAFTER("end spam", propose_eog),
+    {.name = "right", .begin = drafter_no_begin, .propose = propose_right, .close = drafter_no_close},
+    {.name = "wrong", .begin = drafter_no_begin, .propose = propose_wrong, .close = drafter_no_close},
+    {.name = "mixed", .begin = drafter_no_begin, .propose = propose_mixed, .close = drafter_no_close},
+    {.name = "random", .begin = drafter_no_begin, .propose = propose_random, .close = drafter_no_close},
+    {.name = "illegal", .begin = drafter_no_begin, .propose = propose_illegal, .close = drafter_no_close},
+    {.name = "end spam", .begin = drafter_no_begin, .propose = propose_eog, .close = drafter_no_close},
 };
 enum { N_TEST_DRAFTERS = sizeof test_drafters / sizeof *test_drafters };
 

@@ -134,7 +134,7 @@ static int open_with(const char *model, enum engine_drafter drafter, const char 
     struct engine_error error = {""};
     config.model_path = model;
     config.drafter = drafter;
-    config.draft_store = head;
+    config.draft_files = head;
     int rc = engine_open(&engine, &config, &error);
     if (rc == ENGINE_OK) engine_close(engine);
     snprintf(text, size, "%s", error.text);
@@ -157,10 +157,10 @@ static void test_heads_that_do_not_fit_are_refused(void **state) {
     assert_int_equal(open_with(model_path, ENGINE_DRAFTER_EAGLE, whole, text, sizeof text), ENGINE_OK);
     assert_int_equal(open_with(model_path, ENGINE_DRAFTER_BLOCKWISE, medusa, text, sizeof text), ENGINE_OK);
     expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, NULL, "--drafter eagle:FILE");
-    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, medusa, "say --drafter medusa:FILE");
-    expect_refusal(model_path, ENGINE_DRAFTER_MEDUSA, whole, "say --drafter eagle:FILE");
-    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, model_path, "is no drafting head");
-    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, text_path, text_path);
+    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, medusa, "--drafter medusa:FILE");
+    expect_refusal(model_path, ENGINE_DRAFTER_MEDUSA, whole, "--drafter eagle:FILE");
+    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, model_path, "trained for the model");
+    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, text_path, "trained for the model");
     tiny.seed = 2;
     assert_true(tiny_model_write(in_folder("other.gguf", other), &tiny));
     expect_refusal(other, ENGINE_DRAFTER_EAGLE, whole, "belongs to another model of the same vocabulary");

@@ -5,7 +5,11 @@
  * inner call takes up to ATTENTION_TILE of them.
  *  (1) The line is cut into slices of about equal cost; a cut may fall anywhere, also between heads of one KV head, so that a
  *      single sequence with three KV heads keeps two threads busy.
- *  (2) A slice is a chunk of the thread pool. A vector's result does not depend on the slice it falls into. */
+ *  (2) A slice is a chunk of the thread pool. A vector's result does not depend on the slice it falls into.
+ *  (3) A node of a tree whose ancestors lie in other slots than a text's would sees copies of the last blocks, in which they lie
+ *      as if they were the text. So the sums are those of plain decoding, in the same order. */
+#include <string.h>
+
 #include "kernels/cpu/cpu.h"
 
 enum {
@@ -38,12 +42,64 @@ static int64_t vector_cost(const struct attention_call *call, const struct kerne
     return (window > 0 && window < seen ? window : seen) + ROW_OVERHEAD;
 }
 
+/* --- nodes of trees --- */
+
+enum {
+    TAIL_BLOCKS = (KV_BLOCK - 1 + TREE_MAX_ROWS + KV_BLOCK - 1) / KV_BLOCK,
+    TAIL_BYTES = KV_BLOCK * MAX_HEAD_DIM * 4 + LINE, /* both pages as half floats; other types need less, their scales too */
+};
+
+struct tail {
+    _Alignas(LINE) uint8_t blocks[TAIL_BLOCKS][TAIL_BYTES];
+};
+
+/* Its ancestors stand as a text's tokens would: node d at depth d. */
+static bool is_straight(const struct kernels_seq *seq, int row) {
+    return !seq->depth || seq->ancestors[row] == UINT64_MAX >> (TREE_MAX_ROWS - 1 - row);
+}
+
+static struct kv_pages tail_pages(struct tail *tail, const struct kv_shape *shape, int i) {
+    const struct page_sizes sizes = kv_page_sizes(shape);
+    uint8_t *k = tail->blocks[i], *v = k + sizes.k, *k_scales = v + sizes.v;
+    return (struct kv_pages){k, v, k_scales, k_scales + sizes.k_scales};
+}
+
+static void copy_pages(const struct kv_shape *shape, const struct kv_pages *from, const struct kv_pages *to) {
+    const struct page_sizes sizes = kv_page_sizes(shape);
+    memcpy(to->k, from->k, sizes.k);
+    memcpy(to->v, from->v, sizes.v);
+    memcpy(to->k_scales, from->k_scales, sizes.k_scales);
+    memcpy(to->v_scales, from->v_scales, sizes.v_scales);
+}
+
+/* What the node sees from its tree's first block on. */
+static void fill_tail(const struct attention_call *call, const struct kernels_seq *seq, int row, int kv_head, struct tail *tail,
+                      struct attention_tile *tile) {
+    const struct kv_shape *shape = &call->kv->shape;
+    int pos = seq->first_pos;
+    tile->n_pooled = pos / KV_BLOCK;
+    tile->tail = tail_pages(tail, shape, 0);
+    tile->tail_bytes = TAIL_BYTES;
+    const struct kv_pages first = kv_pages(call->kv, seq->blocks[tile->n_pooled], call->layer, kv_head);
+    copy_pages(shape, &first, &tile->tail);
+    for (uint64_t left = seq->ancestors[row]; left; left &= left - 1, pos++) {
+        const int from = seq->first_pos + __builtin_ctzll(left), i = pos / KV_BLOCK - tile->n_pooled;
+        if (i == 0 && from == pos) continue; /* came with the block */
+        const struct kv_pages source = kv_pages(call->kv, seq->blocks[from / KV_BLOCK], call->layer, kv_head);
+        const struct kv_pages target = tail_pages(tail, shape, i);
+        kv_copy_token(shape, &source, from % KV_BLOCK, &target, pos % KV_BLOCK);
+    }
+}
+
+/* --- the line --- */
+
 /* Vectors first..end of a sequence's part of the line, all of one KV head. */
 static void run_head(const struct attention_call *call, const struct kernels_seq *seq, int kv_head, int first, int end) {
     const struct qkv_view *qkv = call->qkv;
     const struct kv_shape *shape = &call->kv->shape;
     const int group = qkv->n_heads / shape->n_kv_heads, head_dim = shape->head_dim;
     struct attention_tile tile = {.head_dim = head_dim, .type = shape->type, .spec = call->spec, .blocks = seq->blocks};
+    struct tail tail;
     tile.block_bytes = call->kv->block_bytes;
     tile.pages = kv_pages(call->kv, 0, call->layer, kv_head);
     for (int i = first; i < end; i++) {
@@ -51,8 +107,12 @@ static void run_head(const struct attention_call *call, const struct kernels_seq
         const size_t batch_row = (size_t)(seq->first_row + row), at = (size_t)head * (size_t)head_dim;
         tile.q[tile.n] = qkv->q + batch_row * (size_t)qkv->q_stride + at;
         tile.out[tile.n] = call->out + batch_row * (size_t)call->out_stride + at;
-        tile.pos[tile.n++] = seq->first_pos + row;
-        if (tile.n < ATTENTION_TILE && i + 1 < end) continue;
+        tile.pos[tile.n++] = seq->first_pos + (seq->depth ? seq->depth[row] : row);
+        const int next = (i + 1) / group;
+        const bool goes_on = i + 1 < end && (next == row || (is_straight(seq, row) && is_straight(seq, next)));
+        if (tile.n < ATTENTION_TILE && goes_on) continue;
+        tile.n_pooled = INT_MAX;
+        if (!is_straight(seq, row)) fill_tail(call, seq, row, kv_head, &tail, &tile);
         call->cpu->kernels->attention(&tile);
         tile.n = 0;
     }

@@ -22,11 +22,11 @@ static void find_pages(struct attention_state *s) {
     const struct attention_tile *tile = s->tile;
     s->n_pages = (tokens_seen(s, tile->n - 1) + KV_BLOCK - 1) / KV_BLOCK;
     for (int i = 0; i < s->n_pages; i++) {
-        const size_t block = (size_t)tile->blocks[s->chunk / KV_BLOCK + i] * tile->block_bytes;
-        s->k[i] = tile->pages.k + block;
-        s->v[i] = tile->pages.v + block;
-        s->k_scales[i] = tile->pages.k_scales + block;
-        s->v_scales[i] = tile->pages.v_scales + block;
+        const struct kv_pages pages = attention_pages(tile, s->chunk / KV_BLOCK + i);
+        s->k[i] = pages.k;
+        s->v[i] = pages.v;
+        s->k_scales[i] = pages.k_scales;
+        s->v_scales[i] = pages.v_scales;
     }
 }
 

@@ -172,6 +172,7 @@ static const struct backend_ops ops = {
     .attention = cpu_attention,
     .gemm = cpu_gemm,
     .parallel = cpu_parallel,
+    .kv_move = cpu_kv_move,
     .copy_blocks = cpu_copy_blocks,
 };
 

@@ -13,6 +13,8 @@
 #ifndef FORESAY_KERNELS_CPU_H
 #define FORESAY_KERNELS_CPU_H
 
+#include <limits.h>
+
 #include "kernels/cpu/pool.h"
 #include "kernels/kernels.h"
 
@@ -79,9 +81,20 @@ struct attention_tile {
     enum kv_type type;
     size_t block_bytes;
     const int32_t *blocks;
+    int n_pooled;         /* from this block of the sequence on they lie in tail, one after the other; INT_MAX: none does */
+    struct kv_pages tail; /* of block n_pooled */
+    size_t tail_bytes;    /* from one block of the tail to the next */
     int head_dim;
     const struct attention_spec *spec;
 };
+
+/* Where the i-th block of the tile's sequence lies. */
+static inline struct kv_pages attention_pages(const struct attention_tile *tile, int i) {
+    const bool is_pooled = i < tile->n_pooled;
+    const struct kv_pages *base = is_pooled ? &tile->pages : &tile->tail;
+    const size_t at = is_pooled ? (size_t)tile->blocks[i] * tile->block_bytes : (size_t)(i - tile->n_pooled) * tile->tail_bytes;
+    return (struct kv_pages){base->k + at, base->v + at, base->k_scales + at, base->v_scales + at};
+}
 
 /* The first position that a row at pos sees. */
 static inline int attention_first_seen(const struct attention_spec *spec, int pos) {
@@ -177,9 +190,18 @@ void cpu_quantize(void *self, const float *x, int x_stride, int n, struct activa
 void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec *rope, const struct kernels_seq *seqs, int n_seqs,
                  struct kv_pool *kv, int layer);
 void cpu_gemm(void *self, const struct gemm_job *job);
+void cpu_kv_move(void *self, struct kv_pool *kv, const int32_t *blocks, int first_pos, const int8_t *from, int n);
 void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
 
 /* --- kv.c --- */
 struct kv_pages kv_pages(const struct kv_pool *kv, int block, int layer, int head);
+/* Bytes of one head of 16 tokens. */
+struct page_sizes {
+    size_t k, v, k_scales, v_scales;
+};
+struct page_sizes kv_page_sizes(const struct kv_shape *shape);
+/* The key and value of one token of one head. */
+void kv_copy_token(const struct kv_shape *shape, const struct kv_pages *from, int from_slot, const struct kv_pages *to,
+                   int to_slot);
 
 #endif

@@ -97,47 +97,45 @@ static void matmul(const struct matmul_slice *slice) {
 
 /* --- attention --- */
 
-/* What lies at `base` in the block of a position. */
-static const void *page_of(const struct attention_tile *tile, const uint8_t *base, int pos) {
-    return base + (size_t)tile->blocks[pos / KV_BLOCK] * tile->block_bytes;
-}
+static struct kv_pages pages_of(const struct attention_tile *tile, int pos) { return attention_pages(tile, pos / KV_BLOCK); }
 
 /* Half float `index` of the arrays of 16 that hold scales. */
-static float scale_of(const struct attention_tile *tile, const uint8_t *base, int pos, int index) {
-    const uint16_t *scales = page_of(tile, base, pos);
-    return half_to_float(scales[index * KV_BLOCK + pos % KV_BLOCK]);
+static float scale_at(const uint8_t *scales, int pos, int index) {
+    return half_to_float(((const uint16_t *)(const void *)scales)[index * KV_BLOCK + pos % KV_BLOCK]);
 }
 
 static float score_f16(const struct attention_tile *tile, const float *q, int pos) {
-    const uint16_t *k = page_of(tile, tile->pages.k, pos);
+    const uint16_t *k = (const uint16_t *)(const void *)pages_of(tile, pos).k;
     float sum = 0;
     for (int i = 0; i < tile->head_dim; i++) sum = fmaf(q[i], half_to_float(k[i * KV_BLOCK + pos % KV_BLOCK]), sum);
     return sum;
 }
 
 static float score_int8(const struct attention_tile *tile, const struct query_codes *q, int pos) {
-    const int8_t *k = page_of(tile, tile->pages.k, pos);
+    const struct kv_pages pages = pages_of(tile, pos);
+    const int8_t *k = (const int8_t *)pages.k;
     int32_t dot = 0;
     for (int i = 0; i < tile->head_dim; i++) dot += q->q[i] * k[(i / 4 * KV_BLOCK + pos % KV_BLOCK) * 4 + i % 4];
-    return (float)dot * (q->d * scale_of(tile, tile->pages.k_scales, pos, 0));
+    return (float)dot * (q->d * scale_at(pages.k_scales, pos, 0));
 }
 
 /* acc += p * value; minima: [head_dim / 32][16], the p * m of KV_INT4, added to acc at the end. */
 static void add_value(const struct attention_tile *tile, int pos, float p, float *acc, float (*minima)[LANES]) {
     const int n = tile->head_dim, slot = pos % KV_BLOCK;
-    const void *page = page_of(tile, tile->pages.v, pos);
+    const struct kv_pages pages = pages_of(tile, pos);
+    const void *page = pages.v;
     if (tile->type == KV_F16) {
         const uint16_t *v = (const uint16_t *)page + slot * n;
         for (int i = 0; i < n; i++) acc[i] = fmaf(p, half_to_float(v[i]), acc[i]);
     } else if (tile->type == KV_INT8) {
         const int8_t *v = (const int8_t *)page + slot * n;
-        const float weight = p * scale_of(tile, tile->pages.v_scales, pos, 0);
+        const float weight = p * scale_at(pages.v_scales, pos, 0);
         for (int i = 0; i < n; i++) acc[i] = fmaf(weight, (float)v[i], acc[i]);
     } else {
         const uint8_t *v = (const uint8_t *)page + slot * n / 2;
         for (int g = 0; g < n / KV_GROUP; g++, v += KV_GROUP / 2) {
-            const float weight = p * scale_of(tile, tile->pages.v_scales, pos, 2 * g);
-            minima[g][slot] = fmaf(p, scale_of(tile, tile->pages.v_scales, pos, 2 * g + 1), minima[g][slot]);
+            const float weight = p * scale_at(pages.v_scales, pos, 2 * g);
+            minima[g][slot] = fmaf(p, scale_at(pages.v_scales, pos, 2 * g + 1), minima[g][slot]);
             for (int i = 0; i < KV_GROUP; i++) {
                 const int code = i < KV_GROUP / 2 ? v[i] & 15 : v[i - KV_GROUP / 2] >> 4;
                 acc[g * KV_GROUP + i] = fmaf(weight, (float)code, acc[g * KV_GROUP + i]);

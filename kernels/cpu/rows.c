@@ -221,7 +221,8 @@ struct rope_call {
     int layer;
 };
 
-static void rope_one(const struct rope_call *call, int batch_row, int pos, int block) {
+/* pos: where the row stands; slot_pos: whose slot keeps its key and value. */
+static void rope_one(const struct rope_call *call, int batch_row, int pos, const int32_t *blocks, int slot_pos) {
     const struct qkv_view *qkv = call->qkv;
     const struct kv_shape *shape = &call->kv->shape;
     const int head_dim = shape->head_dim, n_kv = shape->n_kv_heads;
@@ -231,7 +232,8 @@ static void rope_one(const struct rope_call *call, int batch_row, int pos, int b
     const float *k = qkv->k + (size_t)batch_row * (size_t)qkv->k_stride, *v = qkv->v + (size_t)batch_row * (size_t)qkv->v_stride;
     for (int h = 0; h < qkv->n_heads; h++) call->kernels->rope_query(q + h * head_dim, &rope);
     for (int h = 0; h < n_kv; h++) {
-        const struct kv_slot to = {shape->type, kv_pages(call->kv, block, call->layer, h), pos % KV_BLOCK};
+        const struct kv_slot to = {shape->type, kv_pages(call->kv, blocks[slot_pos / KV_BLOCK], call->layer, h),
+                                   slot_pos % KV_BLOCK};
         call->kernels->rope_key_value(k + h * head_dim, v + h * head_dim, &rope, &to);
     }
 }
@@ -241,8 +243,8 @@ static void rope_row_at(const void *arg, int index) {
     const struct rope_call *call = arg;
     const struct kernels_seq *seq = call->seqs;
     while (index >= seq->n_rows) index -= (seq++)->n_rows;
-    const int pos = seq->first_pos + index;
-    rope_one(call, seq->first_row + index, pos, seq->blocks[pos / KV_BLOCK]);
+    const int pos = seq->first_pos + (seq->depth ? seq->depth[index] : index);
+    rope_one(call, seq->first_row + index, pos, seq->blocks, seq->first_pos + index);
 }
 
 void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec *rope, const struct kernels_seq *seqs, int n_seqs,

@@ -1,0 +1,96 @@
+/* draft_ask.c - who asks the draft model, or the head, in this step. It costs time, the lookup drafter's guesses do not.
+ *
+ *     model    always; so eagle, medusa and blockwise
+ *     merge    where the lookup drafter's guess is the worse one
+ *     auto     where the controller finds that it pays
+ *
+ * All who ask are answered together. The better known guess stands in slot->tree afterwards, the lookup drafter's in slot->other,
+ * so that both learn from the draws. Engine thread. */
+#include "engine/draft_head.h"
+#include "engine/draft_model.h"
+#include "engine/internal.h"
+
+static const float LEAST_CHANCE = 0.25f; /* as far as those guess who draft whatever it costs */
+
+static double gain_of(const struct token_tree *tree) {
+    double gain = 0;
+    for (int i = 1; i < tree->n_nodes; i++) gain += (double)tree->chance[i];
+    return gain;
+}
+
+/* What a chain gains whose tokens come true with these odds, until its chance is LEAST_CHANCE. */
+static double gain_of_chain(float odds, int most) {
+    double gain = 0;
+    float chance = odds;
+    for (int i = 0; i < most && chance >= LEAST_CHANCE; i++, chance *= odds) gain += (double)chance;
+    return gain;
+}
+
+/* How many tokens of the text it has not computed, at least 1; 0 when it cannot guess now. */
+static int missing_of(struct drafting *d, int slot, const struct draft_context *context) {
+    return d->model ? draft_model_recall(d->model, slot, context) : head_drafter_missing(d->head.self, slot, context);
+}
+
+static struct draft_offer offer_of(struct engine *e, struct request *r) {
+    struct drafting *d = &e->drafting;
+    const struct draft_context context = draft_context_of(e, r);
+    struct draft_slot *slot = r->draft;
+    int n_missing = context.max_nodes > 0 ? missing_of(d, (int)(slot - d->slots), &context) : 0;
+    return (struct draft_offer){.free = &slot->tree,
+                                .asked = &slot->other,
+                                .odds = odds_estimate_from(&slot->own, &d->odds, DRAFT_MODEL_CLASS),
+                                .most = n_missing > 0 ? context.max_nodes : 0,
+                                .n_missing = n_missing,
+                                .n_left = r->seq.max_tokens - r->seq.n_tokens};
+}
+
+static void add_ask(struct engine *e, struct request *r, float least_chance, int *n_asks) {
+    struct drafting *d = &e->drafting;
+    struct draft_ask *ask = &d->asks[(*n_asks)++];
+    *ask = (struct draft_ask){.slot = (int)(r->draft - d->slots), .context = draft_context_of(e, r), .tree = &r->draft->other};
+    ask->context.least_chance = least_chance;
+}
+
+/* Offers of those whom the controller decides for; the others decide themselves. */
+static int collect(struct engine *e, int *n_asks) {
+    struct drafting *d = &e->drafting;
+    int n_offers = 0;
+    for (int i = 0; i < e->scheduler.n_running; i++) {
+        struct request *r = e->scheduler.running[i]->owner;
+        bool is_forced = r->drafter >= ENGINE_DRAFTER_MODEL;
+        if (r->seq.n_rows == 0 || (r->drafter != ENGINE_DRAFTER_AUTO && !is_forced)) continue;
+        struct draft_offer offer = offer_of(e, r);
+        if (is_forced && offer.most > 0 && gain_of_chain(offer.odds, offer.most) >= gain_of(offer.free))
+            add_ask(e, r, LEAST_CHANCE, n_asks);
+        if (is_forced) continue;
+        d->guessing[n_offers] = r;
+        d->offers[n_offers++] = offer;
+    }
+    return n_offers;
+}
+
+void draft_ask(struct engine *e, int n_rows, int budget) {
+    struct drafting *d = &e->drafting;
+    float least_chance = 0;
+    int n_asks = 0, n_offers = collect(e, &n_asks);
+    controller_ask(&d->controller, d->offers, n_offers, n_rows, budget, &least_chance);
+    for (int i = 0; i < n_offers; i++) {
+        tree_init(&d->guessing[i]->draft->other, d->guessing[i]->draft->tree.tokens[0]); /* the controller imagined there */
+        if (d->offers[i].asks) add_ask(e, d->guessing[i], least_chance, &n_asks);
+    }
+    if (n_asks == 0) return;
+    double start = now_ms();
+    if (d->model)
+        draft_model_ops.propose_all(d->model, d->asks, n_asks);
+    else
+        d->head.ops->propose_all(d->head.self, d->asks, n_asks);
+    d->asked_ms = now_ms() - start;
+    for (int i = 0; i < n_asks; i++) {
+        struct draft_slot *slot = &d->slots[d->asks[i].slot];
+        if (slot->other.n_nodes == 1) continue; /* still catching up */
+        const struct token_tree looked_up = slot->tree;
+        slot->tree = slot->other;
+        slot->other = looked_up;
+        slot->is_model = true;
+    }
+}

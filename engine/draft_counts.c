@@ -1,0 +1,54 @@
+/* draft_counts.c - what is told of speculation, per answer and in all. Engine thread; the names: any thread. */
+#include "engine/draft_model.h"
+#include "engine/internal.h"
+
+static const char *const off_names[ENGINE_DRAFT_OFF_COUNT] = {[ENGINE_DRAFT_ON] = "",
+                                                              [ENGINE_DRAFT_OFF_NONE] = "none",
+                                                              [ENGINE_DRAFT_OFF_PROMPTS] = "prompts",
+                                                              [ENGINE_DRAFT_OFF_GUESS] = "no guess",
+                                                              [ENGINE_DRAFT_OFF_COST] = "cost",
+                                                              [ENGINE_DRAFT_OFF_LOSS] = "loss",
+                                                              [ENGINE_DRAFT_OFF_ROOM] = "room"};
+
+const char *engine_draft_off_name(enum engine_draft_off off) { return off_names[off]; }
+
+static enum engine_draft_off reason_of(const struct engine *e, const struct request *r) {
+    const struct drafting *d = &e->drafting;
+    if (r->seq.n_draft > 0) return ENGINE_DRAFT_ON;
+    if (r->drafter == ENGINE_DRAFTER_NONE || !d->slots) return ENGINE_DRAFT_OFF_NONE;
+    if (!d->is_decode) return ENGINE_DRAFT_OFF_PROMPTS;
+    if (!r->draft || r->draft->tree.n_nodes == 1) return ENGINE_DRAFT_OFF_GUESS;
+    if (r->draft->n_wanted > 0) return ENGINE_DRAFT_OFF_ROOM;
+    return d->controller.free.is_resting ? ENGINE_DRAFT_OFF_LOSS : ENGINE_DRAFT_OFF_COST;
+}
+
+static void count_round(struct engine *e, struct request *r) {
+    r->n_draft_rounds++;
+    r->n_drafted += r->seq.n_draft;
+    r->n_model_rounds += r->draft->is_model;
+    e->counts.draft_rounds++;
+    e->counts.drafted_tokens += (uint64_t)r->seq.n_draft;
+    e->counts.model_rounds += r->draft->is_model;
+}
+
+void draft_count(struct engine *e, struct request *r, int n_accepted) {
+    enum engine_draft_off off = reason_of(e, r);
+    if (off == ENGINE_DRAFT_ON) count_round(e, r);
+    r->n_draft_off[off]++;
+    e->counts.draft_off[off]++;
+    r->n_accepted += n_accepted;
+    e->counts.accepted_tokens += (uint64_t)n_accepted;
+    for (int i = 0; i < n_accepted; i++) {
+        int at = i < ENGINE_DRAFT_DEPTHS ? i : ENGINE_DRAFT_DEPTHS - 1;
+        r->n_accepted_at[at]++;
+        e->counts.accepted_at[at]++;
+    }
+}
+
+enum engine_draft_off draft_off_of(const struct request *r) {
+    enum engine_draft_off most = ENGINE_DRAFT_OFF_NONE;
+    for (int i = most; i < ENGINE_DRAFT_OFF_COUNT; i++) {
+        if (r->n_draft_off[i] > r->n_draft_off[most]) most = (enum engine_draft_off)i;
+    }
+    return r->n_draft_off[most] > 0 ? most : ENGINE_DRAFT_ON;
+}
