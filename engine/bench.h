@@ -3,6 +3,7 @@
  *     tool_bench.c    options, the order of the parts
  *     bench_engine.c  through the whole engine, as a chat would: prefill, decode by batch, blocks of mixed lengths
  *     bench_steps.c   single steps of the model: verification by rows, decode by length of the context
+ *     bench_speculative.c  answers with and without a drafter, by classes of prompts
  *     bench_report.c  the table and the JSON object
  * Main thread only. */
 #ifndef FORESAY_BENCH_H
@@ -35,7 +36,8 @@ struct bench_settings {
     const char *drafter_name, *draft_files;
     enum engine_drafter drafter;
     int threads, depth, n_generate, n_runs, step_tokens;
-    bool json;
+    int draft_max, draft_width;
+    bool json, speculative;
     bool wants[BENCH_N_PARTS];
 };
 
@@ -76,6 +78,8 @@ int bench_decode(struct bench *bench);
 /* Tokens that each of n sequences generates: so many that there is a phase of --generate steps in which all n decode. */
 int bench_decode_tokens(const struct bench *bench, int n);
 int bench_block_use(struct bench *bench);
+/* bench_speculative.c: prints its tables itself. */
+int bench_speculative(struct bench *bench);
 /* Only while the engine has no request: its thread sleeps then, and its model and KV memory are borrowed. */
 int bench_verify(struct bench *bench);
 int bench_context(struct bench *bench);

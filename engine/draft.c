@@ -4,8 +4,8 @@
  * pay, and the scheduler gives them rows if it can do so without taking anything from others. A step with a piece of a prompt
  * in it does not draft: there each row costs its full arithmetic, and the prompt's own rows use it better.
  *
- *  (1) A draft's tokens lie behind the known ones, tokens[n_tokens .. n_tokens + n_draft), and their keys and values in the
- *      blocks behind; both are worth nothing until the target has drawn the same tokens.
+ *  (1) The nodes of a draft lie behind the known tokens, tokens[n_tokens .. n_tokens + n_draft), depth first, and their keys and
+ *      values in the slots behind; both are worth nothing until the target has drawn the same tokens.
  *  (2) A draft never reaches the last token a sequence may have: that one is always drawn.
  *  (3) A slot belongs to a request from its first guess to its end; one that was preempted may lose it and start anew. Engine
  *      thread. */
@@ -55,10 +55,18 @@ void draft_forget(struct engine *e, struct request *r) {
 
 /* --- a guess --- */
 
-/* Nodes that can be computed: a chain of tokens that exist. A drafter may be broken; its guesses must not be. */
-static int usable_nodes(struct engine *e, const struct token_tree *tree) {
-    int n_vocab = tokenizer_vocab_size(e->tokenizer), i = 1;
-    while (i < tree->n_nodes && tree->parent[i] == i - 1 && tree->tokens[i] >= 0 && tree->tokens[i] < n_vocab) i++;
+static bool is_usable(const struct engine *e, const struct token_tree *tree, int i) {
+    return tree->parent[i] >= 0 && tree->parent[i] < i && tree->tokens[i] >= 0 &&
+           tree->tokens[i] < tokenizer_vocab_size(e->tokenizer);
+}
+
+/* Nodes that can be computed: tokens that exist behind nodes that do. A drafter may be broken; its guesses must not be. */
+static int usable_nodes(struct engine *e, struct token_tree *tree) {
+    int i = 1;
+    for (; i < tree->n_nodes && is_usable(e, tree, i); i++) {
+        tree->depth[i] = (int8_t)(tree->depth[tree->parent[i]] + 1);
+        tree->ancestors[i] = tree->ancestors[tree->parent[i]] | (uint64_t)1 << i;
+    }
     if (i < tree->n_nodes && !e->drafting.warned) {
         log_warn("engine", "the drafter %s proposed token %d, which this model does not have: dropped",
                  e->drafting.drafter.ops->name, tree->tokens[i]);
@@ -95,7 +103,7 @@ struct draft_context draft_context_of(const struct engine *e, const struct reque
                                   .own = &r->draft->own,
                                   .all = &e->drafting.odds,
                                   .max_nodes = most_nodes(e, &r->seq),
-                                  .max_width = 1,
+                                  .max_width = e->config.draft_width,
                                   .sources = sources_of(r->drafter),
                                   .request = r};
 }
@@ -113,10 +121,12 @@ static void guess(struct engine *e, struct request *r) {
     slot->tree.n_nodes = usable_nodes(e, &slot->tree);
 }
 
+static const float LEAST_CHANCE = 0.03f; /* of a node that is verified whatever it costs */
+
 /* Without the controller: the nodes that are not sure to be wasted. */
 static int likely_nodes(const struct token_tree *tree) {
     int n = 0;
-    while (n + 1 < tree->n_nodes && tree->chance[n + 1] >= 0.25f) n++;
+    while (n + 1 < tree->n_nodes && tree->chance[n + 1] >= LEAST_CHANCE) n++;
     return n;
 }
 
@@ -131,9 +141,10 @@ static bool all_decode(const struct scheduler *s) {
 /* Rows for the first n nodes, as far as the scheduler has them. Returns how many. */
 static int give(struct engine *e, struct request *r, int n) {
     struct sequence *seq = &r->seq;
-    const struct token_tree *tree = &r->draft->tree;
+    struct token_tree *tree = &r->draft->tree;
     r->draft->n_wanted = n;
     n = scheduler_extend(&e->scheduler, seq, n);
+    tree_sort_depth_first(tree, n + 1);
     for (int i = 0; i < n; i++) seq->tokens[seq->n_tokens + i] = tree->tokens[i + 1];
     return n;
 }
@@ -174,7 +185,20 @@ int draft_plan(struct engine *e, int n_rows) {
     return n_forced + n_drafted;
 }
 
-/* --- learning --- */
+/* --- what came of it --- */
+
+int draft_accept(struct engine *e, struct request *r, int node) {
+    struct sequence *seq = &r->seq;
+    int8_t path[TREE_MAX_NODES];
+    int n = 0;
+    if (seq->n_draft == 0) return 0;
+    const struct token_tree *tree = &r->draft->tree;
+    for (uint64_t left = tree->ancestors[node]; left; left &= left - 1) path[n++] = (int8_t)__builtin_ctzll(left);
+    int n_accepted = n - 1;
+    if (node != n_accepted) /* not straight behind the root */
+        e->backend.ops->kv_move(e->backend.self, &e->pool, seq->table.blocks, seq->n_computed - 1, path, n);
+    return n_accepted;
+}
 
 void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int n) {
     struct draft_slot *slot = r->draft;
@@ -184,20 +208,29 @@ void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int 
     slot->tree.n_nodes = slot->other.n_nodes = 1; /* the next guess may come many steps later */
 }
 
-/* Rows of the batch whose tokens are part of the text by now. */
-void draft_observe(struct engine *e, const struct model_batch *batch) {
+/* Rows of the batch whose tokens are part of the text by now: all of a prompt's piece; of a draft the accepted path. */
+static void observe_run(struct engine *e, struct request *r, const struct kernels_seq *run) {
     struct drafting *d = &e->drafting;
-    if (!d->head.ops) return;
+    int slot = (int)(slot_of(d, r) - d->slots), row = run->first_row, last = r->seq.n_computed - 1;
+    struct draft_rows rows = {.tokens = r->seq.tokens, .first_pos = run->first_pos, .n = last + 1 - run->first_pos};
+    uint64_t left = r->last_path;
+    if (left) rows.n = 1;
+    do {
+        if (left) row = run->first_row + __builtin_ctzll(left);
+        bool is_last = rows.first_pos + rows.n > last;
+        rows.features = model_features(e->model, row);
+        rows.last_state = is_last && r->last_logits >= 0 ? model_state(e->model, r->last_logits) : NULL;
+        d->head.ops->observe(d->head.self, slot, &rows);
+        rows.first_pos += rows.n;
+        if (left) left &= left - 1;
+    } while (left);
+}
+
+void draft_observe(struct engine *e, const struct model_batch *batch) {
+    if (!e->drafting.head.ops) return;
     for (int i = 0; i < batch->n_seqs; i++) {
         struct request *r = e->row_owners[i];
-        const struct kernels_seq *run = &batch->seqs[i];
-        if (r->is_ending || r->drafter == ENGINE_DRAFTER_NONE) continue;
-        struct draft_rows rows = {.tokens = r->seq.tokens,
-                                  .first_pos = run->first_pos,
-                                  .n = r->seq.n_computed - run->first_pos,
-                                  .features = model_features(e->model, run->first_row)};
-        if (r->last_logits >= 0) rows.last_state = model_state(e->model, r->last_logits);
-        d->head.ops->observe(d->head.self, (int)(slot_of(d, r) - d->slots), &rows);
+        if (!r->is_ending && r->drafter != ENGINE_DRAFTER_NONE) observe_run(e, r, &batch->seqs[i]);
     }
 }
 

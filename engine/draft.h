@@ -64,6 +64,9 @@ void draft_close(struct drafting *d);
 
 /* The scheduler has planned n_rows rows; returns how many rows of drafts were added. */
 int draft_plan(struct engine *e, int n_rows);
+/* The draws have come to this node, whose path is text now: brings its keys and values behind those of the text. Returns the
+ * number of tokens accepted. */
+int draft_accept(struct engine *e, struct request *r, int node);
 /* The target drew n tokens for this request in this step. */
 void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int n);
 /* All draws of this step are made: shows a head the rows that it computed. */

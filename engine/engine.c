@@ -29,6 +29,7 @@ struct engine_config engine_config_default(void) {
         .max_seqs = 16,
         .max_waiting = 256,
         .draft_max = 16,
+        .draft_width = 4,
         .step_tokens = 256, /* a step with a full chunk takes some tenths of a second on two cores: text of others still flows */
         .prefix_cache = true,
     };

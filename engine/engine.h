@@ -91,7 +91,8 @@ struct engine_config {
      * for it, or a store and one of these with a comma between; NULL = none.
      * Read during engine_open only. */
     const char *draft_files;
-    int draft_max;           /* tokens a sequence may guess ahead in one step, 1 .. 63 */
+    int draft_max;           /* tokens a sequence may guess in one step, 1 .. 63 */
+    int draft_width;         /* guesses for the same place: 1 = none but the likeliest (chains), more = token trees */
     bool prefix_cache;       /* keep finished blocks and reuse them for equal prefixes */
     void (*wake)(void *arg); /* engine's thread: events went from none to some; must not block, must not call the engine */
     void *wake_arg;

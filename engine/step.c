@@ -171,9 +171,14 @@ static struct model_batch gather_batch(struct engine *e) {
         if (seq->n_rows == 0) continue;
         if (r->scheduled_ms == 0) r->scheduled_ms = now;
         r->last_logits = -1;
+        r->last_path = 0;
         e->row_owners[batch.n_seqs] = r;
         e->row_seqs[batch.n_seqs++] = (struct kernels_seq){
             .first_row = batch.n_rows, .n_rows = seq->n_rows, .first_pos = seq->n_computed, .blocks = seq->table.blocks};
+        if (seq->n_draft > 0) {
+            e->row_seqs[batch.n_seqs - 1].depth = r->draft->tree.depth;
+            e->row_seqs[batch.n_seqs - 1].ancestors = r->draft->tree.ancestors;
+        }
         for (int row = 0; row < seq->n_rows; row++) e->row_tokens[batch.n_rows++] = seq->tokens[seq->n_computed + row];
         if (!sequence_wants_logits(seq)) continue;
         struct drawing *d = &e->sampled[e->n_sampled++];
@@ -241,8 +246,10 @@ static void settle(struct engine *e, struct drawing *d, double now) {
     struct request *r = d->request;
     if (d->n_drawn > 0) note_times(e, r, now);
     r->last_logits = d->first_row + d->walk.node;
-    draft_count(e, r, d->walk.node);
-    scheduler_accept(&e->scheduler, &r->seq, d->walk.node);
+    r->last_path = r->seq.n_draft > 0 ? r->draft->tree.ancestors[d->walk.node] : 0;
+    int n_accepted = draft_accept(e, r, d->walk.node);
+    draft_count(e, r, n_accepted);
+    scheduler_accept(&e->scheduler, &r->seq, n_accepted);
     draft_learn(e, r, d->drawn, d->n_drawn);
     if (d->is_over) end_request(e, r, d->finish);
 }

@@ -188,19 +188,22 @@ static int open_engine(struct bench *b) {
     config.max_seqs = n_logits > n_seqs ? n_logits : n_seqs;
     if (config.max_seqs < BENCH_BLOCK_SEQS) config.max_seqs = BENCH_BLOCK_SEQS;
     config.step_tokens = s->step_tokens > 2 * config.max_seqs ? s->step_tokens : 2 * config.max_seqs;
-    config.prefix_cache = false; /* every run computes its prompt */
+    config.draft_max = s->draft_max;
+    config.draft_width = s->draft_width;
+    config.prefix_cache = s->speculative; /* else every run computes its prompt */
     int rc = engine_open(&b->engine, &config, &b->error);
     if (rc == ENGINE_OK) engine_events_per_token(b->engine);
     return rc;
 }
 
 static int run(struct bench *b, const struct option_row *prompt, const struct option_row *context) {
+    const struct bench_settings *s = &b->settings;
     int rc = read_cost(b);
     bench_progress("loading %s", b->settings.model);
     if (rc == ENGINE_OK) rc = open_engine(b);
     if (rc == ENGINE_OK) rc = fit_lists(b, prompt, context);
-    if (rc == ENGINE_OK) rc = measure(b);
-    if (rc == ENGINE_OK) bench_report(b);
+    if (rc == ENGINE_OK) rc = s->speculative ? bench_speculative(b) : measure(b);
+    if (rc == ENGINE_OK && !s->speculative) bench_report(b);
     engine_close(b->engine);
     if (rc != ENGINE_OK) return fail(b->error.text);
     return fflush(stdout) == 0 ? 0 : fail("cannot write the output");
@@ -216,9 +219,11 @@ int tool_bench(int argc, char **argv) {
                                    .depth = 128,
                                    .n_generate = 64,
                                    .n_runs = 3,
+                                   .draft_max = engine_config_default().draft_max,
+                                   .draft_width = engine_config_default().draft_width,
                                    .step_tokens = engine_config_default().step_tokens}};
     struct bench_settings *s = &b.settings;
-    enum { PROMPT = 3, CONTEXT = 6 };
+    enum { PROMPT = 3, BATCH = 4, CONTEXT = 6, GENERATE = 8, DRAFTER = 13 };
     struct option_row rows[] = {
         {"model", OPTION_STRING, &s->model, "FILE", "GGUF file", 0, 0, false},
         {"threads", OPTION_INT, &s->threads, "N", "compute threads, 0 = all that are granted", 0, 1024, false},
@@ -234,7 +239,11 @@ int tool_bench(int argc, char **argv) {
         {"kv-type", OPTION_STRING, &s->kv_type, "TYPE", "keys and values as f16, int8 or int4", 0, 0, false},
         {"isa", OPTION_STRING, &s->isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"drafter", OPTION_STRING, &s->drafter_name, "NAME", "who guesses ahead: " ENGINE_DRAFTER_FORMS, 0, 0, false},
-        {"json", OPTION_FLAG, &s->json, NULL, "one JSON object instead of a table", 0, 0, false},
+        {"speculative", OPTION_FLAG, &s->speculative, NULL, "what the drafter gains, by classes of prompts, instead", 0, 0,
+         false},
+        {"draft-max", OPTION_INT, &s->draft_max, "N", "tokens guessed in a step at most", 1, 63, false},
+        {"draft-width", OPTION_INT, &s->draft_width, "N", "guesses for the same place; 1 = chains, not trees", 1, 63, false},
+        {"json", OPTION_FLAG, &s->json, NULL, "JSON instead of a table", 0, 0, false},
     };
     struct option_set set = {
         .command = "bench",
@@ -250,6 +259,9 @@ int tool_bench(int argc, char **argv) {
         fprintf(stderr, "foresay bench: --model is needed (foresay bench --help)\n");
         return 2;
     }
+    if (s->speculative && !rows[BATCH].seen) s->batches = "1,4,16";
+    if (s->speculative && !rows[GENERATE].seen) s->n_generate = 256;
+    if (s->speculative && !rows[DRAFTER].seen) s->drafter_name = "auto";
     if (!parse_lists(&b)) return 2;
     if (!engine_drafter_parse(s->drafter_name, &s->drafter, &s->draft_files)) {
         fprintf(stderr, "foresay bench: --drafter is " ENGINE_DRAFTER_FORMS ", not '%s'\n", s->drafter_name);

@@ -14,7 +14,7 @@ struct settings {
     const char *model, *prompt, *chat, *system, *isa, *kv_type, *drafter_name;
     enum engine_drafter drafter;
     const char *draft_files;
-    int draft_max, n_tokens, threads, ctx, step_tokens, logprobs; /* logprobs: -1 = none */
+    int draft_max, draft_width, n_tokens, threads, ctx, step_tokens, logprobs; /* logprobs: -1 = none */
     struct engine_sampling sampling;
     size_t kv_bytes;
     bool json;
@@ -175,6 +175,7 @@ static int generate(const struct settings *settings) {
     config.drafter = settings->drafter;
     config.draft_files = settings->draft_files;
     config.draft_max = settings->draft_max;
+    config.draft_width = settings->draft_width;
     config.max_seqs = 1;
     if (engine_open(&engine, &config, &error) != ENGINE_OK) return fail(error.text);
     engine_events_per_token(engine);
@@ -204,6 +205,7 @@ int tool_generate(int argc, char **argv) {
                          .logprobs = -1,
                          .step_tokens = defaults.step_tokens,
                          .draft_max = defaults.draft_max,
+                         .draft_width = defaults.draft_width,
                          .drafter_name = "auto",
                          .sampling = engine_sampling_default()};
     struct engine_sampling *p = &s.sampling;
@@ -230,7 +232,8 @@ int tool_generate(int argc, char **argv) {
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},
         {"drafter", OPTION_STRING, &s.drafter_name, "NAME",
          "who guesses ahead: " ENGINE_DRAFTER_FORMS "; does not change the text", 0, 0, false},
-        {"draft-max", OPTION_INT, &s.draft_max, "N", "tokens guessed ahead at most", 1, 63, false},
+        {"draft-max", OPTION_INT, &s.draft_max, "N", "tokens guessed in a step at most", 1, 63, false},
+        {"draft-width", OPTION_INT, &s.draft_width, "N", "guesses for the same place; 1 = chains, not trees", 1, 63, false},
         {"logprobs", OPTION_INT, &s.logprobs, "N",
          "with --json: log-probabilities of each token and of the N likeliest, -1 = none", -1, ENGINE_MAX_TOP_LOGPROBS, false},
         {"json", OPTION_FLAG, &s.json, NULL, "one JSON object instead of streamed text", 0, 0, false},

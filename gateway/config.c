@@ -133,7 +133,8 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
                                     .port = 8080,
                                     .max_seqs = engine.max_seqs,
                                     .step_tokens = engine.step_tokens,
-                                    .draft_max = engine.draft_max};
+                                    .draft_max = engine.draft_max,
+                                    .draft_width = engine.draft_width};
     struct option_row rows[] = {
         {"model", OPTION_STRING, &config->model, "FILE", "the model, a GGUF file", 0, 0, false},
         {"host", OPTION_STRING, &config->host, "ADDRESS", "address to listen on; 0.0.0.0 is every network this machine is in", 0,
@@ -155,7 +156,8 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
         {"isa", OPTION_STRING, &config->isa, "NAME", "instruction set: auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"drafter", OPTION_STRING, &drafter, "NAME",
          "who guesses tokens ahead: " ENGINE_DRAFTER_FORMS "; no answer changes by it", 0, 0, false},
-        {"draft-max", OPTION_INT, &config->draft_max, "N", "tokens an answer may be guessed ahead in one step", 1, 63, false},
+        {"draft-max", OPTION_INT, &config->draft_max, "N", "tokens of an answer that may be guessed in one step", 1, 63, false},
+        {"draft-width", OPTION_INT, &config->draft_width, "N", "guesses for the same place; 1 = chains, not trees", 1, 63, false},
         {"log-level", OPTION_STRING, &log_level, "NAME", "error, warn, info or debug", 0, 0, false},
         {"config", OPTION_STRING, &config->config, "FILE", "these settings as JSON: {\"model\": \"a.gguf\", \"max-seqs\": 8}", 0,
          0, false},

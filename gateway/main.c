@@ -82,6 +82,7 @@ static int open_engine(struct engine **engine, const struct serve_config *config
     settings.drafter = config->drafter;
     settings.draft_files = config->draft_files;
     settings.draft_max = config->draft_max;
+    settings.draft_width = config->draft_width;
     settings.wake = gateway_wake;
     settings.wake_arg = gateway;
     return engine_open(engine, &settings, &error) == ENGINE_OK ? 0 : fail(error.text);

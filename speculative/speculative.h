@@ -44,6 +44,9 @@ void tree_init(struct token_tree *tree, int32_t root);
 int tree_add(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds);
 /* Adds a child even if another one carries the same token: drafts that are drawn may repeat. Otherwise like tree_add. */
 int tree_push(struct token_tree *tree, int parent, int32_t token, int odds_class, float odds);
+/* Puts the first n nodes, which are a tree, in depth-first order, of siblings the likelier first: the best path then stands right
+ * behind the root. Only for trees that need no longer be cut. */
+void tree_sort_depth_first(struct token_tree *tree, int n);
 /* The first child of a node that carries the token, or -1. */
 int tree_child(const struct token_tree *tree, int node, int32_t token);
 

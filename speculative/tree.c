@@ -40,6 +40,34 @@ int tree_add(struct token_tree *tree, int parent, int32_t token, int odds_class,
     return node >= 0 ? node : tree_push(tree, parent, token, odds_class, odds);
 }
 
+static void copy_node(struct token_tree *to, int i, const struct token_tree *from, int j, int parent) {
+    to->tokens[i] = from->tokens[j];
+    to->depth[i] = from->depth[j];
+    to->odds_class[i] = from->odds_class[j];
+    to->chance[i] = from->chance[j];
+    to->parent[i] = (int8_t)parent;
+    to->ancestors[i] = parent < 0 ? 1 : to->ancestors[parent] | (uint64_t)1 << i;
+}
+
+void tree_sort_depth_first(struct token_tree *tree, int n) {
+    const struct token_tree old = *tree;
+    int8_t place[TREE_MAX_NODES], stack[TREE_MAX_NODES];
+    int n_stack = 0, n_placed = 0;
+    stack[n_stack++] = 0;
+    while (n_stack > 0) {
+        int node = stack[--n_stack];
+        for (int i = n - 1; i > node; i--) {
+            if (old.parent[i] == node) stack[n_stack++] = (int8_t)i;
+        }
+        place[node] = (int8_t)n_placed;
+        copy_node(tree, n_placed++, &old, node, node == 0 ? -1 : place[old.parent[node]]);
+    }
+    for (int i = n; i < old.n_nodes; i++) {
+        place[i] = (int8_t)i;
+        copy_node(tree, i, &old, i, place[old.parent[i]]);
+    }
+}
+
 bool walk_step(struct tree_walk *walk, int32_t token) {
     int child = tree_child(walk->tree, walk->node, token);
     if (child < 0 || child >= walk->n_nodes) return false;

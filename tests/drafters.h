@@ -80,7 +80,25 @@ static inline void propose_random(void *self, int slot, const struct draft_conte
     for (int n = (int)drafter_draw(d, 10); n > 0; n--) drafter_add(tree, context, (int32_t)drafter_draw(d, (uint32_t)d->n_vocab));
 }
 
-/* Tokens that do not exist, at the front or behind right ones; sometimes two children, where only chains are computed. */
+/* Bushes in which the right path is there, but seldom comes first; its nodes stand anywhere among wrong ones. Some wrong nodes grow
+ * on, some carry a token twice. */
+static inline void propose_bush(void *self, int slot, const struct draft_context *context, struct token_tree *tree) {
+    struct test_drafter *d = self;
+    int32_t next[12];
+    (void)slot;
+    int n = drafter_future(d, context, next, 12), at = 0, done = 0;
+    while (done < n && tree->n_nodes - 1 < context->max_nodes) {
+        if (drafter_draw(d, 3) == 0) {
+            at = tree_push(tree, at, next[done++], 12, 0.999f);
+        } else {
+            int parent = (int)drafter_draw(d, (uint32_t)tree->n_nodes);
+            int32_t token = drafter_draw(d, 4) == 0 ? next[done] : (int32_t)drafter_draw(d, (uint32_t)d->n_vocab);
+            tree_push(tree, parent, token, 12, 0.99f);
+        }
+    }
+}
+
+/* Tokens that do not exist, at the front or behind right ones; sometimes two children. */
 static inline void propose_illegal(void *self, int slot, const struct draft_context *context, struct token_tree *tree) {
     struct test_drafter *d = self;
     const int32_t illegal[] = {-1, d->n_vocab, INT32_MAX, INT32_MIN};
@@ -109,6 +127,7 @@ static const struct drafter_ops test_drafters[] = {
     {.name = "right", .begin = drafter_no_begin, .propose = propose_right, .close = drafter_no_close},
     {.name = "wrong", .begin = drafter_no_begin, .propose = propose_wrong, .close = drafter_no_close},
     {.name = "mixed", .begin = drafter_no_begin, .propose = propose_mixed, .close = drafter_no_close},
+    {.name = "bush", .begin = drafter_no_begin, .propose = propose_bush, .close = drafter_no_close},
     {.name = "random", .begin = drafter_no_begin, .propose = propose_random, .close = drafter_no_close},
     {.name = "illegal", .begin = drafter_no_begin, .propose = propose_illegal, .close = drafter_no_close},
     {.name = "end spam", .begin = drafter_no_begin, .propose = propose_eog, .close = drafter_no_close},

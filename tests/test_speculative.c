@@ -57,6 +57,35 @@ static void trees_keep_their_shape(void **state) {
 }
 
 /* Protects: a walk ends exactly where the drawn text leaves the computed part of the tree. */
+static bool same_node(const struct token_tree *a, int i, const struct token_tree *b, int j) {
+    for (; i >= 0 && j >= 0; i = a->parent[i], j = b->parent[j]) {
+        if (a->tokens[i] != b->tokens[j] || a->depth[i] != b->depth[j] || a->chance[i] != b->chance[j]) return false;
+    }
+    return i == j;
+}
+
+/* Sorted, the first n nodes hold the same paths; each stands right behind its parent or behind an elder brother's family. */
+static void sorting_keeps_paths(void **state) {
+    (void)state;
+    for (int round = 0; round < 500; round++) {
+        struct token_tree tree, sorted;
+        tree_init(&tree, 0);
+        int most = 1 + (int)draw(TREE_MAX_NODES);
+        while (tree.n_nodes < most) tree_push(&tree, (int)draw((uint32_t)tree.n_nodes), tree.n_nodes, 0, 0.9f);
+        int n = 1 + (int)draw((uint32_t)tree.n_nodes);
+        sorted = tree;
+        tree_sort_depth_first(&sorted, n);
+        for (int i = 0; i < tree.n_nodes; i++) {
+            int at = 0;
+            while (sorted.tokens[at] != tree.tokens[i]) at++;
+            assert_true(same_node(&tree, i, &sorted, at));
+            assert_int_equal(i < n, at < n);
+            assert_true(at == 0 || sorted.ancestors[at] == (sorted.ancestors[sorted.parent[at]] | (uint64_t)1 << at));
+            if (at > 0 && at < n) assert_true(sorted.ancestors[at - 1] >> sorted.parent[at] & 1);
+        }
+    }
+}
+
 static void walks_accept_what_was_drawn(void **state) {
     (void)state;
     for (int round = 0; round < 2000; round++) {
@@ -493,6 +522,7 @@ static void costs_are_interpolated(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(trees_keep_their_shape),
+        cmocka_unit_test(sorting_keeps_paths),
         cmocka_unit_test(walks_accept_what_was_drawn),
         cmocka_unit_test(suffixes_are_found),
         cmocka_unit_test(competing_places_become_branches),

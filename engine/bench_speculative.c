@@ -1,0 +1,160 @@
+/* bench_speculative.c - `foresay bench --speculative`: what guessing ahead gains, class by class, against the same engine without.
+ *
+ * Each prompt of bench_prompts.h is answered twice, once plainly and once with the drafter; which comes first alternates. Its prefix
+ * is in the cache before, so that both compute the same. The two texts must be equal, or the run ends with an error. With batch
+ * N, N answers are written at once: the prompts of the class in turn, each with a seed of its own. Times are on the wall clock, from
+ * the first submit to the last end. Main thread. */
+#include <math.h>
+#include <string.h>
+
+#include "engine/bench.h"
+#include "engine/bench_prompts.h"
+
+struct side {
+    double ms;
+    int n_tokens, n_rounds, n_drafted, n_accepted;
+    int accepted_at[ENGINE_DRAFT_DEPTHS], off[ENGINE_DRAFT_OFF_COUNT];
+    uint64_t text; /* digest of the ids, answer by answer */
+};
+
+/* One measurement: a class, at a temperature, n at once. */
+struct trial {
+    struct bench *bench;
+    const struct bench_prompt_class *class;
+    float temperature;
+    int n;
+};
+
+static int fail(struct bench *bench, int status, const char *what, const char *class) {
+    snprintf(bench->error.text, sizeof bench->error.text, "%s (class %s)", what, class);
+    return status;
+}
+
+static int submit(const struct trial *t, int prompt, int i, enum engine_drafter drafter, int max_tokens, uint64_t *id) {
+    const char *text = t->class->prompts[prompt % BENCH_PROMPTS];
+    const struct engine_message message = {ENGINE_ROLE_USER, text, strlen(text)};
+    struct engine_request request = {.messages = &message,
+                                     .n_messages = 1,
+                                     .max_tokens = max_tokens,
+                                     .sampling = engine_sampling_default(),
+                                     .drafter = drafter};
+    request.sampling.temperature = t->temperature;
+    request.sampling.seed = (uint64_t)(prompt * 100 + i);
+    return engine_submit(t->bench->engine, &request, id, &t->bench->error);
+}
+
+static void add_usage(struct side *side, const struct engine_usage *usage) {
+    side->n_tokens += usage->output_tokens;
+    side->n_rounds += usage->draft_rounds;
+    side->n_drafted += usage->drafted_tokens;
+    side->n_accepted += usage->accepted_tokens;
+    for (int i = 0; i < ENGINE_DRAFT_DEPTHS; i++) side->accepted_at[i] += usage->accepted_at[i];
+    side->off[usage->draft_off]++;
+}
+
+/* n answers from prompt `first` on, side by side. */
+static int answer(const struct trial *t, int first, enum engine_drafter drafter, int max_tokens, struct side *side) {
+    struct engine_event event;
+    uint64_t first_id = 0, id, text[BENCH_MAX_BATCH];
+    const double start = now_ms();
+    for (int i = 0; i < t->n; i++) {
+        int rc = submit(t, first + i, i, drafter, max_tokens, &id);
+        if (rc != ENGINE_OK) return rc;
+        if (i == 0) first_id = id;
+        text[i] = 0xcbf29ce484222325u;
+    }
+    for (int n_left = t->n; n_left > 0;) {
+        if (engine_poll(t->bench->engine, &event, 1) == 0) {
+            engine_wait(t->bench->engine, 1000);
+            continue;
+        }
+        uint64_t *digest = &text[event.id - first_id];
+        if (event.kind == ENGINE_EVENT_TEXT && event.n_tokens > 0) *digest = (*digest ^ (uint32_t)event.token) * 0x100000001b3u;
+        if (event.kind != ENGINE_EVENT_DONE) continue;
+        if (event.finish == ENGINE_FINISH_ERROR) return fail(t->bench, event.status, event.message, t->class->name);
+        add_usage(side, &event.usage);
+        n_left--;
+    }
+    side->ms += now_ms() - start;
+    for (int i = 0; i < t->n; i++) side->text = side->text * 31 + text[i];
+    return ENGINE_OK;
+}
+
+/* plain: [0], drafted: [1] */
+static int compare(const struct trial *t, struct side sides[2]) {
+    const enum engine_drafter drafters[2] = {ENGINE_DRAFTER_NONE, t->bench->settings.drafter};
+    const int step = t->n < BENCH_PROMPTS ? t->n : BENCH_PROMPTS, n_tokens = t->bench->settings.n_generate;
+    for (int first = 0; first < BENCH_PROMPTS; first += step) {
+        struct side unused = {0};
+        int rc = answer(t, first, ENGINE_DRAFTER_NONE, 1, &unused); /* fills the cache */
+        for (int i = 0; i < 2 && rc == ENGINE_OK; i++) {
+            const int which = (first / step + i) % 2;
+            rc = answer(t, first, drafters[which], n_tokens, &sides[which]);
+        }
+        if (rc != ENGINE_OK) return rc;
+        if (sides[0].text != sides[1].text)
+            return fail(t->bench, ENGINE_ERR_MODEL, "the text with a drafter differs from the text without", t->class->name);
+    }
+    return ENGINE_OK;
+}
+
+/* --- the report --- */
+
+static double rate_of(const struct side *side) { return side->n_tokens * 1e3 / side->ms; }
+static double speedup_of(const struct side sides[2]) { return sides[0].ms / sides[1].ms; }
+/* Of one answer: each step gives the tokens that were accepted and one more. */
+static double per_step(const struct side *side) { return (double)side->n_tokens / (side->n_tokens - side->n_accepted); }
+
+static const char *main_reason(const struct side *side) {
+    int most = 0;
+    for (int i = 1; i < ENGINE_DRAFT_OFF_COUNT; i++) most = side->off[i] > side->off[most] ? i : most;
+    return engine_draft_off_name((enum engine_draft_off)most);
+}
+
+static void print_class(const struct trial *t, const struct side sides[2]) {
+    const struct side *plain = &sides[0], *drafted = &sides[1];
+    if (t->bench->settings.json) {
+        printf("{\"class\": \"%s\", \"batch\": %d, \"temperature\": %g, \"plain\": %.2f, \"drafted\": %.2f, \"speedup\": %.4f, "
+               "\"tokens_per_step\": %.4f, \"rounds\": %d, \"drafted_tokens\": %d, \"accepted\": %d}\n",
+               t->class->name, t->n, (double)t->temperature, rate_of(plain), rate_of(drafted), speedup_of(sides),
+               per_step(drafted), drafted->n_rounds, drafted->n_drafted, drafted->n_accepted);
+        return;
+    }
+    printf("  %-10s %8.1f %8.1f %7.2fx %7.2f %7d %6.1f %%  ", t->class->name, rate_of(plain), rate_of(drafted), speedup_of(sides),
+           per_step(drafted), drafted->n_rounds, drafted->n_drafted > 0 ? 100.0 * drafted->n_accepted / drafted->n_drafted : 0.0);
+    for (int i = 0; i < 4; i++)
+        printf(" %4.0f", drafted->n_rounds > 0 ? 100.0 * drafted->accepted_at[i] / drafted->n_rounds : 0.0);
+    printf("   %s\n", main_reason(drafted));
+}
+
+static int run_classes(struct bench *b, float temperature, int n) {
+    double sum = 0, worst = INFINITY;
+    if (!b->settings.json)
+        printf("batch %d, temperature %g\n  class         plain  drafted speed-up tok/step  rounds   right   at depth 1    2    "
+               "3    4 %%  "
+               "mostly off for\n",
+               n, (double)temperature);
+    for (int c = 0; c < BENCH_PROMPT_CLASSES; c++) {
+        const struct trial t = {.bench = b, .class = &bench_prompt_classes[c], .temperature = temperature, .n = n};
+        struct side sides[2] = {0};
+        bench_progress("batch %d, temperature %g: %s", n, (double)temperature, t.class->name);
+        int rc = compare(&t, sides);
+        if (rc != ENGINE_OK) return rc;
+        bench_progress_end();
+        print_class(&t, sides);
+        fflush(stdout);
+        sum += log(speedup_of(sides));
+        if (speedup_of(sides) < worst) worst = speedup_of(sides);
+    }
+    if (!b->settings.json) printf("  geometric mean %.2fx, worst %.2fx\n\n", exp(sum / BENCH_PROMPT_CLASSES), worst);
+    return ENGINE_OK;
+}
+
+int bench_speculative(struct bench *bench) {
+    static const float temperatures[] = {0, 0.8f};
+    int rc = ENGINE_OK;
+    for (int b = 0; b < bench->result.decode.n && rc == ENGINE_OK; b++)
+        for (size_t t = 0; t < sizeof temperatures / sizeof *temperatures && rc == ENGINE_OK; t++)
+            rc = run_classes(bench, temperatures[t], bench->result.decode.at[b]);
+    return rc;
+}
