@@ -53,8 +53,8 @@ struct drafting {
     struct draft_offer *offers;
 };
 
-/* draft_open.c. Looks at the files that the configuration names; tokenizer, the target's shape and ctx_len are known. ENGINE_OK, or
- * a status with its sentence; draft_close frees what there is. */
+/* draft_open.c. Looks at the files that the configuration names; tokenizer, the target's shape and ctx_len are known. ENGINE_OK,
+ * or a status with its sentence; draft_close frees what there is. */
 int draft_look(struct engine *e, const struct model_shape *shape, struct engine_error *error);
 /* Bytes that draft_open allocates besides a draft model's. */
 uint64_t draft_bytes(const struct engine *e);
@@ -76,8 +76,8 @@ void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, doubl
 /* The request has ended. */
 void draft_forget(struct engine *e, struct request *r);
 
-/* draft_ask.c. Everyone's slot has what the lookup drafter guesses. Asks the draft model or the head where it may pay, or where it
- * is asked for; its guess takes the place of the other. */
+/* draft_ask.c. Everyone's slot has what the lookup drafter guesses. Asks the draft model or the head where it may pay, or where
+ * it is asked for; its guess takes the place of the other. */
 void draft_ask(struct engine *e, int n_rows, int budget);
 
 /* draft_counts.c. The request has drawn in this step; the first n_accepted guesses of its draft, if it had one, were right. */

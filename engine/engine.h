@@ -53,8 +53,8 @@ enum engine_drafter {
     ENGINE_DRAFTER_BLOCKWISE, /* Medusa's blocks, of each the likeliest token alone; likewise */
     ENGINE_DRAFTER_MERGE,     /* all of them that there are, the model or head where the others know little; likewise */
 };
-/* "auto", "none", "suffix" and so on. With a colon files may follow all but "none" and "suffix", if files is given: it points into
- * text then, or is NULL. False for anything else. */
+/* "auto", "none", "suffix" and so on. With a colon files may follow all but "none" and "suffix", if files is given: it points
+ * into text then, or is NULL. False for anything else. */
 #define ENGINE_DRAFTER_FORMS                                                                                                     \
     "auto, auto:FILES, none, suffix, ngram:FILE, model:FILE, eagle:FILE, medusa:FILE, blockwise:FILE or merge:FILES"
 bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **files);
@@ -87,8 +87,8 @@ struct engine_config {
     int step_tokens;     /* token budget of one step: decode rows plus prefill chunks */
     size_t kv_bytes;     /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
     enum engine_drafter drafter; /* of requests that ask for AUTO; NONE: no memory for drafts, so none can be asked for */
-    /* An n-gram store that belongs to this model, a draft model (GGUF) of its vocabulary or a drafting head (GGUF) that was trained
-     * for it, or a store and one of these with a comma between; NULL = none.
+    /* An n-gram store that belongs to this model, a draft model (GGUF) of its vocabulary or a drafting head (GGUF) that was
+     * trained for it, or a store and one of these with a comma between; NULL = none.
      * Read during engine_open only. */
     const char *draft_files;
     int draft_max;           /* tokens a sequence may guess in one step, 1 .. 63 */

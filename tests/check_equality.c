@@ -8,8 +8,9 @@
  * A set of prompts, temperatures (0, 0.8, 1.2) and seeds runs alone, one after the other; that is the reference. Then the same
  * requests run in other ways: in batches that they join at random moments while others are cancelled, with two threads, with
  * steps of 16 and 512 rows, from the prefix cache, through preemptions, on each instruction set, with every drafter (the
- * reference has none, the model itself may be one), also drafters that know the answer, say the opposite or talk nonsense. Ids and text must be equal to
- * the last one. After each way every block must be back. FORESAY_TEST_LONG=1 runs more and longer requests. */
+ * reference has none, the model itself may be one), also drafters that know the answer, say the opposite or talk nonsense. Ids
+ * and text must be equal to the last one. After each way every block must be back. FORESAY_TEST_LONG=1 runs more and longer
+ * requests. */
 #include <stdio.h>
 #include <unistd.h>
 
@@ -290,6 +291,18 @@ static void write_store(void) {
     engine_close(engine);
 }
 
+static void write_prompt(FILE *file, const struct engine *engine, const struct engine_request *request) {
+    struct token_list list = {0};
+    struct engine_error error;
+    const struct chat_prompt chat = {.messages = request->messages, .n_messages = request->n_messages};
+    int rc = request->n_messages > 0 ? chat_template_render(engine->chat_template, &chat, &list, NULL, &error)
+                                     : tokenizer_encode_prompt(engine->tokenizer, request->prompt, request->prompt_len, &list);
+    if (rc != ENGINE_OK) exit(1);
+    for (size_t i = 0; i < list.n; i++) list.ids[i] = text_of_prompt(list.ids[i]);
+    fwrite(list.ids, sizeof *list.ids, list.n, file);
+    token_list_free(&list);
+}
+
 /* The reference as the text of train-draft, twice, for there must be 40 answers. */
 static void write_text(void) {
     struct engine_config config = base_config();
@@ -297,15 +310,16 @@ static void write_text(void) {
     struct text_head head = {.magic = "fstext 1"};
     const int32_t end = TEXT_END;
     draft_digests(engine->tokenizer, engine->model, &head.vocab_digest, &head.target_digest);
-    engine_close(engine);
     snprintf(text_path, sizeof text_path, "/tmp/foresay_check_equality_%d.text", getpid());
     FILE *file = fopen(text_path, "wb");
     if (!file) exit(1);
     fwrite(&head, sizeof head, 1, file);
     for (int i = 0; i < 2 * n_cases; i++) {
+        write_prompt(file, engine, &cases[i % n_cases].request);
         fwrite(reference[i % n_cases].ids, sizeof end, (size_t)reference[i % n_cases].n_ids, file);
         fwrite(&end, sizeof end, 1, file);
     }
+    engine_close(engine);
     if (fclose(file) != 0) exit(1);
 }
 
@@ -322,7 +336,7 @@ static void train_heads(void) {
                                                      .rate = 3e-3f,
                                                      .save_minutes = 60,
                                                      .n_vocab = 160,
-                                                     .epochs = 8,
+                                                     .epochs = 5,
                                                      .threads = 2};
         if (train_head(&settings) != 0) exit(1);
         snprintf(state, sizeof state, "%s.state", head_paths[kind]);
