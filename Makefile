@@ -40,15 +40,15 @@ engine_src  := $(wildcard engine/*.c)
 gateway_src := $(filter-out gateway/main.c,$(wildcard gateway/*.c))
 obj          = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 archives    := $(BUILD)/gateway.a $(BUILD)/engine.a $(BUILD)/speculative.a $(BUILD)/kernels.a
-unit_tests  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+unit_tests  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(filter-out $(LEFT_OUT),$(wildcard tests/test_*.c)))
 checks      := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/check_*.c))
 fuzzers     := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 all_c       := $(wildcard kernels/*.[ch] kernels/cpu/*.[ch] engine/*.[ch] speculative/*.[ch] gateway/*.[ch] tests/*.[ch])
 
 all: $(BUILD)/foresay ## build the binary (default)
 
-.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-emulated check-equality e2e oracle oracle-types browser page page-check asan tsan binaries sanitizer sanitized \
-        fuzz fuzz-run fuzz-long soak bench bench-peer bench-sizes format tidy clean
+.PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-emulated emulated check-rows check-equality e2e e2e-fake oracle oracle-text oracle-model oracle-types browser \
+        page page-check asan tsan binaries sanitizer fuzz fuzzers fuzz-run fuzz-long soak bench bench-peer bench-sizes format tidy clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -76,8 +76,7 @@ $(BUILD)/%.a:
 
 $(BUILD)/obj/kernels/%_avx2.o: CFLAGS += $(AVX2)
 $(BUILD)/obj/kernels/%_avxvnni.o: CFLAGS += $(AVXVNNI)
-$(BUILD)/obj/kernels/%_avx512.o: CFLAGS += $(AVX512)
-$(BUILD)/obj/kernels/%_amx.o: CFLAGS += $(AVX512) $(AMX)
+$(BUILD)/obj/kernels/%_avx512.o: CFLAGS += $(AVX512) $(AMX)
 # Sums of integers in the order written: in another order their terms do not fit the registers.
 $(BUILD)/obj/kernels/%.o: OPT = -O3 $(if $(findstring clang,$(CC)),,-fno-tree-reassoc)
 ifdef PLAIN_INLINE
@@ -92,6 +91,7 @@ AMX      :=
 $(BUILD)/obj/kernels/cpu/cpu.o: CFLAGS += -include tests/emulated_isa.h
 $(BUILD)/obj/kernels/cpu/kernels_%.o: OPT = -O1
 endif
+$(BUILD)/obj/engine/draft_stores.o: $(wildcard speculative/stores/*.ngram)
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
@@ -163,11 +163,18 @@ $(VENV)/.done: tests/requirements.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
+# Stages that keep one processor busy run two at once, the longest first, each with its output in one piece. What waits for timers, or
+# uses both processors, runs alone.
+TWO  := --no-print-directory -j2 -Otarget
 test: test-deps ## all tests but the sanitizer builds
-	@$(MAKE) --no-print-directory tidy
-	@$(MAKE) --no-print-directory -j2 binaries model
-	@$(MAKE) --no-print-directory unit check-kernels check-emulated check-equality e2e oracle page-check browser fuzz
+	@$(MAKE) --no-print-directory stage-tidy
+	@$(MAKE) --no-print-directory -j2 stage-binaries stage-emulated model model-gemma $(VENV)/.done
+	@$(MAKE) $(TWO) stage-check-equality stage-oracle-text stage-check-rows stage-unit stage-check-emulated stage-check-kernels
+	@$(MAKE) --no-print-directory stage-e2e stage-oracle-model stage-page-check stage-browser
+	@$(MAKE) --no-print-directory stage-fuzz
 	@echo "make test: all green"
+stage-%:
+	@tests/stage.sh $*$(if $(SANITIZE),@$(notdir $(BUILD))) $(MAKE) --no-print-directory $*
 
 binaries: $(BUILD)/foresay $(BUILD)/foresay-fake $(unit_tests) $(checks)
 
@@ -178,12 +185,14 @@ unit: $(unit_tests) ## C unit tests
 check-kernels: $(BUILD)/tests/check_kernels ## every instruction set against the reference, bit by bit
 	$<
 
-check-emulated: ## the same for AVX-VNNI, AVX-512 and AMX on a processor without them (needs libsimde-dev)
-	@$(MAKE) --no-print-directory -j2 build/emulated/tests/check_kernels BUILD=build/emulated EMULATED=1 WARN="-Wall -Wno-psabi"
-	build/emulated/tests/check_kernels
+check-emulated: emulated ## the same for AVX-VNNI, AVX-512 and AMX on a processor without them (needs libsimde-dev)
+	build/emulated/tests/check_kernels --isa avxvnni,avx512,amx
+emulated:
+	@$(MAKE) --no-print-directory build/emulated/tests/check_kernels BUILD=build/emulated EMULATED=1 PLAIN_INLINE=1 WARN="-Wall -Wno-psabi"
 
-check-equality: $(BUILD)/tests/check_rows $(BUILD)/tests/check_equality $(MODEL) ## same bits: batch, threads, chunks, cache, preemption, ISA, type, family
-	$(BUILD)/tests/check_rows
+check-rows: $(BUILD)/tests/check_rows ## a row's logits: same bits whatever stands beside it, for every type and family
+	$<
+check-equality: $(BUILD)/tests/check_equality $(MODEL) ## texts: same bits for batch, threads, chunks, cache, preemption, drafter, ISA
 	$(BUILD)/tests/check_equality
 	$(BUILD)/tests/check_equality $(MODEL)
 	$(BUILD)/tests/check_equality --windows
@@ -195,13 +204,18 @@ e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real socke
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_MODEL=$(abspath $(MODEL)) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/e2e
 
-oracle: $(BUILD)/foresay $(BUILD)/tests/check_dequantize $(BUILD)/tests/check_logits $(MODEL) $(GEMMA) $(VENV)/.done ## tokens, text and perplexity against transformers
-	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) \
-	    $(PY) -m pytest -q -p no:cacheprovider tests/oracle
+# What compares texts keeps one processor busy; what computes with the models takes both.
+ORACLE_TEXT := $(addprefix tests/oracle/test_,chat.py chat_templates.py corpus.py sentencepiece.py template.py tokenizer.py)
+ORACLE       = FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) \
+    $(PY) -m pytest -q -p no:cacheprovider
+oracle: oracle-text oracle-model ## tokens, text and perplexity against transformers
+oracle-text: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.done
+	$(ORACLE) $(ORACLE_TEXT)
+oracle-model: $(BUILD)/foresay $(BUILD)/tests/check_dequantize $(BUILD)/tests/check_logits $(MODEL) $(GEMMA) $(VENV)/.done
+	$(ORACLE) $(addprefix --ignore=,$(ORACLE_TEXT)) tests/oracle
 
 oracle-types: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.done ## perplexity of both real models in every weight type against transformers (hours)
-	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_MODEL=$(abspath $(MODEL)) FORESAY_GEMMA=$(abspath $(GEMMA)) FORESAY_ALL_TYPES=1 \
-	    $(PY) -m pytest -q -s -p no:cacheprovider tests/oracle/test_types.py
+	FORESAY_ALL_TYPES=1 $(ORACLE) -s tests/oracle/test_types.py
 
 # The server with a scripted engine: states that a real model reaches rarely, at full speed.
 $(BUILD)/foresay-fake: $(BUILD)/obj/gateway/main.o $(BUILD)/obj/tests/fake_engine.o $(archives)
@@ -222,23 +236,29 @@ browser: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) web/node_modules/.done 
 asan: ## unit tests, kernels and the fake-engine server under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory sanitizer BUILD=build/asan OPT=-O1 PLAIN_INLINE=1 \
 	    SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
-tsan: ## the same under ThreadSanitizer
-	@$(MAKE) --no-print-directory sanitizer BUILD=build/tsan OPT=-O1 PLAIN_INLINE=1 SANITIZE="-fsanitize=thread"
+tsan: ## the same under ThreadSanitizer, but for long tests that have one thread
+	@$(MAKE) --no-print-directory sanitizer BUILD=build/tsan OPT=-O1 PLAIN_INLINE=1 SANITIZE="-fsanitize=thread" \
+	    LEFT_OUT="$(patsubst %,tests/test_%.c,speculative speculative_ngram spm unigram)"
 sanitizer: test-deps
-	@$(MAKE) --no-print-directory -j2 binaries
-	@$(MAKE) --no-print-directory sanitized
-sanitized: unit check-kernels $(BUILD)/foresay $(BUILD)/foresay-fake $(VENV)/.done
+	@$(MAKE) --no-print-directory -j2 stage-binaries
+	@$(MAKE) $(TWO) stage-check-kernels stage-unit
+	@$(MAKE) --no-print-directory stage-e2e-fake
+e2e-fake: $(BUILD)/foresay $(BUILD)/foresay-fake $(VENV)/.done
 	FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_BIN=$(abspath $(BUILD)/foresay) \
 	    $(PY) -m pytest -q -p no:cacheprovider tests/e2e -m "not real_model"
 
 FUZZ_S ?= 20
-fuzz: ## each fuzz target for FUZZ_S seconds (20)
-	@$(MAKE) --no-print-directory -j2 fuzz-run BUILD=build/fuzz CC=clang OPT=-O1 PLAIN_INLINE=1 WARN="-Wall -Wextra" \
-	    SANITIZE="-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all"
-fuzz-run: $(fuzzers)
-	@set -e; for f in $^; do mkdir -p $$f.corpus; echo "== $${f##*/} ($(FUZZ_S) s)"; \
-	    $$f -max_total_time=$(FUZZ_S) -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus >$$f.log 2>&1 || \
-	    { tail -n 40 $$f.log; echo "FAILED: $$f"; exit 1; }; grep -E 'number_of_executed_units' $$f.log; done
+FUZZ_BUILD := BUILD=build/fuzz CC=clang OPT=-O1 PLAIN_INLINE=1 WARN="-Wall -Wextra" \
+    SANITIZE="-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all"
+fuzz: ## each fuzz target for FUZZ_S seconds (20), two at once
+	@$(MAKE) --no-print-directory -j2 fuzzers $(FUZZ_BUILD)
+	@$(MAKE) $(TWO) fuzz-run $(FUZZ_BUILD)
+fuzzers: $(fuzzers)
+fuzz-run: $(patsubst $(BUILD)/tests/%,run-%,$(fuzzers))
+run-fuzz_%: $(BUILD)/tests/fuzz_%
+	@mkdir -p $<.corpus; echo "== fuzz_$* ($(FUZZ_S) s)"; \
+	    $< -max_total_time=$(FUZZ_S) -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 -artifact_prefix=$<. $<.corpus >$<.log 2>&1 || \
+	    { tail -n 40 $<.log; echo "FAILED: $<"; exit 1; }; grep -E 'number_of_executed_units' $<.log
 fuzz-long: ## an hour for each fuzz target
 	@$(MAKE) --no-print-directory fuzz FUZZ_S=3600
 

@@ -1,9 +1,10 @@
-/* bench_speculative.c - `foresay bench --speculative`: what guessing ahead gains, class by class, against the same engine without.
+/* bench_speculative.c - `foresay bench --speculative`: what guessing ahead gains, class by class, against the same engine
+ * without.
  *
- * Each prompt of bench_prompts.h is answered twice, once plainly and once with the drafter; which comes first alternates. Its prefix
- * is in the cache before, so that both compute the same. The two texts must be equal, or the run ends with an error. With batch
- * N, N answers are written at once: the prompts of the class in turn, each with a seed of its own. Times are on the wall clock, from
- * the first submit to the last end. Main thread. */
+ * Each prompt of bench_prompts.h is answered twice, once plainly and once with the drafter; which comes first alternates. Its
+ * prefix is in the cache before, so that both compute the same. The two texts must be equal, or the run ends with an error. With
+ * batch N, N answers are written at once: the prompts of the class in turn, each with a seed of its own. Times are on the wall
+ * clock, from the first submit to the last end. Main thread. */
 #include <math.h>
 #include <string.h>
 

@@ -87,6 +87,9 @@ enum engine_draft_off draft_off_of(const struct request *r);
 /* What a drafter is told of a request that has a slot. */
 struct draft_context draft_context_of(const struct engine *e, const struct request *r);
 
+/* draft_stores.c: a store inside the binary that belongs to this model. False: there is none. */
+bool draft_find_store(struct ngram_store *out, uint32_t n_vocab, uint64_t vocab_digest, uint64_t target_digest);
+
 /* What a store belongs to: the vocabulary, and the model whatever its quantization. */
 void draft_digests(const struct tokenizer *tokenizer, const struct model *model, uint64_t *vocab, uint64_t *target);
 uint64_t draft_vocab_digest(const struct tokenizer *tokenizer);

@@ -10,6 +10,7 @@
 #include "engine/draft_head.h"
 #include "engine/draft_model.h"
 #include "engine/internal.h"
+#include "engine/log.h"
 
 enum { STORE_MAX_BYTES = 1 << 30 };
 
@@ -68,6 +69,18 @@ static int open_store(struct engine *e, struct engine_error *error) {
     const char *trouble =
         ngram_open(&d->store, d->store_image, size, (uint32_t)tokenizer_vocab_size(e->tokenizer), vocab, target);
     return trouble ? fail(error, ENGINE_ERR_ARGUMENT, d->store_path, trouble) : ENGINE_OK;
+}
+
+/* Nobody named a file: the binary's own store, if it has one for this model. */
+static void find_store(struct engine *e) {
+    struct drafting *d = &e->drafting;
+    uint64_t vocab, target;
+    draft_digests(e->tokenizer, e->model, &vocab, &target);
+    if (!draft_find_store(&d->store, (uint32_t)tokenizer_vocab_size(e->tokenizer), vocab, target))
+        d->store = (struct ngram_store){0};
+    else
+        log_info("engine", "this model's own n-gram store drafts, made of %llu tokens of its text",
+                 (unsigned long long)d->store.header->n_text);
 }
 
 static bool begins_as_model(const char *path, bool *can_read) {
@@ -202,6 +215,7 @@ int draft_open(struct engine *e, struct engine_error *error) {
     odds_init_prior(&d->odds);
     if (e->config.drafter == ENGINE_DRAFTER_NONE) return ENGINE_OK;
     if (d->store_path && (rc = open_store(e, error))) return rc;
+    if (!e->config.draft_files && e->config.drafter == ENGINE_DRAFTER_AUTO) find_store(e);
     if (d->model && (rc = draft_model_open(d->model, error))) return rc;
     if (d->head_file && (rc = open_head(e, error))) return rc;
     return open_tables(e, error);

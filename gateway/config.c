@@ -158,6 +158,8 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
          "who guesses tokens ahead: " ENGINE_DRAFTER_FORMS "; no answer changes by it", 0, 0, false},
         {"draft-max", OPTION_INT, &config->draft_max, "N", "tokens of an answer that may be guessed in one step", 1, 63, false},
         {"draft-width", OPTION_INT, &config->draft_width, "N", "guesses for the same place; 1 = chains, not trees", 1, 63, false},
+        {"pace-ms", OPTION_INT, &config->pace_ms, "N",
+         "new text goes out every N ms, so that its timing tells nothing about it; 0 is at once", 0, 1000, false},
         {"log-level", OPTION_STRING, &log_level, "NAME", "error, warn, info or debug", 0, 0, false},
         {"config", OPTION_STRING, &config->config, "FILE", "these settings as JSON: {\"model\": \"a.gguf\", \"max-seqs\": 8}", 0,
          0, false},
@@ -178,8 +180,9 @@ void serve_config_log(const struct serve_config *config) {
              config->config ? config->config : "none");
     log_info("serve",
              "settings: host %s, port %d, public-origin %s, threads %s, ctx %s, max-seqs %d, kv-mem %s, kv-type %s, step-tokens "
-             "%d, isa %s, drafter %s, draft files %s, draft-max %d",
+             "%d, isa %s, drafter %s, draft files %s, draft-max %d, draft-width %d, pace-ms %d",
              config->host, config->port, config->public_origin ? config->public_origin : "none", threads, ctx, config->max_seqs,
              kv_mem, config->kv_type ? config->kv_type : "f16", config->step_tokens, config->isa ? config->isa : "auto",
-             engine_drafter_name(config->drafter), config->draft_files ? config->draft_files : "none", config->draft_max);
+             engine_drafter_name(config->drafter), config->draft_files ? config->draft_files : "none", config->draft_max,
+             config->draft_width, config->pace_ms);
 }

@@ -52,6 +52,8 @@ struct gateway {
     bool closing;  /* the store takes nothing any more */
     bool farewell; /* the last part of draining: sockets are closing */
     struct timer drain_timer;
+    struct timer pace_timer; /* the next look at the engine's events, where they are paced */
+    int64_t next_look_ms;
     int64_t drain_until_ms;
 };
 

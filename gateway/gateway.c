@@ -76,8 +76,8 @@ void gateway_on_stop(struct gateway *gateway) {
 /* --- open, run, close --- */
 
 static bool copy_config(struct gateway *gateway, const struct gateway_config *config) {
-    gateway->config =
-        (struct gateway_config){.host = strdup(config->host), .port = config->port, .data_dir = strdup(config->data_dir)};
+    gateway->config = (struct gateway_config){
+        .host = strdup(config->host), .port = config->port, .data_dir = strdup(config->data_dir), .pace_ms = config->pace_ms};
     if (config->public_origin) gateway->config.public_origin = strdup(config->public_origin);
     return gateway->config.host && gateway->config.data_dir && (!config->public_origin || gateway->config.public_origin);
 }
@@ -113,6 +113,7 @@ int gateway_open(struct gateway **out, const struct gateway_config *config, char
     gateway->begun_ms = clock_ms();
     gateway->begun_wall_ms = clock_wall_ms();
     timer_init(&gateway->drain_timer, on_drain_timer);
+    timer_init(&gateway->pace_timer, turns_on_pace);
     if (server_open(&gateway->server, gateway, config->host, config->port, error, error_size) != 0 ||
         !open_store(gateway, error, error_size)) {
         gateway_close(gateway);

@@ -13,6 +13,7 @@ struct gateway_config {
     int port;         /* 0 = any free one, reported in the log and in the printed URL */
     const char *data_dir;
     const char *public_origin; /* NULL, or the origin browsers use when a proxy stands in front: "https://chat.example" */
+    int pace_ms;               /* new text goes out at multiples of this alone; 0 = as it comes */
 };
 
 struct gateway;

@@ -94,7 +94,9 @@ static int serve(const struct serve_config *config) {
     char error[512];
     struct gateway *gateway = NULL;
     struct engine *engine = NULL;
-    struct gateway_config settings = {config->host, config->port, config->data, config->public_origin};
+    struct gateway_config settings = {
+        .host = config->host, .port = config->port, .data_dir = config->data, .public_origin = config->public_origin};
+    settings.pace_ms = config->pace_ms;
     serve_config_log(config);
     if (gateway_open(&gateway, &settings, error, sizeof error) != 0) return fail(error);
     int status = open_engine(&engine, config, gateway);

@@ -311,7 +311,7 @@ static void on_engine_event(struct gateway *gateway, const struct engine_event *
     }
 }
 
-void turns_poll_engine(struct gateway *gateway) {
+static void look_at_engine(struct gateway *gateway) {
     enum { BATCH = 32, ROUNDS = 16 };
     struct engine_event events[BATCH];
     for (int round = 0; gateway->engine && round < ROUNDS; round++) {
@@ -321,6 +321,20 @@ void turns_poll_engine(struct gateway *gateway) {
     }
     gateway_wake(gateway); /* more than a loop's share: the sockets first, then the rest */
 }
+
+/* When text comes out tells which guesses of a drafter came true, and so something about the text, also to those who see nothing
+ * but the sizes and times of encrypted packets. Paced, it comes out by the clock. */
+void turns_poll_engine(struct gateway *gateway) {
+    const int64_t now = clock_ms(), pace_ms = gateway->config.pace_ms;
+    if (pace_ms > 0 && now < gateway->next_look_ms) {
+        timer_set(&gateway->timers, &gateway->pace_timer, gateway->next_look_ms);
+        return;
+    }
+    if (pace_ms > 0) gateway->next_look_ms = (now / pace_ms + 1) * pace_ms;
+    look_at_engine(gateway);
+}
+
+void turns_on_pace(struct timer *timer) { turns_poll_engine(container_of(timer, struct gateway, pace_timer)); }
 
 /* --- saving --- */
 

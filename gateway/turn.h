@@ -80,6 +80,7 @@ struct generation *turn_find_live(struct gateway *gateway, const struct store_id
 void turns_cancel_conversation(struct gateway *gateway, const struct store_id *conv, int64_t user);
 
 void turns_poll_engine(struct gateway *gateway);
+void turns_on_pace(struct timer *timer); /* gateway->pace_timer: the same */
 void turns_interrupt_all(struct gateway *gateway);
 /* The engine did not answer in time: whatever still runs is ended as interrupted with the text it has. */
 void turns_give_up(struct gateway *gateway);

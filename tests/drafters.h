@@ -80,8 +80,8 @@ static inline void propose_random(void *self, int slot, const struct draft_conte
     for (int n = (int)drafter_draw(d, 10); n > 0; n--) drafter_add(tree, context, (int32_t)drafter_draw(d, (uint32_t)d->n_vocab));
 }
 
-/* Bushes in which the right path is there, but seldom comes first; its nodes stand anywhere among wrong ones. Some wrong nodes grow
- * on, some carry a token twice. */
+/* Bushes in which the right path is there, but seldom comes first; its nodes stand anywhere among wrong ones. Some wrong nodes
+ * grow on, some carry a token twice. */
 static inline void propose_bush(void *self, int slot, const struct draft_context *context, struct token_tree *tree) {
     struct test_drafter *d = self;
     int32_t next[12];

@@ -5,8 +5,7 @@
  *   reference.c        plain C, the definition
  *   kernels_avx2.c     simd.h, row_template.h, matmul_template.h, attention_template.h and probe_template.h compiled for AVX2
  *   kernels_avxvnni.c  the same for AVX2 with AVX-VNNI
- *   kernels_avx512.c   the same for AVX-512
- *   kernels_amx.c      that, and matrix products of many rows on tiles
+ *   kernels_avx512.c   the same for AVX-512; with amx_tiles.h, matrix products of many rows on tiles, also for AMX
  *
  * weight_layout.h draws how repacked weights lie; weight_blocks.h turns a block of them into vectors.
  */

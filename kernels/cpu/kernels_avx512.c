@@ -1,6 +1,7 @@
 /* kernels_avx512.c - the inner functions for AVX-512 (F, BW, DQ, VL, VNNI): the templates, compiled with these instructions,
- * as a table. */
+ * as a table; and that of AMX, which is the same but for products on tiles. */
 #if defined(__x86_64__)
+#include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/attention_template.h"
 #include "kernels/cpu/gemm_template.h"
 #include "kernels/cpu/matmul_template.h"

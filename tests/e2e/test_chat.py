@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 
 import pytest
 from conftest import Refused, fake_text, run
@@ -39,6 +40,21 @@ def test_send_streams_the_answer_exactly_once(server):
             assert (question["role"], question["st"], question["parent"]) == ("user", "done", None)
             assert (answer["text"], answer["st"], answer["why"]) == (fake_text(500), "done", "stop")
             assert answer["usage"] == s.done["usage"] and not hist["more"]
+
+    run(main())
+
+
+def test_paced_text_comes_by_the_clock(make_server):
+    server = make_server(args=["--pace-ms", "150"])
+
+    async def main():
+        async with server.client() as c:
+            begun = time.monotonic()
+            r = await c.say("[[tokens 200 rate 400]] go")
+            s = await c.done(r["g"])
+            looks = (time.monotonic() - begun) / 0.150 + 2
+            assert s.text == fake_text(200)
+            assert s.frames - 2 <= looks, "one look at the engine a tick, one frame a look; and start and done"
 
     run(main())
 

@@ -16,6 +16,8 @@ export interface Usage {
     prefill_ms: number;
     ttft_ms: number;
     tps: number;
+    drafted: number;
+    accepted: number;
     seed: number | null;
 }
 
@@ -145,6 +147,8 @@ function readUsage(value: unknown): Usage | null {
         prefill_ms: numberOr(of, 'prefill_ms', 0),
         ttft_ms: numberOr(of, 'ttft_ms', 0),
         tps: numberOr(of, 'tps', 0),
+        drafted: numberOr(of, 'drafted', 0),
+        accepted: numberOr(of, 'accepted', 0),
         seed: numberOr(of, 'seed', null),
     };
 }

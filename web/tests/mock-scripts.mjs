@@ -116,6 +116,8 @@ export function scriptFor(text) {
             return { text: CJK, rate: 200 };
         case 'echo':
             return { text: rest, rate: 500 };
+        case 'type': // the same slowly, so that a busy page too draws it half-written
+            return { text: rest, rate: 30 };
         case 'prefill':
             return { text: PLAIN, rate: 100, prefill: 10 };
         case 'queue':

@@ -68,6 +68,8 @@ test('frozen blocks get no mutation; the copy button keeps its identity; a selec
     expect(after).toEqual({ mutations: 0, same: true, selected: 'First paragraph to select.' });
 });
 
+/* What the page makes of every length of this text is a unit test's subject (web/tests/unit/blocks.test.ts): how many of them are drawn is
+ * the machine's affair. This one looks at what is on the screen. */
 test('text never flickers: no marker shows before it is emphasis, no fence before it is code', async ({ page }) => {
     await page.evaluate(() => {
         const state = window as unknown as { seen: Set<string> };
@@ -78,10 +80,10 @@ test('text never flickers: no marker shows before it is emphasis, no fence befor
     });
     await ask(
         page,
-        `/echo Some **bold words here** and \`code spans\`.\n\n${FENCE}js\nlet a = 1;\n${FENCE}\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n## Heading two\n\n1. first\n2. second`,
+        `/type Some **bold words here** and \`code spans\`.\n\n${FENCE}js\nlet a = 1;\n${FENCE}\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n## Heading two\n\n1. first\n2. second`,
     );
     const seen = await page.evaluate(() => [...(window as unknown as { seen: Set<string> }).seen]);
-    expect(seen.length).toBeGreaterThan(5);
+    expect(seen.length).toBeGreaterThan(3);
     for (const text of seen) expect(text).not.toMatch(/\*|`|\||#|---/);
 });
 

@@ -86,6 +86,8 @@ export function Stats({ message, usage }: { message: Message; usage: Usage }) {
         ['Answer', `${formatCount(usage.out)} tokens`],
         ['Ended by', ENDINGS[message.why ?? ''] ?? message.st],
     ];
+    if (usage.drafted > 0)
+        rows.push(['Guessed ahead', `${formatCount(usage.accepted)} of ${formatCount(usage.drafted)} right`]);
     if (usage.seed !== null) rows.push(['Seed', String(usage.seed)]);
     const onToggle = (event: Event) => {
         if ((event as ToggleEvent).newState !== 'open') return;

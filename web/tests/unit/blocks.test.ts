@@ -2,6 +2,7 @@
  * */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { Token, Tokens } from 'marked';
 import { fenceIsClosed, GrowingMarkdown, type Block } from '../../src/markdown/blocks.ts';
 import { closeSpans, repairTail } from '../../src/markdown/tail.ts';
 import { constructs, corpus } from './corpus.ts';
@@ -96,6 +97,27 @@ test('a half-written line does not show as what it is not', () => {
         ['- [ ', ''],
     ] as const) {
         assert.equal(repairTail(text), shown, JSON.stringify(text));
+    }
+});
+
+/* The words that a reader sees of a block. */
+function visible(token: Token): string {
+    if (token.type === 'table') return [token.header, ...token.rows].flat().map((cell: Tokens.TableCell) => cell.tokens.map(visible).join('')).join(' ');
+    const children: Token[] | undefined = token.type === 'list' ? token.items : 'tokens' in token ? token.tokens : undefined;
+    if (children) return children.map(visible).join('');
+    return 'text' in token ? token.text : token.raw;
+}
+
+test('no marker shows at any length, whatever was drawn before', () => {
+    const text =
+        'Some **bold words here** and `code spans`.\n\n```js\nlet a = 1;\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n## Heading two\n\n1. first\n2. second';
+    for (let before = 0; before <= text.length; before++) {
+        for (let at = before; at <= text.length; at++) {
+            const growing = new GrowingMarkdown();
+            growing.update(text.slice(0, before), false);
+            const shown = growing.update(text.slice(0, at), false).map(({ token }) => visible(token)).join('\n');
+            assert.doesNotMatch(shown, /\*|`|\||#|---/, `${before}, then ${at} characters`);
+        }
     }
 });
 

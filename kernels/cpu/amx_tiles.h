@@ -1,5 +1,5 @@
-/* kernels_amx.c - matrix products of many activation rows on Intel's AMX tiles (int8); everything else is AVX-512's, compiled
- * here once more.
+/* amx_tiles.h - matrix products of many activation rows on Intel's AMX tiles (int8); everything else is AVX-512's. A part of
+ * kernels_avx512.c, so that those templates are compiled once for both tables.
  *
  * One tile product is 16 output rows x up to 16 activation rows x one block of 32 columns: exactly the integer sums that
  * reference.c defines, 8,192 products in one instruction. Scales and minima follow in vectors, in the order of the definition, so
@@ -14,7 +14,9 @@
  *  (4) Tiles are state of the thread: configured at the start of a slice and released at its end, which keeps context switches
  *      cheap.
  *  (5) Few rows, types with scales for 16 columns and very wide matrices stay with AVX-512. */
-#if defined(__x86_64__)
+#ifndef FORESAY_KERNELS_AMX_TILES_H
+#define FORESAY_KERNELS_AMX_TILES_H
+
 #include "kernels/cpu/attention_template.h"
 #include "kernels/cpu/gemm_template.h"
 #include "kernels/cpu/matmul_template.h"
@@ -149,7 +151,7 @@ INLINE void tile_matmul(const enum dtype type, const struct matmul_slice *slice)
     _tile_release();
 }
 
-/* --- the table --- */
+/* --- one function a type --- */
 
 #define TILES(type, name)                                                                                                        \
     static void tiles_##name(const struct matmul_slice *slice) {                                                                 \
@@ -193,6 +195,8 @@ static double probe_tiles(int n_loops) {
     _tile_release();
     return 2.0 * TILE_ROWS * ROW_GROUP * LINE * N * n_loops;
 }
+
+/* --- the table --- */
 
 const struct cpu_kernels cpu_kernels_amx = {
     .name = "amx",
