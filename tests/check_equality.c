@@ -421,7 +421,7 @@ static void run_drafter(int which) {
         printf("  the model itself was not always right\n");
         n_failures++;
     }
-    if (which <= OWN_BLOCKWISE && stats.accepted_tokens < stats.draft_rounds) {
+    if (which <= OWN_BLOCKWISE && 4 * stats.accepted_tokens < stats.draft_rounds) {
         printf("  the head has forgotten what it was trained on\n");
         n_failures++;
     }
