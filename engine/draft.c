@@ -113,7 +113,7 @@ static void guess(struct engine *e, struct request *r) {
     struct draft_slot *slot = slot_of(d, r);
     struct draft_context context = draft_context_of(e, r);
     tree_init(&slot->tree, r->seq.tokens[r->seq.n_tokens - 1]);
-    tree_init(&slot->other, r->seq.tokens[r->seq.n_tokens - 1]);
+    tree_init(&slot->asked, r->seq.tokens[r->seq.n_tokens - 1]);
     slot->is_model = false;
     slot->n_wanted = 0;
     if (context.max_nodes < 1) return;
@@ -203,9 +203,10 @@ int draft_accept(struct engine *e, struct request *r, int node) {
 void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int n) {
     struct draft_slot *slot = r->draft;
     if (!slot) return;
-    odds_learn(&slot->own, &e->drafting.odds, &slot->tree, drawn, n);
-    odds_learn(&slot->own, &e->drafting.odds, &slot->other, drawn, n);
-    slot->tree.n_nodes = slot->other.n_nodes = 1; /* the next guess may come many steps later */
+    odds_learn(&slot->own, &e->drafting.odds, slot->is_model ? &slot->looked_up : &slot->tree, drawn, n);
+    if (slot->is_model) odds_learn(&slot->own, &e->drafting.odds, &slot->asked, drawn, n);
+    slot->tree.n_nodes = 1; /* the next guess may come many steps later */
+    slot->is_model = false;
 }
 
 /* Rows of the batch whose tokens are part of the text by now: all of a prompt's piece; of a draft the accepted path. */

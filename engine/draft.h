@@ -24,10 +24,10 @@ struct tokenizer;
 struct draft_slot {
     struct request *owner; /* NULL = free */
     struct draft_odds own;
-    struct token_tree tree;  /* the guess of this step; the root alone between steps */
-    struct token_tree other; /* another drafter's, not to be verified, but scored by the draws, too */
-    bool is_model;           /* tree is the draft model's or the head's */
-    int n_wanted;            /* nodes that were to be verified */
+    struct token_tree tree;             /* the guess of this step; the root alone between steps */
+    struct token_tree looked_up, asked; /* with is_model: what tree was made of; scored by the draws instead of it */
+    bool is_model;                      /* the draft model or the head had a guess */
+    int n_wanted;                       /* nodes that were to be verified */
 };
 
 struct drafting {
@@ -77,7 +77,7 @@ void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, doubl
 void draft_forget(struct engine *e, struct request *r);
 
 /* draft_ask.c. Everyone's slot has what the lookup drafter guesses. Asks the draft model or the head where it may pay, or where
- * it is asked for; its guess takes the place of the other. */
+ * it is asked for; its guess joins the other. */
 void draft_ask(struct engine *e, int n_rows, int budget);
 
 /* draft_counts.c. The request has drawn in this step; the first n_accepted guesses of its draft, if it had one, were right. */

@@ -4,8 +4,8 @@
  *     merge    where the lookup drafter's guess is the worse one
  *     auto     where the controller finds that it pays
  *
- * All who ask are answered together. The better known guess stands in slot->tree afterwards, the lookup drafter's in slot->other,
- * so that both learn from the draws. Engine thread. */
+ * All who ask are answered together. Both guesses grow into one tree; where only chains are wanted the model's takes the place of
+ * the other. Either is scored by the draws, whatever was verified. Engine thread. */
 #include "engine/draft_head.h"
 #include "engine/draft_model.h"
 #include "engine/internal.h"
@@ -37,7 +37,7 @@ static struct draft_offer offer_of(struct engine *e, struct request *r) {
     struct draft_slot *slot = r->draft;
     int n_missing = context.max_nodes > 0 ? missing_of(d, (int)(slot - d->slots), &context) : 0;
     return (struct draft_offer){.free = &slot->tree,
-                                .asked = &slot->other,
+                                .asked = &slot->asked,
                                 .odds = odds_estimate_from(&slot->own, &d->odds, DRAFT_MODEL_CLASS),
                                 .most = n_missing > 0 ? context.max_nodes : 0,
                                 .n_missing = n_missing,
@@ -47,7 +47,7 @@ static struct draft_offer offer_of(struct engine *e, struct request *r) {
 static void add_ask(struct engine *e, struct request *r, float least_chance, int *n_asks) {
     struct drafting *d = &e->drafting;
     struct draft_ask *ask = &d->asks[(*n_asks)++];
-    *ask = (struct draft_ask){.slot = (int)(r->draft - d->slots), .context = draft_context_of(e, r), .tree = &r->draft->other};
+    *ask = (struct draft_ask){.slot = (int)(r->draft - d->slots), .context = draft_context_of(e, r), .tree = &r->draft->asked};
     ask->context.least_chance = least_chance;
 }
 
@@ -75,7 +75,7 @@ void draft_ask(struct engine *e, int n_rows, int budget) {
     int n_asks = 0, n_offers = collect(e, &n_asks);
     controller_ask(&d->controller, d->offers, n_offers, n_rows, budget, &least_chance);
     for (int i = 0; i < n_offers; i++) {
-        tree_init(&d->guessing[i]->draft->other, d->guessing[i]->draft->tree.tokens[0]); /* the controller imagined there */
+        tree_init(&d->guessing[i]->draft->asked, d->guessing[i]->draft->tree.tokens[0]); /* the controller imagined there */
         if (d->offers[i].asks) add_ask(e, d->guessing[i], least_chance, &n_asks);
     }
     if (n_asks == 0) return;
@@ -87,10 +87,12 @@ void draft_ask(struct engine *e, int n_rows, int budget) {
     d->asked_ms = now_ms() - start;
     for (int i = 0; i < n_asks; i++) {
         struct draft_slot *slot = &d->slots[d->asks[i].slot];
-        if (slot->other.n_nodes == 1) continue; /* still catching up */
-        const struct token_tree looked_up = slot->tree;
-        slot->tree = slot->other;
-        slot->other = looked_up;
+        if (slot->asked.n_nodes == 1) continue; /* still catching up */
+        slot->looked_up = slot->tree;
+        if (d->asks[i].context.max_width > 1)
+            tree_merge(&slot->tree, &slot->asked, &slot->looked_up, d->asks[i].context.max_nodes);
+        else
+            slot->tree = slot->asked;
         slot->is_model = true;
     }
 }

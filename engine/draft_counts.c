@@ -1,16 +1,5 @@
-/* draft_counts.c - what is told of speculation, per answer and in all. Engine thread; the names: any thread. */
-#include "engine/draft_model.h"
+/* draft_counts.c - what is told of speculation, per answer and in all. Engine thread. */
 #include "engine/internal.h"
-
-static const char *const off_names[ENGINE_DRAFT_OFF_COUNT] = {[ENGINE_DRAFT_ON] = "",
-                                                              [ENGINE_DRAFT_OFF_NONE] = "none",
-                                                              [ENGINE_DRAFT_OFF_PROMPTS] = "prompts",
-                                                              [ENGINE_DRAFT_OFF_GUESS] = "no guess",
-                                                              [ENGINE_DRAFT_OFF_COST] = "cost",
-                                                              [ENGINE_DRAFT_OFF_LOSS] = "loss",
-                                                              [ENGINE_DRAFT_OFF_ROOM] = "room"};
-
-const char *engine_draft_off_name(enum engine_draft_off off) { return off_names[off]; }
 
 static enum engine_draft_off reason_of(const struct engine *e, const struct request *r) {
     const struct drafting *d = &e->drafting;

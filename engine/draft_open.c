@@ -128,6 +128,8 @@ static int check_files(const struct engine *e, struct engine_error *error) {
     bool is_eagle = d->head_file && d->head_shape.kind == HEAD_EAGLE, is_medusa = d->head_file && !is_eagle;
     const char *trouble = NULL;
     if (drafter == ENGINE_DRAFTER_NGRAM && !d->store_path) trouble = "ngram needs a store: --drafter ngram:FILE";
+    if (drafter == ENGINE_DRAFTER_MODEL && !d->model && d->store_path)
+        return fail(error, ENGINE_ERR_ARGUMENT, d->store_path, "is not a GGUF file: --drafter model needs one");
     if (drafter == ENGINE_DRAFTER_MODEL && !d->model) trouble = "model needs a GGUF file of a model: --drafter model:FILE";
     if (drafter == ENGINE_DRAFTER_EAGLE && !is_eagle)
         trouble = is_medusa ? "eagle is given a Medusa head: --drafter medusa:FILE"

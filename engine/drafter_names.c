@@ -1,4 +1,4 @@
-/* drafter_names.c - what drafters are called in settings and requests. */
+/* drafter_names.c - what drafters are called in settings and requests, and why there was no draft. Any thread. */
 #include <string.h>
 
 #include "engine/engine.h"
@@ -21,3 +21,16 @@ bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char
 }
 
 const char *engine_drafter_name(enum engine_drafter drafter) { return names[drafter]; }
+
+const char *engine_draft_off_name(enum engine_draft_off off) {
+    static const char *const off_names[ENGINE_DRAFT_OFF_COUNT] = {
+        [ENGINE_DRAFT_ON] = "",
+        [ENGINE_DRAFT_OFF_NONE] = "none",
+        [ENGINE_DRAFT_OFF_PROMPTS] = "prompts",
+        [ENGINE_DRAFT_OFF_GUESS] = "no guess",
+        [ENGINE_DRAFT_OFF_COST] = "cost",
+        [ENGINE_DRAFT_OFF_LOSS] = "loss",
+        [ENGINE_DRAFT_OFF_ROOM] = "room",
+    };
+    return off_names[off];
+}

@@ -88,8 +88,7 @@ struct engine_config {
     size_t kv_bytes;     /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
     enum engine_drafter drafter; /* of requests that ask for AUTO; NONE: no memory for drafts, so none can be asked for */
     /* An n-gram store that belongs to this model, a draft model (GGUF) of its vocabulary or a drafting head (GGUF) that was
-     * trained for it, or a store and one of these with a comma between; NULL = none.
-     * Read during engine_open only. */
+     * trained for it, or a store and one of these with a comma between; NULL = none. Read during engine_open only. */
     const char *draft_files;
     int draft_max;           /* tokens a sequence may guess in one step, 1 .. 63 */
     int draft_width;         /* guesses for the same place: 1 = none but the likeliest (chains), more = token trees */

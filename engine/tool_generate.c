@@ -103,9 +103,13 @@ static void print_json(const struct answer *answer) {
     print_json_string(answer->text, answer->len);
     if (answer->stride > 0) print_logprobs(answer);
     printf(", \"finish\": \"%s\", \"prompt_tokens\": %d, \"output_tokens\": %d, \"prefill_tok_s\": %.2f, \"decode_tok_s\": %.2f, "
-           "\"draft_rounds\": %d, \"drafted_tokens\": %d, \"accepted_tokens\": %d}\n",
+           "\"draft_rounds\": %d, \"drafted_tokens\": %d, \"accepted_tokens\": %d, \"model_rounds\": %d, \"draft_off\": \"%s\", "
+           "\"accepted_at\": [",
            finish[answer->done.finish], usage->prompt_tokens, usage->output_tokens, rate(usage->prompt_tokens, usage->prefill_ms),
-           rate(usage->output_tokens - 1, usage->decode_ms), usage->draft_rounds, usage->drafted_tokens, usage->accepted_tokens);
+           rate(usage->output_tokens - 1, usage->decode_ms), usage->draft_rounds, usage->drafted_tokens, usage->accepted_tokens,
+           usage->model_rounds, engine_draft_off_name(usage->draft_off));
+    for (int i = 0; i < ENGINE_DRAFT_DEPTHS; i++) printf("%s%d", i ? ", " : "", usage->accepted_at[i]);
+    printf("]}\n");
 }
 
 static void print_summary(const struct answer *answer) {

@@ -126,6 +126,16 @@ static void put_usage(struct buffer *out, const struct engine_usage *usage) {
     put_integer(out, usage->accepted_tokens);
     put_text(out, ",\"rejected_prediction_tokens\":");
     put_integer(out, usage->drafted_tokens - usage->accepted_tokens);
+    put_text(out, "},\"speculation\":{\"drafter\":"); /* not OpenAI's */
+    put_cstring(out, engine_drafter_name(usage->drafter));
+    put_text(out, ",\"rounds\":");
+    put_integer(out, usage->draft_rounds);
+    put_text(out, ",\"model_rounds\":");
+    put_integer(out, usage->model_rounds);
+    put_text(out, ",\"accepted_at\":");
+    put_accepted_at(out, usage);
+    put_text(out, ",\"off\":");
+    put_cstring(out, engine_draft_off_name(usage->draft_off));
     put_text(out, "}}");
 }
 

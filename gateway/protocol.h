@@ -44,8 +44,11 @@
  *                                             that the model did not see
  *   d     {g, s, n, x, tok}                   covers events s .. s + n - 1: text x, tok tokens. A lagging reader gets fewer,
  *                                             larger ones
- *   done  {g, s, why, usage:{in, cached, out, queue_ms, prefill_ms, ttft_ms, tps, rounds, drafted, accepted, seed}, len, crc,
- *              err?:{code, msg}}  rounds: steps that checked a draft; drafted, accepted: tokens guessed ahead, of these right
+ *   done  {g, s, why, usage:{in, cached, out, queue_ms, prefill_ms, ttft_ms, tps, rounds, drafted, accepted, accepted_at,
+ *              drafter, model_rounds, draft_off, seed}, len, crc, err?:{code, msg}}
+ *              rounds: steps that checked a draft; drafted, accepted: tokens guessed ahead, of these right; accepted_at: of the
+ *              latter, how many were the first guess of their round, the second, ..., the eighth or later; drafter: who was
+ *              to guess; model_rounds: rounds guessed by the draft model; draft_off: why most steps without a draft had none
  *              why: "stop" | "length" | "context" | "cancel" | "error" | "interrupted"; len = bytes and crc = CRC-32C (8 hex
  *              digits) of the whole message text, base included
  *   snap  {g, upto, x, st, why?}              instead of events that are no longer kept: x = the whole message text as of

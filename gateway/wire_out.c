@@ -233,6 +233,17 @@ void wire_drain(struct buffer *out, int after_ms) {
 
 /* --- events --- */
 
+void put_accepted_at(struct buffer *out, const struct engine_usage *u) {
+    int n = ENGINE_DRAFT_DEPTHS;
+    while (n > 0 && u->accepted_at[n - 1] == 0) n--;
+    put_text(out, "[");
+    for (int i = 0; i < n; i++) {
+        if (i > 0) put_text(out, ",");
+        put_integer(out, u->accepted_at[i]);
+    }
+    put_text(out, "]");
+}
+
 static void put_result(struct buffer *out, const struct stream_result *r) { /* "usage":{...}, and ,"err":{...} */
     const struct engine_usage *u = &r->usage;
     double seconds = (double)u->decode_ms / 1000;
@@ -247,6 +258,11 @@ static void put_result(struct buffer *out, const struct stream_result *r) { /* "
     put_member_integer(out, "rounds", u->draft_rounds);
     put_member_integer(out, "drafted", u->drafted_tokens);
     put_member_integer(out, "accepted", u->accepted_tokens);
+    put_text(out, ",\"accepted_at\":");
+    put_accepted_at(out, u);
+    put_member(out, "drafter", engine_drafter_name(u->drafter));
+    put_member_integer(out, "model_rounds", u->model_rounds);
+    put_member(out, "draft_off", engine_draft_off_name(u->draft_off));
     put_member_integer(out, "seed", (int64_t)r->seed);
     put_text(out, "}");
     if (r->code == 0) return;

@@ -16,7 +16,8 @@ void put_string(struct buffer *out, const char *text, size_t len);  /* quoted, e
 void put_cstring(struct buffer *out, const char *text);             /* NULL = null */
 void put_escaped(struct buffer *out, const char *text, size_t len); /* the inside of a string */
 void put_integer(struct buffer *out, int64_t number);
-void put_real(struct buffer *out, double number); /* two decimals; what is not finite becomes 0 */
+void put_accepted_at(struct buffer *out, const struct engine_usage *usage); /* [first guesses right, second, ...] */
+void put_real(struct buffer *out, double number);                           /* two decimals; what is not finite becomes 0 */
 
 /* --- messages --- */
 struct wire_welcome {

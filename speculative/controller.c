@@ -1,4 +1,5 @@
-/* controller.c - how much of the drafts a step verifies, and who guesses: nothing and nobody, unless measurements say that it pays.
+/* controller.c - how much of the drafts a step verifies, and who guesses: nothing and nobody, unless measurements say that it
+ * pays.
  *
  * A step of n rows gives each sequence a token for certain and, with k nodes more, the sum of their chances on top. The nodes
  * of all trees are taken in order of chance, and the k with the most expected tokens per millisecond is kept, if it beats k =
@@ -24,6 +25,7 @@ static const float LEAST_CHANCE = 0.02f; /* a node below cannot pay anywhere */
 static const float PROBE_CHANCE = 0.5f;  /* a first node worth a probe */
 
 enum {
+    PLAIN_FIRST = 3, /* steps: one may meet a busy moment */
     PLAIN_EVERY = 128,
     PROBE_FIRST = 32,
     PROBE_MOST = 1024,
@@ -135,7 +137,7 @@ static int probe(struct controller *c, const struct token_tree *const *trees, in
 /* The measure of all others comes first. */
 static bool wants_plain(const struct controller *c, int n_rows) {
     const struct row_cost *plain = &c->steps.rows[n_rows];
-    return plain->n == 0 || c->steps.n_passes - plain->pass >= (uint64_t)(plain->n * PLAIN_EVERY / COST_SAMPLES);
+    return plain->n < PLAIN_FIRST || c->steps.n_passes - plain->pass >= (uint64_t)(plain->n * PLAIN_EVERY / COST_SAMPLES);
 }
 
 int controller_plan(struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows, int budget, int *kept) {

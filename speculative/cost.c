@@ -63,8 +63,8 @@ static double interpolate(const struct cost_table *t, int n_rows, int enough, co
 
 static double median_cost(const struct cost_table *t, int n_rows) { return (double)t->rows[n_rows].median_ms; }
 
-/* A single sample may have met a busy moment, after which the size would never be tried again: what the better known sizes suggest
- * is believed if it is less. */
+/* A single sample may have met a busy moment, after which the size would never be tried again: what the better known sizes
+ * suggest is believed if it is less. */
 static double measured_cost(const struct cost_table *t, int n_rows) {
     double median = (double)t->rows[n_rows].median_ms;
     double suggested = t->rows[n_rows].n < TRUSTED ? interpolate(t, n_rows, TRUSTED, median_cost) : 0;

@@ -47,6 +47,9 @@ int tree_push(struct token_tree *tree, int parent, int32_t token, int odds_class
 /* Puts the first n nodes, which are a tree, in depth-first order, of siblings the likelier first: the best path then stands right
  * behind the root. Only for trees that need no longer be cut. */
 void tree_sort_depth_first(struct token_tree *tree, int n);
+/* The likeliest nodes of two trees with one root, at most `most` beside it. What two guessers hold to be likely may add up to more
+ * than is left: then the weaker guess gets the rest. */
+void tree_merge(struct token_tree *out, const struct token_tree *a, const struct token_tree *b, int most);
 /* The first child of a node that carries the token, or -1. */
 int tree_child(const struct token_tree *tree, int node, int32_t token);
 

@@ -68,6 +68,35 @@ void tree_sort_depth_first(struct token_tree *tree, int n) {
     }
 }
 
+/* What of a node's chance its children leave over. */
+static float chance_left(const struct token_tree *tree, int node) {
+    float left = tree->chance[node];
+    for (int i = node + 1; i < tree->n_nodes; i++) left -= tree->parent[i] == node ? tree->chance[i] : 0;
+    return left;
+}
+
+/* Adds node i of another tree, whose parent has this place. Returns its place, or -1. */
+static int adopt(struct token_tree *tree, const struct token_tree *from, int i, int parent) {
+    int known = parent < 0 ? -1 : tree_child(tree, parent, from->tokens[i]);
+    if (parent < 0 || known > 0) return known;
+    float chance = from->chance[i], left = chance_left(tree, parent), last = tree->chance[tree->n_nodes - 1];
+    if (chance > left) chance = left;
+    if (chance > last) chance = last;
+    if (chance <= 0) return -1;
+    return tree_push(tree, parent, from->tokens[i], from->odds_class[i], chance / tree->chance[parent]);
+}
+
+void tree_merge(struct token_tree *out, const struct token_tree *a, const struct token_tree *b, int most) {
+    const struct token_tree *from[2] = {a, b};
+    int place[2][TREE_MAX_NODES] = {{0}, {0}}, next[2] = {1, 1};
+    tree_init(out, a->tokens[0]);
+    while (out->n_nodes <= most && (next[0] < a->n_nodes || next[1] < b->n_nodes)) {
+        int which = next[0] == a->n_nodes || (next[1] < b->n_nodes && b->chance[next[1]] > a->chance[next[0]]);
+        int i = next[which]++;
+        place[which][i] = adopt(out, from[which], i, place[which][from[which]->parent[i]]);
+    }
+}
+
 bool walk_step(struct tree_walk *walk, int32_t token) {
     int child = tree_child(walk->tree, walk->node, token);
     if (child < 0 || child >= walk->n_nodes) return false;

@@ -74,7 +74,7 @@ int munmap(void *address, size_t size) {
 
 static const char model_path[] = "build/tests/allocations.gguf";
 
-static struct engine *open_engine(int n_threads) {
+static struct engine *open_engine(int n_threads, bool has_draft_model) {
     struct tiny_model tiny = tiny_model_default();
     struct engine_config config = engine_config_default();
     struct engine_error error = {""};
@@ -84,6 +84,7 @@ static struct engine *open_engine(int n_threads) {
     assert_true(tiny_model_write(model_path, &tiny));
     config.model_path = model_path;
     config.n_threads = n_threads;
+    if (has_draft_model) config.drafter = ENGINE_DRAFTER_MODEL, config.draft_files = model_path;
     config.max_seqs = N_SEQS;
     config.step_tokens = 32;
     int rc = engine_open(&engine, &config, &error);
@@ -142,8 +143,8 @@ static void finish(struct engine *engine) {
 static void test_decoding_allocates_nothing(void **state) {
     (void)state;
     is_reader = true;
-    for (int n_threads = 1; n_threads <= 3; n_threads++) {
-        struct engine *engine = open_engine(n_threads);
+    for (int i_run = 0; i_run < 6; i_run++) {
+        struct engine *engine = open_engine(1 + i_run % 3, i_run >= 3);
         engine_events_per_token(engine);
         for (int i = 0; i < N_SEQS; i++) submit(engine, i);
         read_along(engine, WARM_TOKENS);

@@ -186,6 +186,10 @@ static void test_events(void **state) {
     struct stream_result result = {.why = WHY_ERROR, .seed = 1ull << 52, .code = CODE_STORE_DOWN, .message = "No \"room\"."};
     result.usage = (struct engine_usage){
         .prompt_tokens = 5, .cached_tokens = 2, .output_tokens = 11, .decode_ms = 1000, .ttft_ms = 1.0f / 0.0f};
+    result.usage.accepted_at[0] = 4, result.usage.accepted_at[2] = 1;
+    result.usage.drafter = ENGINE_DRAFTER_MERGE;
+    result.usage.draft_off = ENGINE_DRAFT_OFF_GUESS;
+    result.usage.model_rounds = 7;
     reader.ready = NULL;
     assert_true(stream_add_state(stream, STREAM_PREFILL, 3, 5));
     assert_true(stream_add_text(stream, "a\n", 2, 1));
@@ -214,6 +218,11 @@ static void test_events(void **state) {
             assert_int_equal(strtoul(string_in(root, "crc"), NULL, 16), crc32c(0, "basea\n\"b", 8));
             assert_int_equal(integer_in(usage, "seed"), 1ll << 52);
             assert_true(json_number_value(json_object_get(usage, "tps")) == 10.0);
+            assert_int_equal(json_array_size(json_object_get(usage, "accepted_at")), 3);
+            assert_int_equal(json_integer_value(json_array_get(json_object_get(usage, "accepted_at"), 0)), 4);
+            assert_int_equal(integer_in(usage, "model_rounds"), 7);
+            assert_string_equal(string_in(usage, "drafter"), "merge");
+            assert_string_equal(string_in(usage, "draft_off"), "no guess");
             assert_true(json_number_value(json_object_get(usage, "ttft_ms")) == 0.0); /* no infinity in JSON */
             assert_int_equal(integer_in(err, "code"), CODE_STORE_DOWN);
             assert_string_equal(string_in(err, "msg"), "No \"room\".");

@@ -29,11 +29,19 @@ struct attention_state {
     /* of the current chunk */
     int chunk, n_pages;
     const uint8_t *k[PAGES_OF_CHUNK], *v[PAGES_OF_CHUNK], *k_scales[PAGES_OF_CHUNK], *v_scales[PAGES_OF_CHUNK];
+    const uint8_t *next_k[PAGES_OF_CHUNK];         /* of the chunk behind; where there is none, of this one */
     float p[ATTENTION_TILE][ATTENTION_CHUNK];      /* scores, then weights */
     float weight[ATTENTION_TILE][ATTENTION_CHUNK]; /* weights times the scales of the current dimensions */
 };
 
 /* --- scores of the last n vectors of the tile --- */
+
+/* Every page begins somewhere else, where the processor does not look ahead by itself. While the scores of a page are made, line by
+ * line, its values and the keys of the next chunk are fetched: line i of both. */
+INLINE void prefetch_lines(const struct attention_state *s, int page, int i) {
+    __builtin_prefetch(s->v[page] + i * LINE);
+    __builtin_prefetch(s->next_k[page] + i * LINE);
+}
 
 /* `pages` pages from `page` on. */
 INLINE void score_f16(struct attention_state *s, const int n, const int pages, int page) {
@@ -50,6 +58,9 @@ INLINE void score_f16(struct attention_state *s, const int n, const int pages, i
         vfloat key[BESIDE];
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) key[j] = vf_from_halves(k[j] + d * KV_BLOCK * 2);
+        if (d % 2 == 0)
+#pragma GCC unroll 4
+            for (int j = 0; j < pages; j++) prefetch_lines(s, page + j, d / 2);
 #pragma GCC unroll 6
         for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
@@ -74,7 +85,10 @@ INLINE void score_int8(struct attention_state *s, const int n, int token) {
     for (int d = 0; d < head_dim; d += 4 * QUADS) {
         vint key[QUADS];
 #pragma GCC unroll 4
-        for (int j = 0; j < QUADS; j++) key[j] = vi_codes_from_signed(vi_load(k + (d / 4 + j) * BYTES));
+        for (int j = 0; j < QUADS; j++) {
+            key[j] = vi_codes_from_signed(vi_load(k + (d / 4 + j) * BYTES));
+            if (lane == 0) prefetch_lines(s, token / KV_BLOCK, d / 4 + j);
+        }
 #pragma GCC unroll 6
         for (int i = 0; i < n; i++) dot[i] = dot_codes(8, QUADS, key, q[i].q + d, dot[i]);
     }

@@ -27,6 +27,8 @@ static void find_pages(struct attention_state *s) {
         s->v[i] = pages.v;
         s->k_scales[i] = pages.k_scales;
         s->v_scales[i] = pages.v_scales;
+        const int next = s->chunk / KV_BLOCK + PAGES_OF_CHUNK + i, last = tile->pos[tile->n - 1] / KV_BLOCK;
+        s->next_k[i] = next <= last ? attention_pages(tile, next).k : pages.k;
     }
 }
 

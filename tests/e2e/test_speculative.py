@@ -44,7 +44,11 @@ def test_no_drafter_changes_an_answer(make_server):
             assert drafted.choices == plain.choices and drafted.usage.completion_tokens == plain.usage.completion_tokens
             details = drafted.usage.completion_tokens_details
             assert drafter != "suffix" or details.accepted_prediction_tokens + details.rejected_prediction_tokens > 0
-    for bad, sentence in [("crystal ball", "drafter must be"), ("ngram", "no n-gram store"), (3, "drafter must be")]:
+            told = drafted.usage.model_extra["speculation"]
+            assert told["drafter"] == (drafter or "auto") and sum(told["accepted_at"]) == details.accepted_prediction_tokens
+            assert told["model_rounds"] == 0 and told["off"] in ("", "prompts", "no guess", "cost", "loss", "room")
+        assert plain.usage.model_extra["speculation"] == {"drafter": "none", "rounds": 0, "model_rounds": 0, "accepted_at": [], "off": "none"}
+    for bad, sentence in [("crystal ball", "drafter must be"), ("ngram", "no n-gram store"), ("model", "no draft model"), (3, "drafter must be")]:
         with pytest.raises(openai.BadRequestError) as e:
             answer(bad, 0)
         assert sentence in e.value.message
@@ -84,3 +88,25 @@ def test_a_store_is_trained_killed_and_resumed(tmp_path):
     store.write_bytes(damaged[:-20])
     refused = foresay("generate", "--model", MODEL, "--prompt", "x", "--drafter", f"ngram:{store}")
     assert refused.returncode == 1 and "is cut off" in refused.stderr
+
+
+def test_the_model_as_its_own_drafter_is_always_right():
+    for temperature in (0, 0.8):
+        plain = generate("--drafter", "none", "--temp", temperature)
+        drafted = generate("--drafter", f"model:{MODEL}", "--temp", temperature)
+        assert drafted["ids"] == plain["ids"] and drafted["text"] == plain["text"]
+        assert drafted["accepted_tokens"] == drafted["drafted_tokens"] > 10
+        assert drafted["model_rounds"] == drafted["draft_rounds"] and sum(drafted["accepted_at"]) == drafted["accepted_tokens"]
+
+
+def test_a_draft_model_that_does_not_fit_is_refused(tmp_path):
+    def refused(file):
+        result = foresay("generate", "--model", MODEL, "--prompt", "x", "--drafter", f"model:{file}")
+        assert result.returncode == 1
+        return result.stderr
+
+    half = tmp_path / "half.gguf"
+    with open(MODEL, "rb") as file:
+        half.write_bytes(file.read(20_000_000))
+    assert "half.gguf" in refused(half)
+    assert "no such file" in refused(tmp_path / "none.gguf")
