@@ -42,6 +42,7 @@ static struct draft_slot *slot_of(struct drafting *d, struct request *r) {
     slot->owner = r;
     slot->own = (struct draft_odds){0};
     d->drafter.ops->begin(d->drafter.self, (int)(slot - d->slots));
+    if (d->head.ops) d->head.ops->begin(d->head.self, (int)(slot - d->slots));
     return r->draft = slot;
 }
 
@@ -87,6 +88,9 @@ static int sources_of(enum engine_drafter drafter) {
     case ENGINE_DRAFTER_NGRAM:
         return DRAFT_FROM_STORE;
     case ENGINE_DRAFTER_MODEL:
+    case ENGINE_DRAFTER_EAGLE:
+    case ENGINE_DRAFTER_MEDUSA:
+    case ENGINE_DRAFTER_BLOCKWISE:
         return 0;
     default:
         return DRAFT_FROM_ALL;
@@ -160,7 +164,7 @@ int draft_plan(struct engine *e, int n_rows) {
     for (int i = 0; i < s->n_running; i++) {
         if (may_draft(s->running[i])) guess(e, s->running[i]->owner);
     }
-    if (d->model) draft_ask(e, n_rows, budget);
+    if (d->model || d->head.ops) draft_ask(e, n_rows, budget);
     for (int i = 0; i < s->n_running; i++) {
         struct request *r = s->running[i]->owner;
         if (!may_draft(s->running[i])) continue;
@@ -203,6 +207,32 @@ void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int 
     if (slot->is_model) odds_learn(&slot->own, &e->drafting.odds, &slot->asked, drawn, n);
     slot->tree.n_nodes = 1; /* the next guess may come many steps later */
     slot->is_model = false;
+}
+
+/* Rows of the batch whose tokens are part of the text by now: all of a prompt's piece; of a draft the accepted path. */
+static void observe_run(struct engine *e, struct request *r, const struct kernels_seq *run) {
+    struct drafting *d = &e->drafting;
+    int slot = (int)(slot_of(d, r) - d->slots), row = run->first_row, last = r->seq.n_computed - 1;
+    struct draft_rows rows = {.tokens = r->seq.tokens, .first_pos = run->first_pos, .n = last + 1 - run->first_pos};
+    uint64_t left = r->last_path;
+    if (left) rows.n = 1;
+    do {
+        if (left) row = run->first_row + __builtin_ctzll(left);
+        bool is_last = rows.first_pos + rows.n > last;
+        rows.features = model_features(e->model, row);
+        rows.last_state = is_last && r->last_logits >= 0 ? model_state(e->model, r->last_logits) : NULL;
+        d->head.ops->observe(d->head.self, slot, &rows);
+        rows.first_pos += rows.n;
+        if (left) left &= left - 1;
+    } while (left);
+}
+
+void draft_observe(struct engine *e, const struct model_batch *batch) {
+    if (!e->drafting.head.ops) return;
+    for (int i = 0; i < batch->n_seqs; i++) {
+        struct request *r = e->row_owners[i];
+        if (!r->is_ending && r->drafter != ENGINE_DRAFTER_NONE) observe_run(e, r, &batch->seqs[i]);
+    }
 }
 
 void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, double ms) {

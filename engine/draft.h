@@ -12,12 +12,12 @@
 #include <stdint.h>
 
 #include "engine/engine.h"
+#include "engine/head.h"
 #include "speculative/speculative.h"
 
 enum { DRAFT_ROWS = 64 }; /* nodes of all drafts in one step: their logits must fit memory */
 
 struct draft_model;
-struct model;
 struct request;
 struct tokenizer;
 
@@ -26,7 +26,7 @@ struct draft_slot {
     struct draft_odds own;
     struct token_tree tree;             /* the guess of this step; the root alone between steps */
     struct token_tree looked_up, asked; /* with is_model: what tree was made of; scored by the draws instead of it */
-    bool is_model;                      /* the draft model had a guess */
+    bool is_model;                      /* the draft model or the head had a guess */
     int n_wanted;                       /* nodes that were to be verified */
 };
 
@@ -36,12 +36,15 @@ struct drafting {
     char *store_path;
     void *store_image;
     struct draft_model *model; /* NULL = none */
+    struct drafter head;       /* ops NULL = none; there may be a model or a head, not both */
+    struct gguf *head_file;    /* until it is open */
+    struct head_shape head_shape;
     struct controller controller;
     struct draft_odds odds;   /* of all sequences */
     struct draft_slot *slots; /* [n_slots]; NULL = speculation is off */
     int n_slots;
     bool is_decode, warned; /* the step under way has decode rows alone */
-    double asked_ms;        /* what asking the draft model took in it */
+    double asked_ms;        /* what asking the draft model or the head took in it */
     /* Scratch of a plan, [n_slots] each. */
     const struct token_tree **trees;
     struct request **guessing;
@@ -50,9 +53,9 @@ struct drafting {
     struct draft_offer *offers;
 };
 
-/* draft_open.c. Looks at the files that the configuration names; tokenizer and ctx_len are known. ENGINE_OK, or a status with its
- * sentence; draft_close frees what there is. */
-int draft_look(struct engine *e, struct engine_error *error);
+/* draft_open.c. Looks at the files that the configuration names; tokenizer, the target's shape and ctx_len are known. ENGINE_OK,
+ * or a status with its sentence; draft_close frees what there is. */
+int draft_look(struct engine *e, const struct model_shape *shape, struct engine_error *error);
 /* Bytes that draft_open allocates besides a draft model's. */
 uint64_t draft_bytes(const struct engine *e);
 /* Model and tokenizer are open, draft_look has been called. */
@@ -66,13 +69,15 @@ int draft_plan(struct engine *e, int n_rows);
 int draft_accept(struct engine *e, struct request *r, int node);
 /* The target drew n tokens for this request in this step. */
 void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int n);
+/* All draws of this step are made: shows a head the rows that it computed. */
+void draft_observe(struct engine *e, const struct model_batch *batch);
 /* The step took ms, n_drafted of its n_rows rows were drafts; n_tokens came out. */
 void draft_time(struct engine *e, int n_rows, int n_drafted, int n_tokens, double ms);
 /* The request has ended. */
 void draft_forget(struct engine *e, struct request *r);
 
-/* draft_ask.c. Everyone's slot has what the lookup drafter guesses. Asks the draft model where it may pay, or where it is asked
- * for; its guess joins the other. */
+/* draft_ask.c. Everyone's slot has what the lookup drafter guesses. Asks the draft model or the head where it may pay, or where
+ * it is asked for; its guess joins the other. */
 void draft_ask(struct engine *e, int n_rows, int budget);
 
 /* draft_counts.c. The request has drawn in this step; the first n_accepted guesses of its draft, if it had one, were right. */

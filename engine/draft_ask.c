@@ -1,11 +1,12 @@
-/* draft_ask.c - who asks the draft model in this step. It costs time, the lookup drafter's guesses do not.
+/* draft_ask.c - who asks the draft model, or the head, in this step. It costs time, the lookup drafter's guesses do not.
  *
- *     model    always
+ *     model    always; so eagle, medusa and blockwise
  *     merge    where the lookup drafter's guess is the worse one
  *     auto     where the controller finds that it pays
  *
  * All who ask are answered together. Both guesses grow into one tree; where only chains are wanted the model's takes the place of
  * the other. Either is scored by the draws, whatever was verified. Engine thread. */
+#include "engine/draft_head.h"
 #include "engine/draft_model.h"
 #include "engine/internal.h"
 
@@ -25,11 +26,16 @@ static double gain_of_chain(float odds, int most) {
     return gain;
 }
 
+/* How many tokens of the text it has not computed, at least 1; 0 when it cannot guess now. */
+static int missing_of(struct drafting *d, int slot, const struct draft_context *context) {
+    return d->model ? draft_model_recall(d->model, slot, context) : head_drafter_missing(d->head.self, slot, context);
+}
+
 static struct draft_offer offer_of(struct engine *e, struct request *r) {
     struct drafting *d = &e->drafting;
     const struct draft_context context = draft_context_of(e, r);
     struct draft_slot *slot = r->draft;
-    int n_missing = context.max_nodes > 0 ? draft_model_recall(d->model, (int)(slot - d->slots), &context) : 0;
+    int n_missing = context.max_nodes > 0 ? missing_of(d, (int)(slot - d->slots), &context) : 0;
     return (struct draft_offer){.free = &slot->tree,
                                 .asked = &slot->asked,
                                 .odds = odds_estimate_from(&slot->own, &d->odds, DRAFT_MODEL_CLASS),
@@ -51,7 +57,7 @@ static int collect(struct engine *e, int *n_asks) {
     int n_offers = 0;
     for (int i = 0; i < e->scheduler.n_running; i++) {
         struct request *r = e->scheduler.running[i]->owner;
-        bool is_forced = r->drafter == ENGINE_DRAFTER_MODEL || r->drafter == ENGINE_DRAFTER_MERGE;
+        bool is_forced = r->drafter >= ENGINE_DRAFTER_MODEL;
         if (r->seq.n_rows == 0 || (r->drafter != ENGINE_DRAFTER_AUTO && !is_forced)) continue;
         struct draft_offer offer = offer_of(e, r);
         if (is_forced && offer.most > 0 && gain_of_chain(offer.odds, offer.most) >= gain_of(offer.free))
@@ -74,7 +80,10 @@ void draft_ask(struct engine *e, int n_rows, int budget) {
     }
     if (n_asks == 0) return;
     double start = now_ms();
-    draft_model_ops.propose_all(d->model, d->asks, n_asks);
+    if (d->model)
+        draft_model_ops.propose_all(d->model, d->asks, n_asks);
+    else
+        d->head.ops->propose_all(d->head.self, d->asks, n_asks);
     d->asked_ms = now_ms() - start;
     for (int i = 0; i < n_asks; i++) {
         struct draft_slot *slot = &d->slots[d->asks[i].slot];

@@ -1,12 +1,13 @@
-/* draft_open.c - opening and closing what drafts: tables, an n-gram store, a draft model.
+/* draft_open.c - opening and closing what drafts: tables, an n-gram store, a draft model, a drafting head.
  *
- * The files are named in one setting, separated by commas, and told apart by how they begin. A draft model is looked at before
- * anything large is allocated, so that its memory counts among the engine's. Engine thread, or before it runs. */
+ * The files are named in one setting, separated by commas, and told apart by how they begin. A draft model or head is looked at
+ * before anything large is allocated, so that its memory counts among the engine's. Engine thread, or before it runs. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/draft_head.h"
 #include "engine/draft_model.h"
 #include "engine/internal.h"
 #include "engine/log.h"
@@ -91,20 +92,57 @@ static bool begins_as_model(const char *path, bool *can_read) {
     return n == sizeof magic && memcmp(magic, "GGUF", sizeof magic) == 0;
 }
 
-static int look_at(struct engine *e, const char *path, struct engine_error *error) {
+/* Keeps the file open if it is a head's; else it is a model's. */
+static int look_at_head(struct engine *e, const struct model_shape *shape, const char *path, struct engine_error *error) {
+    struct drafting *d = &e->drafting;
+    struct gguf *gguf;
+    int rc = gguf_open(&gguf, path, error);
+    if (rc != ENGINE_OK) return rc;
+    if (!head_is_one(gguf)) {
+        gguf_close(gguf);
+        return ENGINE_OK;
+    }
+    d->head_file = gguf;
+    return head_read_shape(&d->head_shape, gguf, shape, error);
+}
+
+static int look_at(struct engine *e, const struct model_shape *shape, const char *path, struct engine_error *error) {
     struct drafting *d = &e->drafting;
     bool can_read, is_model = begins_as_model(path, &can_read);
     if (!can_read) return fail(error, ENGINE_ERR_IO, path, "(--drafter) cannot be read: no such file, or no permission");
-    if (is_model ? d->model != NULL : d->store_path != NULL)
+    if (is_model ? d->model || d->head_file : d->store_path != NULL)
         return fail(error, ENGINE_ERR_ARGUMENT, path,
-                    is_model ? "is a second draft model (--drafter): name one"
+                    is_model ? "is a second draft model or head (--drafter): name one"
                              : "is a second n-gram store (--drafter): name one");
+    int rc = is_model ? look_at_head(e, shape, path, error) : ENGINE_OK;
+    if (rc != ENGINE_OK || d->head_file) return rc;
     if (is_model) return draft_model_look(&d->model, path, e, error);
     d->store_path = strdup(path);
     return d->store_path ? ENGINE_OK : fail(error, ENGINE_ERR_MEMORY, path, "could not be noted: no memory");
 }
 
-int draft_look(struct engine *e, struct engine_error *error) {
+/* The drafter that is asked for has its file. */
+static int check_files(const struct engine *e, struct engine_error *error) {
+    const struct drafting *d = &e->drafting;
+    enum engine_drafter drafter = e->config.drafter;
+    bool is_eagle = d->head_file && d->head_shape.kind == HEAD_EAGLE, is_medusa = d->head_file && !is_eagle;
+    const char *trouble = NULL;
+    if (drafter == ENGINE_DRAFTER_NGRAM && !d->store_path) trouble = "ngram needs a store: --drafter ngram:FILE";
+    if (drafter == ENGINE_DRAFTER_MODEL && !d->model && d->store_path)
+        return fail(error, ENGINE_ERR_ARGUMENT, d->store_path, "is not a GGUF file: --drafter model needs one");
+    if (drafter == ENGINE_DRAFTER_MODEL && !d->model) trouble = "model needs a GGUF file of a model: --drafter model:FILE";
+    if (drafter == ENGINE_DRAFTER_EAGLE && !is_eagle)
+        trouble = is_medusa ? "eagle is given a Medusa head: --drafter medusa:FILE"
+                            : "eagle needs a head that was trained for the model: --drafter eagle:FILE";
+    if ((drafter == ENGINE_DRAFTER_MEDUSA || drafter == ENGINE_DRAFTER_BLOCKWISE) && !is_medusa)
+        trouble = is_eagle ? "medusa and blockwise are given an EAGLE head: --drafter eagle:FILE"
+                           : "medusa and blockwise need a Medusa head that was trained for the model: --drafter medusa:FILE";
+    if (drafter == ENGINE_DRAFTER_MERGE && !d->model && !d->head_file && !d->store_path)
+        trouble = "merge needs a store, a draft model or a head: --drafter merge:FILE";
+    return trouble ? fail(error, ENGINE_ERR_ARGUMENT, "--drafter", trouble) : ENGINE_OK;
+}
+
+int draft_look(struct engine *e, const struct model_shape *shape, struct engine_error *error) {
     const struct engine_config *c = &e->config;
     struct drafting *d = &e->drafting;
     char path[4096];
@@ -115,19 +153,11 @@ int draft_look(struct engine *e, struct engine_error *error) {
         if (n >= sizeof path) return fail(error, ENGINE_ERR_ARGUMENT, "--drafter", "names a file whose path is too long");
         memcpy(path, at, n);
         path[n] = 0;
-        int rc = look_at(e, path, error);
+        int rc = look_at(e, shape, path, error);
         if (rc != ENGINE_OK) return rc;
         at += n + (at[n] == ',');
     }
-    if (c->drafter == ENGINE_DRAFTER_NGRAM && !d->store_path)
-        return fail(error, ENGINE_ERR_ARGUMENT, "--drafter", "ngram needs a store: --drafter ngram:FILE");
-    if (c->drafter == ENGINE_DRAFTER_MODEL && !d->model && d->store_path)
-        return fail(error, ENGINE_ERR_ARGUMENT, d->store_path, "is not a GGUF file: --drafter model needs one");
-    if (c->drafter == ENGINE_DRAFTER_MODEL && !d->model)
-        return fail(error, ENGINE_ERR_ARGUMENT, "--drafter", "model needs a GGUF file: --drafter model:FILE");
-    if (c->drafter == ENGINE_DRAFTER_MERGE && !d->model && !d->store_path)
-        return fail(error, ENGINE_ERR_ARGUMENT, "--drafter", "merge needs a store or a draft model: --drafter merge:FILE");
-    return ENGINE_OK;
+    return check_files(e, error);
 }
 
 /* --- open, close --- */
@@ -136,7 +166,11 @@ uint64_t draft_bytes(const struct engine *e) {
     const struct engine_config *c = &e->config;
     if (c->drafter == ENGINE_DRAFTER_NONE) return 0;
     uint64_t slot = sizeof(struct draft_slot) + sizeof(struct draft_ask) + sizeof(struct draft_offer);
-    return lookup_drafter_bytes(c->max_seqs, c->ctx_len) + (uint64_t)c->max_seqs * slot;
+    const struct head_shape *shape = &e->drafting.head_shape;
+    uint64_t head = e->drafting.head_file ? head_bytes(e->drafting.head_file, shape, c->max_seqs, c->ctx_len) +
+                                                head_drafter_bytes(shape, c->max_seqs)
+                                          : 0;
+    return lookup_drafter_bytes(c->max_seqs, c->ctx_len) + (uint64_t)c->max_seqs * slot + head;
 }
 
 static int open_tables(struct engine *e, struct engine_error *error) {
@@ -156,21 +190,44 @@ static int open_tables(struct engine *e, struct engine_error *error) {
     return ENGINE_ERR_MEMORY;
 }
 
+static int open_head(struct engine *e, struct engine_error *error) {
+    struct drafting *d = &e->drafting;
+    struct head *head;
+    uint64_t vocab, target;
+    draft_digests(e->tokenizer, e->model, &vocab, &target);
+    int rc = head_check_digests(d->head_file, vocab, target, error);
+    if (rc != ENGINE_OK || (rc = head_open(&head, d->head_file, &d->head_shape, e->model, d->n_slots, error))) return rc;
+    gguf_close(d->head_file);
+    d->head_file = NULL;
+    bool is_chain = e->config.drafter == ENGINE_DRAFTER_BLOCKWISE;
+    return head_drafter_open(&d->head, head, is_chain, &d->controller.passes, error);
+}
+
+/* What a pass of the draft model or the head is first taken to cost, as a share of the target's. */
+static double share_of(const struct engine *e) {
+    const struct drafting *d = &e->drafting;
+    if (d->model) return draft_model_share(d->model, e);
+    return d->head_file ? (double)gguf_file_bytes(d->head_file) / (double)e->model->shape.weight_bytes : 0;
+}
+
 int draft_open(struct engine *e, struct engine_error *error) {
     struct drafting *d = &e->drafting;
     int rc;
-    controller_init(&d->controller, d->model ? draft_model_share(d->model, e) : 0);
+    controller_init(&d->controller, share_of(e));
     odds_init_prior(&d->odds);
     if (e->config.drafter == ENGINE_DRAFTER_NONE) return ENGINE_OK;
     if (d->store_path && (rc = open_store(e, error))) return rc;
     if (!e->config.draft_files && e->config.drafter == ENGINE_DRAFTER_AUTO) find_store(e);
     if (d->model && (rc = draft_model_open(d->model, error))) return rc;
+    if (d->head_file && (rc = open_head(e, error))) return rc;
     return open_tables(e, error);
 }
 
 void draft_close(struct drafting *d) {
     if (d->drafter.ops) d->drafter.ops->close(d->drafter.self);
     draft_model_close(d->model);
+    if (d->head.ops) d->head.ops->close(d->head.self);
+    gguf_close(d->head_file);
     free(d->store_path);
     free(d->store_image);
     free(d->slots);

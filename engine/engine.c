@@ -172,12 +172,14 @@ static int open_step_buffers(struct engine *e, struct engine_error *error) {
     size_t n_seqs = (size_t)e->config.max_seqs, n_live = n_seqs + (size_t)e->config.max_waiting;
     e->row_tokens = calloc((size_t)e->config.step_tokens, sizeof *e->row_tokens);
     e->row_seqs = calloc(n_seqs, sizeof *e->row_seqs);
+    e->row_owners = calloc(n_seqs, sizeof *e->row_owners);
     e->logit_rows = calloc(n_seqs + DRAFT_ROWS, sizeof *e->logit_rows);
     e->sampled = calloc(n_seqs, sizeof *e->sampled);
     e->draws = calloc(n_seqs, sizeof *e->draws);
     e->going = calloc(n_seqs, sizeof *e->going);
     e->ending = calloc(n_live, sizeof *e->ending);
-    if (e->row_tokens && e->row_seqs && e->logit_rows && e->sampled && e->draws && e->going && e->ending) return ENGINE_OK;
+    if (e->row_tokens && e->row_seqs && e->row_owners && e->logit_rows && e->sampled && e->draws && e->going && e->ending)
+        return ENGINE_OK;
     return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
 }
 
@@ -187,11 +189,12 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
     int rc, n_blocks = 0;
     if ((rc = model_read_shape(&shape, gguf, error)) || (rc = choose_ctx(&e->config, &shape, error)) ||
         (rc = model_kv_shape(&shape, e->config.kv_type, &kv_shape, error)) || (rc = open_text(e, gguf, &shape, error)) ||
-        (rc = draft_look(e, error)))
+        (rc = draft_look(e, &shape, error)))
         return rc;
     struct model_limits limits = {
         .max_rows = e->config.step_tokens, .max_logits = e->config.max_seqs, .ctx_len = e->config.ctx_len};
     if (e->config.drafter != ENGINE_DRAFTER_NONE) limits.max_logits += DRAFT_ROWS;
+    memcpy(limits.feature_layers, e->drafting.head_shape.layers, sizeof limits.feature_layers);
     if ((rc = choose_memory(e, &shape, &kv_shape, model_weight_memory(gguf), &limits, &n_blocks, error)) ||
         (rc = open_backend(e, error)))
         return rc;
@@ -285,6 +288,7 @@ void engine_close(struct engine *e) {
     tokenizer_close(e->tokenizer);
     free(e->row_tokens);
     free(e->row_seqs);
+    free(e->row_owners);
     free(e->logit_rows);
     free(e->sampled);
     free(e->draws);

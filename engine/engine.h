@@ -43,16 +43,20 @@ struct engine_error {
 
 /* Who guesses tokens ahead. A guess is checked by the model's own draws: it changes how fast a text comes, never the text. */
 enum engine_drafter {
-    ENGINE_DRAFTER_AUTO,   /* whatever measurements say is fastest, which may be nothing */
-    ENGINE_DRAFTER_NONE,   /* one token a step */
-    ENGINE_DRAFTER_SUFFIX, /* what followed the same words earlier in the text; drafts wherever it can, whatever it costs */
-    ENGINE_DRAFTER_NGRAM,  /* what this model often says after these words, from a store; likewise */
-    ENGINE_DRAFTER_MODEL,  /* what a smaller model of the same vocabulary would say; likewise */
-    ENGINE_DRAFTER_MERGE,  /* all of them that there are, the model where the others know little; likewise */
+    ENGINE_DRAFTER_AUTO,      /* whatever measurements say is fastest, which may be nothing */
+    ENGINE_DRAFTER_NONE,      /* one token a step */
+    ENGINE_DRAFTER_SUFFIX,    /* what followed the same words earlier in the text; drafts wherever it can, whatever it costs */
+    ENGINE_DRAFTER_NGRAM,     /* what this model often says after these words, from a store; likewise */
+    ENGINE_DRAFTER_MODEL,     /* what a smaller model of the same vocabulary would say; likewise */
+    ENGINE_DRAFTER_EAGLE,     /* what a head on the model's own states expects, trained for it; likewise */
+    ENGINE_DRAFTER_MEDUSA,    /* the same with Medusa's blocks */
+    ENGINE_DRAFTER_BLOCKWISE, /* Medusa's blocks, of each the likeliest token alone; likewise */
+    ENGINE_DRAFTER_MERGE,     /* all of them that there are, the model or head where the others know little; likewise */
 };
-/* "auto", "none", "suffix", "ngram", "model", "merge". With a colon files may follow "auto", "ngram", "model" and "merge", if
- * files is given: it points into text then, or is NULL. False for anything else. */
-#define ENGINE_DRAFTER_FORMS "auto, auto:FILES, none, suffix, ngram:FILE, model:FILE or merge:FILES"
+/* "auto", "none", "suffix" and so on. With a colon files may follow all but "none" and "suffix", if files is given: it points
+ * into text then, or is NULL. False for anything else. */
+#define ENGINE_DRAFTER_FORMS                                                                                                     \
+    "auto, auto:FILES, none, suffix, ngram:FILE, model:FILE, eagle:FILE, medusa:FILE, blockwise:FILE or merge:FILES"
 bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **files);
 const char *engine_drafter_name(enum engine_drafter drafter);
 
@@ -83,8 +87,8 @@ struct engine_config {
     int step_tokens;     /* token budget of one step: decode rows plus prefill chunks */
     size_t kv_bytes;     /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
     enum engine_drafter drafter; /* of requests that ask for AUTO; NONE: no memory for drafts, so none can be asked for */
-    /* An n-gram store that belongs to this model, a draft model (GGUF) of its vocabulary, or both with a comma between; NULL =
-     * none. Read during engine_open only. */
+    /* An n-gram store that belongs to this model, a draft model (GGUF) of its vocabulary or a drafting head (GGUF) that was
+     * trained for it, or a store and one of these with a comma between; NULL = none. Read during engine_open only. */
     const char *draft_files;
     int draft_max;           /* tokens a sequence may guess in one step, 1 .. 63 */
     int draft_width;         /* guesses for the same place: 1 = none but the likeliest (chains), more = token trees */

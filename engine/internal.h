@@ -70,6 +70,8 @@ struct request {
     int max_output; /* tokens; 0 = until the context is full */
     enum engine_drafter drafter;
     struct draft_slot *draft; /* NULL = has none; engine thread, as the counts are */
+    int last_logits;          /* of this step: the row of logits that its last token was drawn from; -1 = it drew none */
+    uint64_t last_path;       /* of this step: the nodes of its draft that are text by now, as a set; 0 = it had no draft */
     int n_draft_rounds, n_model_rounds, n_drafted, n_accepted;
     int n_accepted_at[ENGINE_DRAFT_DEPTHS], n_draft_off[ENGINE_DRAFT_OFF_COUNT];
     int status; /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
@@ -129,6 +131,7 @@ struct engine {
     /* One step, sized at open. Engine thread. */
     int32_t *row_tokens;          /* [step_tokens] */
     struct kernels_seq *row_seqs; /* [max_seqs] */
+    struct request **row_owners;  /* [max_seqs] of row_seqs */
     int32_t *logit_rows;          /* [max_seqs + DRAFT_ROWS] */
     struct drawing *sampled;      /* [max_seqs] whose logits the step computed, n_sampled of them */
     struct drawing **going;       /* [max_seqs] of these: who draws (again) */

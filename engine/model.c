@@ -123,6 +123,16 @@ static void keep_logit_rows(struct model *m, const struct model_batch *batch) {
     }
 }
 
+/* Copies the residual stream where it enters a layer that a drafting head reads. */
+static void keep_features(struct model *m, int layer, int n_rows) {
+    const size_t n = (size_t)m->shape.n_embd;
+    for (size_t f = 0; f < MODEL_FEATURES; f++) {
+        if (m->limits.feature_layers[f] != layer) continue;
+        for (size_t row = 0; row < (size_t)n_rows; row++)
+            memcpy(m->features + (row * MODEL_FEATURES + f) * n, m->x + row * (size_t)m->x_stride, n * sizeof *m->x);
+    }
+}
+
 void model_forward(struct model *m, struct kv_pool *kv, const struct model_batch *batch) {
     const struct backend_ops *ops = m->backend.ops;
     void *self = m->backend.self;
@@ -130,9 +140,11 @@ void model_forward(struct model *m, struct kv_pool *kv, const struct model_batch
     assert(batch->n_rows > 0 && batch->n_rows <= m->limits.max_rows && batch->n_logits <= m->limits.max_logits);
     ops->embed(self, m->embedding, batch->tokens, batch->n_rows, m->embedding_scale, m->x, m->x_stride);
     for (int layer = 0; layer < last; layer++) {
+        if (layer > 0) keep_features(m, layer, batch->n_rows);
         attention_block(m, kv, batch, layer);
         output_and_ffn_block(m, batch->n_rows, layer);
     }
+    if (last > 0) keep_features(m, last, batch->n_rows);
     attention_block(m, kv, batch, last);
     if (batch->n_logits == 0) return; /* the keys and values were all that was wanted */
     keep_logit_rows(m, batch);

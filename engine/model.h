@@ -15,7 +15,7 @@
 #include "engine/gguf.h"
 #include "kernels/kernels.h"
 
-enum { MODEL_MAX_LAYERS = 1024 };
+enum { MODEL_MAX_LAYERS = 1024, MODEL_FEATURES = 3 };
 
 enum moe_use { MOE_NEVER, MOE_IF_COUNTED, MOE_ALWAYS };
 
@@ -65,6 +65,8 @@ struct model_limits {
     int max_rows;   /* tokens of one forward pass */
     int max_logits; /* rows of one forward pass whose logits are wanted */
     int ctx_len;    /* positions */
+    /* What drafting heads read: the residual stream as it enters these layers, 1 .. n_layers - 1. All 0 = nobody reads it. */
+    int feature_layers[MODEL_FEATURES];
 };
 
 struct model_layer {
@@ -101,6 +103,7 @@ struct model {
     float *attn, *ffn;                             /* [n_heads * head_dim], [ffn_stride] */
     float *branch;                                 /* [x_stride]: before a norm; with experts n_experts_used of them */
     float *logits;                                 /* [max_logits, logits_stride] */
+    float *features;                               /* [MODEL_FEATURES * n_embd], one layer after the other */
     struct activation norm_act, attn_act, ffn_act; /* inputs of the matmuls */
     float *router_logits, *share;                  /* [router_stride], [n_experts_used] */
     int32_t *chosen, *place, *expert_rows;         /* [n_experts_used] */
@@ -144,11 +147,23 @@ void model_close(struct model *model);
 /* model_rope.c: fills cos_sin [ctx_len, rope_dim / 2, 2]. */
 void model_fill_rope(const struct model_rope *rope, int rope_dim, int ctx_len, float *cos_sin);
 
+/* The layers that EAGLE-3 reads: one low, one in the middle, one high. Fails with a sentence for models of one layer. */
+int model_feature_layers(const struct model_shape *shape, int layers[MODEL_FEATURES], struct engine_error *error);
+
 /* Computes all rows, writes their keys and values into kv, leaves the logits of the wanted rows in order. */
 void model_forward(struct model *model, struct kv_pool *kv, const struct model_batch *batch);
 /* Logits of the i-th wanted row: vocab_size floats, until the next pass; the caller may change them. */
 static inline float *model_logits(const struct model *model, int i) {
     return model->logits + (size_t)i * (size_t)model->logits_stride;
+}
+/* Features of the batch's row, until the next pass; NULL if the limits name no layers. */
+static inline const float *model_features(const struct model *model, int row) {
+    if (model->limits.feature_layers[0] == 0) return NULL;
+    return model->features + (size_t)row * MODEL_FEATURES * (size_t)model->shape.n_embd;
+}
+/* The residual stream behind the last layer, of the i-th wanted row. */
+static inline const float *model_state(const struct model *model, int i) {
+    return model->x + (size_t)i * (size_t)model->x_stride;
 }
 
 #endif

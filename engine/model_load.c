@@ -301,7 +301,7 @@ struct buffer {
     size_t offset; /* of the pointer in struct model */
     size_t n;
 };
-enum { N_BUFFERS = 15 };
+enum { N_BUFFERS = 16 };
 
 static void list_buffers(const struct model_shape *s, const struct model_limits *limits, struct buffer *list) {
     size_t rows = (size_t)limits->max_rows, n_q = (size_t)(s->n_heads * s->head_dim);
@@ -322,6 +322,8 @@ static void list_buffers(const struct model_shape *s, const struct model_limits 
     list[12] = (struct buffer){offsetof(struct model, place), rows * used};
     list[13] = (struct buffer){offsetof(struct model, expert_rows), rows * used};
     list[14] = (struct buffer){offsetof(struct model, local_cos_sin), s->local_rope.base > 0 ? list[0].n : 0};
+    size_t n_features = limits->feature_layers[0] > 0 ? MODEL_FEATURES * (size_t)s->n_embd : 0;
+    list[15] = (struct buffer){offsetof(struct model, features), rows * n_features};
 }
 
 uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_limits *limits) {

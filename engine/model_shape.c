@@ -290,6 +290,20 @@ int model_read_shape(struct model_shape *shape, const struct gguf *gguf, struct 
     return ENGINE_OK;
 }
 
+int model_feature_layers(const struct model_shape *s, int layers[MODEL_FEATURES], struct engine_error *error) {
+    const int wanted[MODEL_FEATURES] = {2, s->n_layers / 2, s->n_layers - 3};
+    if (s->n_layers < 2) {
+        snprintf(error->text, sizeof error->text,
+                 "drafting heads read between the layers of a model, and this one has one layer");
+        return ENGINE_ERR_ARGUMENT;
+    }
+    for (int i = 0; i < MODEL_FEATURES; i++) {
+        int most = s->n_layers - 1, layer = wanted[i] < most ? wanted[i] : most;
+        layers[i] = layer > 1 ? layer : 1;
+    }
+    return ENGINE_OK;
+}
+
 int model_kv_shape(const struct model_shape *shape, const char *kv_type, struct kv_shape *out, struct engine_error *error) {
     struct kv_shape kv = {.n_layers = shape->n_layers, .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim};
     int rc = ENGINE_ERR_ARGUMENT;

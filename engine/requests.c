@@ -100,12 +100,15 @@ static int check_request(const struct engine *e, const struct engine_request *q,
     if (e->config.drafter == ENGINE_DRAFTER_NONE && q->drafter > ENGINE_DRAFTER_NONE)
         return refuse(error, ENGINE_ERR_ARGUMENT, "drafters are turned off here (--drafter none)");
     bool has_store = e->drafting.store.header != NULL, has_model = e->drafting.model != NULL;
+    bool has_head = e->drafting.head.ops != NULL, wants_merge = q->drafter == ENGINE_DRAFTER_MERGE;
     if (q->drafter == ENGINE_DRAFTER_NGRAM && !has_store)
         return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no n-gram store (--drafter auto:FILE)");
     if (q->drafter == ENGINE_DRAFTER_MODEL && !has_model)
         return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no draft model (--drafter auto:FILE)");
-    if (q->drafter == ENGINE_DRAFTER_MERGE && !has_store && !has_model)
-        return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no n-gram store and no draft model (--drafter auto:FILE)");
+    if (q->drafter >= ENGINE_DRAFTER_EAGLE && !wants_merge && !has_head)
+        return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no drafting head (--drafter auto:FILE)");
+    if (wants_merge && !has_store && !has_model && !has_head)
+        return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no n-gram store, draft model or head (--drafter auto:FILE)");
     if (q->n_top_logprobs < 0 || q->n_top_logprobs > ENGINE_MAX_TOP_LOGPROBS) {
         snprintf(error->text, sizeof error->text, "n_top_logprobs is %d; it must be 0 .. %d", q->n_top_logprobs,
                  ENGINE_MAX_TOP_LOGPROBS);

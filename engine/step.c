@@ -170,6 +170,9 @@ static struct model_batch gather_batch(struct engine *e) {
         struct request *r = seq->owner;
         if (seq->n_rows == 0) continue;
         if (r->scheduled_ms == 0) r->scheduled_ms = now;
+        r->last_logits = -1;
+        r->last_path = 0;
+        e->row_owners[batch.n_seqs] = r;
         e->row_seqs[batch.n_seqs++] = (struct kernels_seq){
             .first_row = batch.n_rows, .n_rows = seq->n_rows, .first_pos = seq->n_computed, .blocks = seq->table.blocks};
         if (seq->n_draft > 0) {
@@ -242,6 +245,8 @@ static void note_times(struct engine *e, struct request *r, double now) {
 static void settle(struct engine *e, struct drawing *d, double now) {
     struct request *r = d->request;
     if (d->n_drawn > 0) note_times(e, r, now);
+    r->last_logits = d->first_row + d->walk.node;
+    r->last_path = r->seq.n_draft > 0 ? r->draft->tree.ancestors[d->walk.node] : 0;
     int n_accepted = draft_accept(e, r, d->walk.node);
     draft_count(e, r, n_accepted);
     scheduler_accept(&e->scheduler, &r->seq, n_accepted);
@@ -281,6 +286,7 @@ static void step(struct engine *e) {
     double forward_ms = now_ms() - start;
     scheduler_commit(&e->scheduler);
     int n_tokens = draw_tokens(e);
+    draft_observe(e, &batch);
     draft_time(e, batch.n_rows, n_drafted, n_tokens, forward_ms);
     e->counts.steps++;
     e->counts.stepped_ms = now_ms();

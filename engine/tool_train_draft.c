@@ -15,16 +15,11 @@
 #include "engine/log.h"
 #include "engine/options.h"
 #include "engine/tools.h"
+#include "engine/train_head.h"
 #include "engine/train_prompts.h"
+#include "engine/train_text.h"
 
-enum {
-    QUESTION_TOKENS = 120,
-    QUESTION_BYTES = 2048,
-    ANSWER_TOKENS = 384,
-    MAX_AT_ONCE = 256,
-    HELD_OUT = 20,
-    REPORT_EVERY_MS = 10000
-};
+enum { QUESTION_TOKENS = 120, QUESTION_BYTES = 2048, ANSWER_TOKENS = 384, MAX_AT_ONCE = 256, REPORT_EVERY_MS = 10000 };
 
 struct settings {
     const char *model, *out, *kind, *isa;
@@ -32,12 +27,6 @@ struct settings {
     int max_tokens, at_once, threads;
     size_t max_bytes;
     bool resume;
-};
-
-/* The head of OUT.text; int32 tokens follow, -1 behind each answer. */
-struct text_head {
-    char magic[8]; /* "fstext 1" */
-    uint64_t vocab_digest, target_digest;
 };
 
 struct answer {
@@ -56,7 +45,7 @@ struct training {
     struct text_head head;
     struct token_list turn; /* the beginning of a chat, up to where the user speaks; empty = this model's chats have none */
     struct answer answers[MAX_AT_ONCE];
-    uint64_t n_asked, n_tokens, n_before; /* questions begun; tokens in the file; of these when this run began */
+    uint64_t n_asked, n_tokens, n_before; /* questions begun; tokens of answers in the file; of these when this run began */
     double begun_ms, reported_ms;
 };
 
@@ -74,10 +63,8 @@ static bool find_end(struct training *t) {
     uint64_t n = 0;
     while (fread(&token, sizeof token, 1, t->file) == 1) {
         at += (long)sizeof token;
-        if (token >= 0) {
-            n++;
-            continue;
-        }
+        n += token >= 0;
+        if (token != TEXT_END) continue;
         end = at;
         t->n_tokens += n;
         t->n_asked++;
@@ -100,11 +87,21 @@ static int open_text(struct training *t, const char *path) {
     return find_end(t) ? 0 : fail(path, strerror(errno));
 }
 
+/* The prompt as the model saw it, then what it said. */
 static bool write_answer(struct training *t, struct answer *a) {
+    struct token_list prompt = {0};
+    struct engine_error error;
+    struct engine_message message = {ENGINE_ROLE_USER, a->question, a->question_len};
+    const struct chat_prompt chat = {.messages = &message, .n_messages = 1};
+    if (chat_template_render(t->engine->chat_template, &chat, &prompt, NULL, &error) != ENGINE_OK) prompt.n = 0;
+    for (size_t i = 0; i < prompt.n; i++) prompt.ids[i] = text_of_prompt(prompt.ids[i]);
     size_t n = (size_t)a->n;
-    a->ids[n++] = -1;
+    a->ids[n++] = TEXT_END;
     t->n_tokens += (uint64_t)a->n;
-    return fwrite(a->ids, sizeof *a->ids, n, t->file) == n && fflush(t->file) == 0;
+    bool is_written = fwrite(prompt.ids, sizeof *prompt.ids, prompt.n, t->file) == prompt.n &&
+                      fwrite(a->ids, sizeof *a->ids, n, t->file) == n && fflush(t->file) == 0;
+    token_list_free(&prompt);
+    return is_written;
 }
 
 /* --- asking --- */
@@ -231,16 +228,16 @@ static int gather_text(struct training *t) {
 
 /* --- the store --- */
 
-/* Divides the text: one answer in HELD_OUT to held, the others to *text. Both have -1 behind each answer. */
+/* Divides the text: one answer in TEXT_HELD_OUT to held, the others to *text. */
 static void divide(const int32_t *all, uint64_t n, int32_t *text, uint64_t *n_text, int32_t *held, uint64_t *n_held) {
     uint64_t i_answer = 0;
     *n_text = *n_held = 0;
     for (uint64_t i = 0; i < n; i++) {
-        if (i_answer % HELD_OUT == HELD_OUT - 1)
+        if (text_is_held_out(i_answer))
             held[(*n_held)++] = all[i];
         else
             text[(*n_text)++] = all[i];
-        i_answer += all[i] < 0;
+        i_answer += all[i] == TEXT_END;
     }
 }
 
@@ -271,9 +268,11 @@ static int write_store(const char *path, const void *image, uint64_t size) {
 static int distill(struct training *t) {
     const struct settings *s = t->settings;
     uint64_t n = 0, n_text, n_held, size;
-    size_t room = (size_t)(t->n_tokens + t->n_asked + 1);
+    long end = fseek(t->file, 0, SEEK_END) == 0 ? ftell(t->file) : -1;
+    if (end < 0 || fseek(t->file, (long)sizeof t->head, SEEK_SET) != 0) return fail("the text cannot be read", strerror(errno));
+    size_t room = (size_t)end / sizeof(int32_t);
     int32_t *all = malloc(3 * room * sizeof *all), *text = all + room, *held = text + room;
-    if (!all || fseek(t->file, (long)sizeof t->head, SEEK_SET) != 0) return fail("no memory for the text", NULL);
+    if (!all) return fail("no memory for the text", NULL);
     n = fread(all, sizeof *all, room, t->file);
     divide(all, n, text, &n_text, held, &n_held);
     uint32_t n_vocab = (uint32_t)tokenizer_vocab_size(t->engine->tokenizer);
@@ -319,12 +318,21 @@ static int train(const struct settings *s) {
 
 int tool_train_draft(int argc, char **argv) {
     struct settings s = {.kind = "ngram", .hours = 8, .at_once = 16, .max_bytes = 8 << 20};
+    struct train_head_settings head = {.n_vocab = 8192, .epochs = 3, .rate = 1e-3f, .save_minutes = 5};
     struct option_row rows[] = {
         {"model", OPTION_STRING, &s.model, "FILE", "GGUF file that the drafter is for", 0, 0, false},
         {"out", OPTION_STRING, &s.out, "FILE", "the drafter; FILE.text beside it is the checkpoint", 0, 0, false},
-        {"kind", OPTION_STRING, &s.kind, "NAME", "ngram", 0, 0, false},
-        {"hours", OPTION_FLOAT, &s.hours, "H", "time for gathering text; the store takes seconds more", 0, 1000, false},
-        {"tokens", OPTION_INT, &s.max_tokens, "N", "stop at so many tokens, 0 = when the time is up", 0, 1 << 30, false},
+        {"kind", OPTION_STRING, &s.kind, "NAME",
+         "ngram (lets the model write, and counts), eagle or medusa (learn from that text)", 0, 0, false},
+        {"text", OPTION_STRING, &head.text, "FILE", "eagle, medusa: the text of an ngram run, OUT.text if not given", 0, 0,
+         false},
+        {"hours", OPTION_FLOAT, &s.hours, "H", "time at most; what follows takes seconds", 0, 1000, false},
+        {"epochs", OPTION_INT, &head.epochs, "N", "eagle, medusa: times that the text is learned", 1, 1000, false},
+        {"vocab", OPTION_INT, &head.n_vocab, "N", "eagle, medusa: tokens that can be guessed, the frequent ones", 32, 1 << 20,
+         false},
+        {"rate", OPTION_FLOAT, &head.rate, "R", "eagle, medusa: learning rate at its height", 1e-7, 1, false},
+        {"save-minutes", OPTION_FLOAT, &head.save_minutes, "M", "eagle, medusa: between two checkpoints", 0, 1e6, false},
+        {"tokens", OPTION_INT, &s.max_tokens, "N", "stop at so many tokens, 0 = none", 0, 1 << 30, false},
         {"size", OPTION_SIZE, &s.max_bytes, "SIZE", "of the drafter at most", 0, 0, false},
         {"resume", OPTION_FLAG, &s.resume, NULL, "go on with the text of an earlier run", 0, 0, false},
         {"batch", OPTION_INT, &s.at_once, "N", "answers written at once", 1, MAX_AT_ONCE, false},
@@ -332,8 +340,10 @@ int tool_train_draft(int argc, char **argv) {
         {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
     };
     struct option_set set = {.command = "train-draft",
-                             .usage = "--model FILE --out FILE [--hours 8] [--resume]",
-                             .about = "Lets a model talk and distils what it tends to say into a drafter for it.",
+                             .usage = "--model FILE --out FILE [--kind ngram] [--hours 8] [--resume]",
+                             .about =
+                                 "Lets a model talk and makes a drafter for it of what it says: a store of what it tends to say, "
+                                 "or a drafting head that learns from that text. FILE.text and FILE.state are checkpoints.",
                              .rows = rows,
                              .n_rows = sizeof rows / sizeof *rows};
     int rc = options_parse(&set, argc, argv, NULL);
@@ -342,10 +352,20 @@ int tool_train_draft(int argc, char **argv) {
         fprintf(stderr, "foresay train-draft: --model and --out are needed (foresay train-draft --help)\n");
         return 2;
     }
-    if (strcmp(s.kind, "ngram") != 0) {
-        fprintf(stderr, "foresay train-draft: --kind is ngram, not '%s'\n", s.kind);
+    bool is_eagle = strcmp(s.kind, "eagle") == 0, is_ngram = strcmp(s.kind, "ngram") == 0;
+    if (!is_ngram && !is_eagle && strcmp(s.kind, "medusa") != 0) {
+        fprintf(stderr, "foresay train-draft: --kind is ngram, eagle or medusa, not '%s'\n", s.kind);
         return 2;
     }
     log_set_level(LOG_WARN);
-    return train(&s);
+    if (is_ngram) return train(&s);
+    head.kind = is_eagle ? HEAD_EAGLE : HEAD_MEDUSA;
+    head.model = s.model;
+    head.out = s.out;
+    head.isa = s.isa;
+    head.hours = s.hours;
+    head.max_tokens = s.max_tokens;
+    head.threads = s.threads;
+    head.resume = s.resume;
+    return train_head(&head);
 }

@@ -210,7 +210,7 @@ static bool take_drafter(const json_t *root, struct gen_params *gen, struct open
     const json_t *drafter = member(root, "drafter");
     if (!drafter || (json_is_string(drafter) && engine_drafter_parse(json_string_value(drafter), &gen->drafter, NULL)))
         return true;
-    return refuse(refusal, "drafter", "drafter must be auto, none, suffix, ngram, model or merge.");
+    return refuse(refusal, "drafter", "drafter must be auto, none, suffix, ngram, model, eagle, medusa, blockwise or merge.");
 }
 
 static bool take_sampling(const json_t *root, struct gen_params *gen, struct openai_refusal *refusal) {

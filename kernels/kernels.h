@@ -211,6 +211,19 @@ struct attention_spec {
     int window;     /* a row at position p sees p - window + 1 .. p (sliding windows); 0 = all of 0 .. p */
 };
 
+/* c (+)= a * b in floats, for training. Element (i, l) of a is a[i * a_row + l * a_col], so either factor may stand
+ * transposed. */
+struct gemm_job {
+    int m, n, k; /* c: [m, n]; a: [m, k]; b: [k, n] */
+    const float *a, *b;
+    size_t a_row, a_col, b_row, b_col;
+    float *c;
+    size_t c_row;
+    bool add;       /* c += instead of c = */
+    float *scratch; /* [gemm_scratch_floats(m, n, k)] */
+};
+size_t gemm_scratch_floats(int m, int n, int k);
+
 struct backend_ops {
     const char *name; /* "cpu" */
 
@@ -272,6 +285,9 @@ struct backend_ops {
      * through rope_kv. out: [n_rows, out_stride], n_heads * head_dim floats. */
     void (*attention)(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
                       int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride);
+
+    /* One fmaf chain an element of c, over ascending k. */
+    void (*gemm)(void *self, const struct gemm_job *job);
 
     /* Runs task(arg, 0) .. task(arg, n - 1) on the compute threads, in any order, and returns when all are done: the caller's own
      * work on rows that lie in main memory, such as sampling. n: at most 65534 */

@@ -134,6 +134,14 @@ struct draft_context {
 
 enum { DRAFT_FROM_SUFFIX = 1, DRAFT_FROM_STORE = 2, DRAFT_FROM_ALL = 3 };
 
+/* Rows of one sequence that the target has computed and whose tokens are certain by now: what heads on top of its states read. */
+struct draft_rows {
+    const int32_t *tokens; /* the text; tokens[first_pos + n] is known, too */
+    int first_pos, n;
+    const float *features;   /* [n, width of the features]; NULL where nobody asked for them */
+    const float *last_state; /* of the last row, behind all layers; NULL = was not computed */
+};
+
 /* A guess for one of several sequences. */
 struct draft_ask {
     int slot;
@@ -151,6 +159,7 @@ struct drafter_ops {
     /* The rest may be NULL. Instead of propose, for drafters that compute: the guesses of n sequences together, each a chain. */
     void (*propose_all)(void *self, const struct draft_ask *asks, int n);
     void (*end)(void *self, int slot); /* the sequence has left; the slot's memory may serve others */
+    void (*observe)(void *self, int slot, const struct draft_rows *rows); /* after each step */
 };
 struct drafter {
     const struct drafter_ops *ops;

@@ -16,6 +16,8 @@
 #include <unistd.h>
 
 #include "engine/log.h"
+#include "engine/train_head.h"
+#include "engine/train_text.h"
 #include "tests/drafters.h"
 #include "tests/engine_fixture.h"
 #include "tests/tiny_model.h"
@@ -261,9 +263,22 @@ static void run_cached(void) {
     n_failures++;
 }
 
-/* The engine's own drafters; others are indices of test_drafters. */
-enum { NO_DRAFTER = -6, OWN_ALL, OWN_MODEL, OTHER_MODEL, OWN_MERGE, OWN_SUFFIX, RIGHT = 0, MIXED = 2 };
+/* The engine's own drafters; others are indices of test_drafters. Heads are trained on the reference, of a tiny model alone. */
+enum {
+    NO_DRAFTER = -9,
+    OWN_EAGLE,
+    OWN_MEDUSA,
+    OWN_BLOCKWISE,
+    OWN_ALL,
+    OWN_MODEL,
+    OTHER_MODEL,
+    OWN_MERGE,
+    OWN_SUFFIX,
+    RIGHT = 0,
+    MIXED = 2
+};
 
+static char head_paths[HEAD_KINDS][64], text_path[64];
 static char store_path[64], other_path[64]; /* the latter a tiny model with the same vocabulary; empty = none */
 
 /* An n-gram store of half of the reference. */
@@ -289,8 +304,64 @@ static void write_store(void) {
     engine_close(engine);
 }
 
+static void write_prompt(FILE *file, const struct engine *engine, const struct engine_request *request) {
+    struct token_list list = {0};
+    struct engine_error error;
+    const struct chat_prompt chat = {.messages = request->messages, .n_messages = request->n_messages};
+    int rc = request->n_messages > 0 ? chat_template_render(engine->chat_template, &chat, &list, NULL, &error)
+                                     : tokenizer_encode_prompt(engine->tokenizer, request->prompt, request->prompt_len, &list);
+    if (rc != ENGINE_OK) exit(1);
+    for (size_t i = 0; i < list.n; i++) list.ids[i] = text_of_prompt(list.ids[i]);
+    fwrite(list.ids, sizeof *list.ids, list.n, file);
+    token_list_free(&list);
+}
+
+/* The reference as the text of train-draft, twice, for there must be 40 answers. */
+static void write_text(void) {
+    struct engine_config config = base_config();
+    struct engine *engine = open_engine(&config);
+    struct text_head head = {.magic = "fstext 1"};
+    const int32_t end = TEXT_END;
+    draft_digests(engine->tokenizer, engine->model, &head.vocab_digest, &head.target_digest);
+    snprintf(text_path, sizeof text_path, "/tmp/foresay_check_equality_%d.text", getpid());
+    FILE *file = fopen(text_path, "wb");
+    if (!file) exit(1);
+    fwrite(&head, sizeof head, 1, file);
+    for (int i = 0; i < 2 * n_cases; i++) {
+        write_prompt(file, engine, &cases[i % n_cases].request);
+        fwrite(reference[i % n_cases].ids, sizeof end, (size_t)reference[i % n_cases].n_ids, file);
+        fwrite(&end, sizeof end, 1, file);
+    }
+    engine_close(engine);
+    if (fclose(file) != 0) exit(1);
+}
+
+static void train_heads(void) {
+    write_text();
+    for (int kind = 0; kind < HEAD_KINDS; kind++) {
+        char state[160];
+        snprintf(head_paths[kind], sizeof head_paths[kind], "/tmp/foresay_check_equality_%d.head%d", getpid(), kind);
+        const struct train_head_settings settings = {.kind = (enum head_kind)kind,
+                                                     .model = model_path,
+                                                     .out = head_paths[kind],
+                                                     .text = text_path,
+                                                     .hours = 1,
+                                                     .rate = 3e-3f,
+                                                     .save_minutes = 60,
+                                                     .n_vocab = 160,
+                                                     .epochs = 5,
+                                                     .threads = 2};
+        if (train_head(&settings) != 0) exit(1);
+        snprintf(state, sizeof state, "%s.state", head_paths[kind]);
+        unlink(state);
+    }
+}
+
 static const char *drafter_name(int which) {
     static const char *const own[] = {
+        [OWN_EAGLE - NO_DRAFTER] = "eagle",
+        [OWN_MEDUSA - NO_DRAFTER] = "medusa",
+        [OWN_BLOCKWISE - NO_DRAFTER] = "blockwise",
         [OWN_ALL - NO_DRAFTER] = "suffix + ngram + model",
         [OWN_MODEL - NO_DRAFTER] = "model (the same)",
         [OTHER_MODEL - NO_DRAFTER] = "model (another)",
@@ -312,6 +383,12 @@ static struct engine *open_drafting(struct engine_config *config, struct test_dr
     } else if (which == OWN_MODEL || which == OTHER_MODEL) {
         config->drafter = ENGINE_DRAFTER_MODEL;
         config->draft_files = which == OWN_MODEL ? model_path : other;
+    } else if (which == OWN_EAGLE) {
+        config->drafter = ENGINE_DRAFTER_EAGLE;
+        config->draft_files = head_paths[HEAD_EAGLE];
+    } else if (which == OWN_MEDUSA || which == OWN_BLOCKWISE) {
+        config->drafter = which == OWN_MEDUSA ? ENGINE_DRAFTER_MEDUSA : ENGINE_DRAFTER_BLOCKWISE;
+        config->draft_files = head_paths[HEAD_MEDUSA];
     }
     struct engine *engine = open_engine(config);
     if (which < 0) return engine;
@@ -342,6 +419,10 @@ static void run_drafter(int which) {
     bool is_known = (which < 0 && which != OTHER_MODEL) || strcmp(name, "right") == 0 || strcmp(name, "mixed") == 0;
     if (which == OWN_MODEL && stats.accepted_tokens < stats.drafted_tokens) {
         printf("  the model itself was not always right\n");
+        n_failures++;
+    }
+    if (which <= OWN_BLOCKWISE && 4 * stats.accepted_tokens < stats.draft_rounds) {
+        printf("  the head has forgotten what it was trained on\n");
         n_failures++;
     }
     if (stats.drafted_tokens > 0 && (!is_known || stats.accepted_tokens > 0)) return;
@@ -457,12 +538,15 @@ int main(int argc, char **argv) {
     run_preempted(true, NO_DRAFTER);
     write_store();
     assert(strcmp(test_drafters[RIGHT].name, "right") == 0 && strcmp(test_drafters[MIXED].name, "mixed") == 0);
-    for (int which = other_path[0] ? OWN_ALL : OWN_MODEL; which < N_TEST_DRAFTERS; which++) {
-        if (which == OTHER_MODEL && !other_path[0]) continue; /* it would be the same once more */
+    if (tiny_path[0]) train_heads();
+    for (int which = OWN_EAGLE; which < N_TEST_DRAFTERS; which++) {
+        if (which <= OWN_BLOCKWISE && !tiny_path[0]) continue;
+        if ((which == OTHER_MODEL || which == OWN_ALL) && !other_path[0]) continue; /* it would be the same once more */
         if (tiny_path[0] || is_long || which < 0 || which == MIXED) run_drafter(which);
     }
     run_preempted(false, RIGHT);
     run_preempted(true, MIXED);
+    if (tiny_path[0]) run_preempted(true, OWN_EAGLE);
     if (other_path[0]) {
         run_preempted(false, OWN_MODEL);
         run_preempted(true, OWN_ALL);
@@ -480,6 +564,8 @@ int main(int argc, char **argv) {
     if (tiny_path[0]) unlink(tiny_path);
     if (other_path[0]) unlink(other_path);
     unlink(store_path);
+    for (int kind = 0; tiny_path[0] && kind < HEAD_KINDS; kind++) unlink(head_paths[kind]);
+    if (tiny_path[0]) unlink(text_path);
     printf(n_failures ? "check_equality: %d differences\n" : "check_equality: all equal\n", n_failures);
     return n_failures > 0;
 }

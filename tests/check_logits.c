@@ -4,7 +4,8 @@
  *
  * ids: whole numbers in text; floats: [n_ids][vocab_size], position after position. The ids are
  * computed in one pass, in chunks, one by one, beside another sequence, and by every instruction set that this processor has; the
- * bits must be the same: exit status 1 if not, 2 for bad usage or a file that cannot be computed. */
+ * bits must be the same, those of the features that drafting heads read, too: exit status 1 if not, 2 for bad usage or a file
+ * that cannot be computed. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,9 @@ struct task {
     int32_t ids[MAX_IDS], rows[2 * MAX_IDS];
 };
 
+/* Floats a row; a model of one layer has none. */
+static size_t n_features(const struct task *t) { return t->shape.n_layers > 1 ? MODEL_FEATURES * (size_t)t->shape.n_embd : 0; }
+
 static int passes(const struct task *t, const struct run *run, struct model *model, struct kv_pool *kv, float *out) {
     int n_blocks = (t->n_ids + KV_BLOCK - 1) / KV_BLOCK;
     int32_t *blocks = malloc(2 * (size_t)n_blocks * sizeof *blocks), tokens[2 * MAX_IDS];
@@ -47,6 +51,10 @@ static int passes(const struct task *t, const struct run *run, struct model *mod
         model_forward(model, kv, &batch);
         size_t vocab = (size_t)t->shape.vocab_size;
         for (int i = 0; i < n; i++) memcpy(out + (size_t)(first + i) * vocab, model_logits(model, i), vocab * sizeof *out);
+        float *features = out + (size_t)t->n_ids * vocab;
+        size_t width = n_features(t);
+        for (int i = 0; width > 0 && i < n; i++)
+            memcpy(features + (size_t)(first + i) * width, model_features(model, before + i), width * sizeof *out);
     }
     free(blocks);
     return 0;
@@ -58,7 +66,8 @@ static int compute(const struct task *t, const struct run *run, float *out) {
     struct kv_pool kv = {0};
     struct engine_error error = {""};
     char reason[256] = "";
-    const struct model_limits limits = {.max_rows = 2 * t->n_ids, .max_logits = t->n_ids, .ctx_len = t->ctx};
+    struct model_limits limits = {.max_rows = 2 * t->n_ids, .max_logits = t->n_ids, .ctx_len = t->ctx};
+    if (n_features(t) > 0 && model_feature_layers(&t->shape, limits.feature_layers, &error) != ENGINE_OK) return 2;
     if (backend_open_cpu(&backend, &(struct backend_config){.isa = run->isa, .n_threads = run->n_threads}, reason,
                          sizeof reason) != KERNELS_OK)
         return -1; /* not on this processor */
@@ -78,7 +87,7 @@ static int compute(const struct task *t, const struct run *run, float *out) {
 static int compare_runs(const struct task *t) {
     const struct run runs[] = {{"scalar", 1, t->n_ids, false}, {"auto", 2, t->n_ids, false}, {"auto", 1, 1, false},
                                {"auto", 1, 7, true},           {"avx2", 1, 16, false},       {"avx512", 1, 33, true}};
-    const size_t n = (size_t)t->n_ids * (size_t)t->shape.vocab_size;
+    const size_t n_logits = (size_t)t->n_ids * (size_t)t->shape.vocab_size, n = n_logits + (size_t)t->n_ids * n_features(t);
     float *want = calloc(n, sizeof *want), *got = calloc(n, sizeof *got);
     int rc = want && got ? compute(t, &runs[0], want) : 2;
     for (size_t i = 1; i < sizeof runs / sizeof runs[0] && rc == 0; i++) {
@@ -89,7 +98,7 @@ static int compare_runs(const struct task *t) {
                 runs[i].beside ? " beside another sequence" : "");
         rc = 1;
     }
-    if (rc != 2) fwrite(want, sizeof *want, n, stdout);
+    if (rc != 2) fwrite(want, sizeof *want, n_logits, stdout);
     free(want);
     free(got);
     return rc;

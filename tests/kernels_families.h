@@ -167,6 +167,42 @@ static void check_route(void) {
     end_op();
 }
 
+/* Sizes that fill tiles and that do not, one depth above GEMM_DEPTH, both factors both ways round. */
+static void check_gemm(void) {
+    begin_op("gemm");
+    static const int sizes[][3] = {{1, 1, 1}, {6, 16, 40}, {13, 35, 257}, {100, 17, 600}, {7, 70, 33}};
+    for (size_t z = 0; z < sizeof sizes / sizeof *sizes; z++) {
+        const int m = sizes[z][0], n = sizes[z][1], k = sizes[z][2], stride = n + 3;
+        float *a = take((size_t)(m * k) * sizeof *a), *b = take((size_t)(k * n) * sizeof *b);
+        float *c = take((size_t)(m * stride) * sizeof *c), *want = take((size_t)(m * stride) * sizeof *c);
+        float *got = take((size_t)(m * stride) * sizeof *c), *scratch = take(gemm_scratch_floats(m, n, k) * sizeof *c);
+        fill_floats(a, m * k, 1);
+        fill_floats(b, k * n, 1);
+        fill_floats(c, m * stride, 1);
+        for (int way = 0; way < 8; way++) {
+            struct gemm_job job = {.m = m, .n = n, .k = k, .a = a, .b = b, .c = got, .c_row = (size_t)stride, .scratch = scratch};
+            job.a_row = way & 1 ? 1 : (size_t)k, job.a_col = way & 1 ? (size_t)m : 1;
+            job.b_row = way & 2 ? 1 : (size_t)n, job.b_col = way & 2 ? (size_t)k : 1;
+            job.add = way & 4;
+            memcpy(want, c, (size_t)(m * stride) * sizeof *c);
+            for (int i = 0; i < m * n; i++) {
+                const size_t row = (size_t)(i / n), col = (size_t)(i % n);
+                float sum = job.add ? c[row * (size_t)stride + col] : 0;
+                for (size_t at = 0; at < (size_t)k; at++)
+                    sum = fmaf(a[row * job.a_row + at * job.a_col], b[at * job.b_row + col * job.b_col], sum);
+                want[row * (size_t)stride + col] = sum;
+            }
+            for (int s = 0; s < n_subjects; s++) {
+                memcpy(got, c, (size_t)(m * stride) * sizeof *c);
+                subjects[s].backend.ops->gemm(subjects[s].backend.self, &job);
+                expect_floats(want, got, m * stride, subjects[s].name, "gemm");
+            }
+        }
+        free(a), free(b), free(c), free(want), free(got), free(scratch);
+    }
+    end_op();
+}
+
 static void check_combine(void) {
     begin_op("gather, combine");
     enum { USED = 3 };
@@ -277,6 +313,7 @@ static void check_families(void) {
     check_bias();
     check_route();
     check_combine();
+    check_gemm();
     check_heads();
 }
 

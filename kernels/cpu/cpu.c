@@ -170,6 +170,7 @@ static const struct backend_ops ops = {
     .combine = cpu_combine,
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
+    .gemm = cpu_gemm,
     .parallel = cpu_parallel,
     .kv_move = cpu_kv_move,
     .copy_blocks = cpu_copy_blocks,

@@ -24,6 +24,8 @@ enum {
     ATTENTION_TILE = 6,   /* most query vectors of one inner attention call: 6 x 4 accumulators */
     ATTENTION_CHUNK = 64, /* positions between two rescalings of the running softmax; part of the definition */
     MAX_HEAD_DIM = 512,
+    GEMM_ROWS = 6, /* rows and columns of the inner tile of gemm */
+    GEMM_COLS = 16,
 };
 
 /* Weights lie one after the other in such chunks, see memory.c. */
@@ -125,6 +127,8 @@ struct cpu_kernels {
     void (*glu)(enum glu_kind kind, const float *gate, const float *up, float *out, int n); /* n is a multiple of ROW_GROUP */
     void (*route_row)(const float *logits, const struct route_spec *spec, int32_t *chosen, float *share);
     void (*combine_row)(const float *y, int y_stride, const int32_t *place, const float *share, int n_used, int n_cols, float *x);
+    /* c [GEMM_ROWS][GEMM_COLS] += a [k][GEMM_ROWS] * b [k][GEMM_COLS] */
+    void (*gemm_tile)(const float *a, const float *b, int k, float *c, size_t c_row);
     void (*rope_query)(float *q, const struct rope_row *rope);
     /* Rotates k, writes it and v. */
     void (*rope_key_value)(const float *k, const float *v, const struct rope_row *rope, const struct kv_slot *to);
@@ -184,6 +188,7 @@ void cpu_combine(void *self, const float *y, int y_stride, const int32_t *place,
 void cpu_quantize(void *self, const float *x, int x_stride, int n, struct activation *out);
 void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec *rope, const struct kernels_seq *seqs, int n_seqs,
                  struct kv_pool *kv, int layer);
+void cpu_gemm(void *self, const struct gemm_job *job);
 void cpu_kv_move(void *self, struct kv_pool *kv, const int32_t *blocks, int first_pos, const int8_t *from, int n);
 void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
 

@@ -3,6 +3,7 @@
  * table. */
 #if defined(__x86_64__)
 #include "kernels/cpu/attention_template.h"
+#include "kernels/cpu/gemm_template.h"
 #include "kernels/cpu/matmul_template.h"
 #include "kernels/cpu/probe_template.h"
 #include "kernels/cpu/row_template.h"
@@ -19,6 +20,7 @@ const struct cpu_kernels cpu_kernels_avxvnni = {
     .glu = glu,
     .route_row = route_row,
     .combine_row = combine_row,
+    .gemm_tile = gemm_tile,
     .rope_query = rope_query,
     .rope_key_value = rope_key_value,
     .probe_read = probe_read,

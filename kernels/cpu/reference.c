@@ -176,6 +176,15 @@ static void attention(const struct attention_tile *tile) {
     for (int i = 0; i < tile->n; i++) attend_one(tile, i);
 }
 
+static void gemm_tile(const float *a, const float *b, int k, float *c, size_t c_row) {
+    for (int i = 0; i < GEMM_ROWS; i++) {
+        for (int j = 0; j < GEMM_COLS; j++) {
+            float *sum = &c[(size_t)i * c_row + (size_t)j];
+            for (int at = 0; at < k; at++) *sum = fmaf(a[at * GEMM_ROWS + i], b[at * GEMM_COLS + j], *sum);
+        }
+    }
+}
+
 const struct cpu_kernels cpu_kernels_scalar = {
     .name = "scalar",
     .slice_rows = TOKEN_TILE,
@@ -188,6 +197,7 @@ const struct cpu_kernels cpu_kernels_scalar = {
     .glu = glu,
     .route_row = route_row,
     .combine_row = combine_row,
+    .gemm_tile = gemm_tile,
     .rope_query = rope_query,
     .rope_key_value = rope_key_value,
 };

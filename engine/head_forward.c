@@ -1,0 +1,96 @@
+/* head_forward.c - what a drafting head computes, in the backend's operations. Engine thread only. */
+#include <assert.h>
+#include <math.h>
+
+#include "engine/head.h"
+
+void head_begin(struct head *h, const float *features, int n) {
+    const struct backend_ops *ops = h->backend.ops;
+    struct matmul_job fc = {.weight = h->weights[EAGLE_FC], .out = h->state, .out_stride = h->state_stride};
+    ops->quantize(h->backend.self, features, MODEL_FEATURES * h->shape.n_embd, n, &h->features_act);
+    ops->matmul(h->backend.self, &fc, 1, &h->features_act, n);
+}
+
+static void norm_into(float *y, const float *x, const float *gamma, int n, float eps) {
+    float sum = 0;
+    for (int i = 0; i < n; i++) sum += x[i] * x[i];
+    float scale = 1 / sqrtf(sum / (float)n + eps);
+    for (int i = 0; i < n; i++) y[i] = x[i] * scale * gamma[i];
+}
+
+/* [norm(embedding) ; norm(state)] of each row. */
+static void widen(struct head *h, const int32_t *tokens, int n) {
+    const struct model *m = h->model;
+    const int width = h->shape.n_embd;
+    const float eps = h->shape.norm_eps;
+    h->backend.ops->embed(h->backend.self, m->embedding, tokens, n, m->embedding_scale, h->token, h->state_stride);
+    for (int i = 0; i < n; i++) {
+        float *wide = h->wide + (size_t)i * 2 * (size_t)width;
+        size_t at = (size_t)i * (size_t)h->state_stride;
+        norm_into(wide, h->token + at, h->norms[EAGLE_TOKEN_NORM], width, eps);
+        norm_into(wide + width, h->state + at, h->norms[EAGLE_STATE_NORM], width, eps);
+    }
+    h->backend.ops->quantize(h->backend.self, h->wide, 2 * width, n, &h->wide_act);
+}
+
+static void attend(struct head *h, const struct kernels_seq *seq) {
+    const struct backend_ops *ops = h->backend.ops;
+    void *self = h->backend.self;
+    const struct head_shape *s = &h->shape;
+    struct qkv_view qkv = {h->q, h->k, h->v, h->q_stride, h->kv_stride, h->kv_stride, s->n_heads};
+    struct matmul_job jobs[3] = {{.weight = h->weights[EAGLE_Q], .out = h->q, .out_stride = h->q_stride},
+                                 {.weight = h->weights[EAGLE_K], .out = h->k, .out_stride = h->kv_stride},
+                                 {.weight = h->weights[EAGLE_V], .out = h->v, .out_stride = h->kv_stride}};
+    const struct rope_spec rope = {.cos_sin = h->cos_sin, .kind = ROPE_HALVES, .rope_dim = s->head_dim};
+    const struct attention_spec spec = {.scale = 1 / sqrtf((float)s->head_dim), .window = HEAD_MEMORY};
+    ops->matmul(self, jobs, 3, &h->wide_act, seq->n_rows);
+    ops->rope_kv(self, &qkv, &rope, seq, 1, &h->kv, 0);
+    ops->attention(self, &qkv, &spec, seq, 1, &h->kv, 0, h->attn, s->n_heads * s->head_dim);
+    ops->quantize(self, h->attn, s->n_heads * s->head_dim, seq->n_rows, &h->attn_act);
+}
+
+void head_layer(struct head *h, int slot, int first_pos, const int32_t *tokens, int n) {
+    const struct backend_ops *ops = h->backend.ops;
+    void *self = h->backend.self;
+    const struct kernels_seq seq = {.n_rows = n, .first_pos = first_pos, .blocks = h->blocks + (size_t)slot * (size_t)h->n_table};
+    assert(n >= 1 && n <= HEAD_MOST_ROWS && first_pos + n <= h->n_table * KV_BLOCK);
+    struct matmul_job o = {.weight = h->weights[EAGLE_O], .out = h->state, .out_stride = h->state_stride, .add = true};
+    struct matmul_job down = {.weight = h->weights[EAGLE_DOWN], .out = h->state, .out_stride = h->state_stride, .add = true};
+    widen(h, tokens, n);
+    attend(h, &seq);
+    ops->matmul(self, &o, 1, &h->attn_act, n);
+    ops->rmsnorm(self, h->state, h->state_stride, NULL, h->norms[EAGLE_FFN_NORM], h->shape.norm_eps, n, &h->state_act);
+    ops->matmul_glu(self, GLU_SILU, h->weights[EAGLE_GATE], h->weights[EAGLE_UP], &h->state_act, n, h->ffn, h->ffn_stride);
+    ops->quantize(self, h->ffn, h->ffn_stride, n, &h->ffn_act);
+    ops->matmul(self, &down, 1, &h->ffn_act, n);
+}
+
+const float *head_logits(struct head *h, const float *state) {
+    const struct backend_ops *ops = h->backend.ops;
+    struct matmul_job output = {.weight = h->weights[EAGLE_OUTPUT], .out = h->logits, .out_stride = h->logits_stride};
+    ops->rmsnorm(h->backend.self, state, h->state_stride, NULL, h->norms[EAGLE_OUTPUT_NORM], h->shape.norm_eps, 1, &h->state_act);
+    ops->matmul(h->backend.self, &output, 1, &h->state_act, 1);
+    return h->logits;
+}
+
+const float *head_ahead(struct head *h, const float *state) {
+    const struct backend_ops *ops = h->backend.ops;
+    void *self = h->backend.self;
+    const struct head_shape *s = &h->shape;
+    const size_t stride = (size_t)h->state_stride;
+    struct matmul_job output = {
+        .weight = h->weights[s->n_ahead + MEDUSA_OUTPUT], .out = h->logits, .out_stride = h->logits_stride};
+    norm_into(h->token, state, h->norms[s->n_ahead + MEDUSA_NORM], s->n_embd, s->norm_eps);
+    ops->quantize(self, h->token, h->state_stride, 1, &h->state_act);
+    for (int k = 0; k < s->n_ahead; k++) {
+        struct matmul_job block = {.weight = h->weights[k], .out = h->state + (size_t)k * stride, .out_stride = h->state_stride};
+        ops->matmul(self, &block, 1, &h->state_act, 1);
+    }
+    for (int k = 0; k < s->n_ahead; k++) {
+        float *x = h->state + (size_t)k * stride;
+        for (int i = 0; i < s->n_embd; i++) x[i] = h->token[i] + x[i] / (1 + expf(-x[i]));
+    }
+    ops->quantize(self, h->state, h->state_stride, s->n_ahead, &h->state_act);
+    ops->matmul(self, &output, 1, &h->state_act, s->n_ahead);
+    return h->logits;
+}

@@ -1,0 +1,243 @@
+/* test_head.c - drafting heads on a tiny model: training that is killed and resumed, files that do not fit, what the engine
+ * says. */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/internal.h"
+#include "engine/log.h"
+#include "engine/train_head.h"
+#include "engine/train_text.h"
+#include "tests/tiny_model.h"
+
+static char folder[64] = "/tmp/foresay_head_XXXXXX";
+static char model_path[96], text_path[96];
+
+static const char *in_folder(const char *name, char path[128]) {
+    snprintf(path, 128, "%s/%s", folder, name);
+    return path;
+}
+
+/* A text that no model would write: what counts is that it is always the same. */
+static void write_text(void) {
+    struct engine_config config = engine_config_default();
+    struct engine *engine;
+    struct engine_error error;
+    struct text_head head = {.magic = "fstext 1"};
+    config.model_path = model_path;
+    assert_int_equal(engine_open(&engine, &config, &error), ENGINE_OK);
+    draft_digests(engine->tokenizer, engine->model, &head.vocab_digest, &head.target_digest);
+    engine_close(engine);
+    FILE *file = fopen(text_path, "wb");
+    assert_non_null(file);
+    fwrite(&head, sizeof head, 1, file);
+    for (int answer = 0; answer < 60; answer++) {
+        for (int i = 0; i < 5; i++) fwrite(&(int32_t){text_of_prompt(answer + i)}, sizeof(int32_t), 1, file);
+        for (int i = 0; i < 20 + answer % 7; i++) fwrite(&(int32_t){(answer + i * i) % 90}, sizeof(int32_t), 1, file);
+        fwrite(&(int32_t){TEXT_END}, sizeof(int32_t), 1, file);
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+static int set_up(void **state) {
+    const struct tiny_model tiny = tiny_model_default();
+    (void)state;
+    log_set_level(LOG_ERROR);
+    if (!mkdtemp(folder)) return -1;
+    snprintf(model_path, sizeof model_path, "%s/tiny.gguf", folder);
+    snprintf(text_path, sizeof text_path, "%s/text", folder);
+    if (!tiny_model_write(model_path, &tiny)) return -1;
+    write_text();
+    return 0;
+}
+
+static int tear_down(void **state) {
+    static const char *const names[] = {"whole",        "whole.state", "killed",     "killed.state", "medusa",
+                                        "medusa.state", "cut",         "other.gguf", "text",         "tiny.gguf"};
+    char path[128];
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) unlink(in_folder(names[i], path));
+    return rmdir(folder);
+}
+
+static struct train_head_settings settings_for(enum head_kind kind, const char *out) {
+    return (struct train_head_settings){.kind = kind,
+                                        .model = model_path,
+                                        .out = out,
+                                        .text = text_path,
+                                        .hours = 1,
+                                        .rate = 1e-3f,
+                                        .save_minutes = 60,
+                                        .n_vocab = 96,
+                                        .epochs = 2,
+                                        .threads = 1};
+}
+
+static char *read_all(const char *path, size_t *n) {
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    char *bytes = malloc(1 << 22);
+    *n = fread(bytes, 1, 1 << 22, file);
+    fclose(file);
+    return bytes;
+}
+
+/* In a process of its own that is killed once a checkpoint lies there; it writes one after every step. */
+static void train_and_kill(const char *out) {
+    struct train_head_settings settings = settings_for(HEAD_EAGLE, out);
+    char state[160];
+    settings.save_minutes = 0;
+    snprintf(state, sizeof state, "%s.state", out);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        if (!freopen("/dev/null", "w", stderr)) _exit(3);
+        _exit(train_head(&settings));
+    }
+    while (access(state, R_OK) != 0 && waitpid(child, NULL, WNOHANG) == 0) usleep(1000);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    assert_int_not_equal(access(out, R_OK), 0); /* it had not come to its end */
+}
+
+static void test_resumed_training_ends_with_the_same_weights(void **state) {
+    char whole[128], killed[128];
+    size_t n_whole, n_killed;
+    (void)state;
+    struct train_head_settings settings = settings_for(HEAD_EAGLE, in_folder("whole", whole));
+    assert_int_equal(train_head(&settings), 0);
+    train_and_kill(in_folder("killed", killed));
+    settings.out = killed;
+    settings.threads = 2;
+    assert_int_not_equal(train_head(&settings), 0); /* a state is there, and nobody said --resume */
+    settings.resume = true;
+    assert_int_equal(train_head(&settings), 0);
+    char *a = read_all(whole, &n_whole), *b = read_all(killed, &n_killed);
+    assert_int_equal(n_whole, n_killed);
+    assert_memory_equal(a, b, n_whole);
+    free(a);
+    free(b);
+}
+
+static int open_with(const char *model, enum engine_drafter drafter, const char *head, char *text, size_t size) {
+    struct engine_config config = engine_config_default();
+    struct engine *engine;
+    struct engine_error error = {""};
+    config.model_path = model;
+    config.drafter = drafter;
+    config.draft_files = head;
+    int rc = engine_open(&engine, &config, &error);
+    if (rc == ENGINE_OK) engine_close(engine);
+    snprintf(text, size, "%s", error.text);
+    return rc;
+}
+
+static void expect_refusal(const char *model, enum engine_drafter drafter, const char *head, const char *words) {
+    char text[512];
+    assert_int_not_equal(open_with(model, drafter, head, text, sizeof text), ENGINE_OK);
+    if (!strstr(text, words)) fail_msg("\"%s\" does not say \"%s\"", text, words);
+}
+
+static void test_heads_that_do_not_fit_are_refused(void **state) {
+    char whole[128], medusa[128], other[128], text[512];
+    struct tiny_model tiny = tiny_model_default();
+    (void)state;
+    in_folder("whole", whole);
+    struct train_head_settings settings = settings_for(HEAD_MEDUSA, in_folder("medusa", medusa));
+    assert_int_equal(train_head(&settings), 0);
+    assert_int_equal(open_with(model_path, ENGINE_DRAFTER_EAGLE, whole, text, sizeof text), ENGINE_OK);
+    assert_int_equal(open_with(model_path, ENGINE_DRAFTER_BLOCKWISE, medusa, text, sizeof text), ENGINE_OK);
+    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, NULL, "--drafter eagle:FILE");
+    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, medusa, "--drafter medusa:FILE");
+    expect_refusal(model_path, ENGINE_DRAFTER_MEDUSA, whole, "--drafter eagle:FILE");
+    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, model_path, "trained for the model");
+    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, text_path, "trained for the model");
+    tiny.seed = 2;
+    assert_true(tiny_model_write(in_folder("other.gguf", other), &tiny));
+    expect_refusal(other, ENGINE_DRAFTER_EAGLE, whole, "belongs to another model of the same vocabulary");
+    tiny.n_embd = tiny.n_ffn = 128;
+    assert_true(tiny_model_write(other, &tiny));
+    expect_refusal(other, ENGINE_DRAFTER_EAGLE, whole, "it belongs to another model");
+    expect_refusal(other, ENGINE_DRAFTER_MEDUSA, medusa, "it belongs to another model");
+}
+
+/* Cut anywhere, the file is refused; nothing crashes. */
+static void test_cut_files_are_refused(void **state) {
+    char whole[128], cut[128], text[512];
+    size_t n;
+    (void)state;
+    char *bytes = read_all(in_folder("whole", whole), &n);
+    in_folder("cut", cut);
+    for (size_t i = 0; i < 24; i++) {
+        size_t length = i < 12 ? n * i / 12 : n - (i - 11) * 40;
+        FILE *file = fopen(cut, "wb");
+        assert_true(file && fwrite(bytes, 1, length, file) == length && fclose(file) == 0);
+        assert_int_not_equal(open_with(model_path, ENGINE_DRAFTER_EAGLE, cut, text, sizeof text), ENGINE_OK);
+        assert_true(strlen(text) > 10);
+    }
+    free(bytes);
+}
+
+/* Tensors and keys renamed or changed in place, as a careless converter would. */
+static void test_inconsistent_files_are_refused(void **state) {
+    static const struct {
+        const char *from, *to, *words;
+    } changes[] = {{"fc.weight", "fc.weighs", "fc.weight"},
+                   {"blk.0.attn_norm_2.weight", "blk.0.attn_norm_3.weight", "attn_norm_2"},
+                   {"d2t", "t2d", "d2t"},
+                   {"eagle3.target_layers", "eagle3.target_lawyer", "target_layers"},
+                   {"eagle3.attention.head_count_kv", "eagle3.attention.head_count_vk", "head_count_kv"},
+                   {"draft.vocab_digest", "draft.vocab_digits", "does not say which model"}};
+    char whole[128], cut[128];
+    size_t n;
+    (void)state;
+    char *bytes = read_all(in_folder("whole", whole), &n);
+    in_folder("cut", cut);
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        size_t length = strlen(changes[i].from);
+        char *at = memmem(bytes, n, changes[i].from, length), kept[64];
+        assert_non_null(at);
+        memcpy(kept, at, length);
+        memcpy(at, changes[i].to, length);
+        FILE *file = fopen(cut, "wb");
+        assert_true(file && fwrite(bytes, 1, n, file) == n && fclose(file) == 0);
+        memcpy(at, kept, length);
+        expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, cut, changes[i].words);
+    }
+    free(bytes);
+}
+
+static void test_engines_without_a_head_say_so(void **state) {
+    struct engine_config config = engine_config_default();
+    struct engine *engine;
+    struct engine_error error = {""};
+    uint64_t id;
+    (void)state;
+    config.model_path = model_path;
+    assert_int_equal(engine_open(&engine, &config, &error), ENGINE_OK);
+    const struct engine_request request = {
+        .prompt = "a", .prompt_len = 1, .max_tokens = 1, .sampling = engine_sampling_default(), .drafter = ENGINE_DRAFTER_EAGLE};
+    assert_int_equal(engine_submit(engine, &request, &id, &error), ENGINE_ERR_ARGUMENT);
+    assert_non_null(strstr(error.text, "no drafting head"));
+    engine_close(engine);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_resumed_training_ends_with_the_same_weights),
+        cmocka_unit_test(test_heads_that_do_not_fit_are_refused),
+        cmocka_unit_test(test_cut_files_are_refused),
+        cmocka_unit_test(test_inconsistent_files_are_refused),
+        cmocka_unit_test(test_engines_without_a_head_say_so),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
