@@ -45,7 +45,8 @@ struct training {
     struct text_head head;
     struct token_list turn; /* the beginning of a chat, up to where the user speaks; empty = this model's chats have none */
     struct answer answers[MAX_AT_ONCE];
-    uint64_t n_asked, n_tokens, n_before; /* questions begun; tokens of answers in the file; of these when this run began */
+    uint64_t n_asked;            /* the next question's seed */
+    uint64_t n_tokens, n_before; /* of answers in the file; of these when this run began */
     double begun_ms, reported_ms;
 };
 
@@ -67,7 +68,6 @@ static bool find_end(struct training *t) {
         if (token != TEXT_END) continue;
         end = at;
         t->n_tokens += n;
-        t->n_asked++;
         n = 0;
     }
     return fseek(t->file, end, SEEK_SET) == 0 && ftruncate(fileno(t->file), end) == 0;
@@ -306,7 +306,7 @@ static int train(const struct settings *s) {
     draft_digests(t.engine->tokenizer, t.engine->model, &t.head.vocab_digest, &t.head.target_digest);
     snprintf(path, sizeof path, "%s.text", s->out);
     int rc = open_text(&t, path);
-    t.n_before = t.n_tokens;
+    t.n_before = t.n_asked = t.n_tokens; /* beyond all seeds that were used: no answer has fewer tokens than seeds */
     t.begun_ms = t.reported_ms = now_ms();
     if (rc == 0) rc = gather_text(&t);
     if (rc == 0) rc = distill(&t);
