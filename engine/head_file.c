@@ -1,7 +1,6 @@
 /* head_file.c - a drafting head's file: reading its facts, and writing it. See head.h. Any thread. */
 #include <errno.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,15 +9,6 @@
 #include "engine/head.h"
 
 static const char *const architectures[HEAD_KINDS] = {[HEAD_EAGLE] = "eagle3", [HEAD_MEDUSA] = "medusa"};
-
-static int fail(struct engine_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static int fail(struct engine_error *error, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    vsnprintf(error->text, sizeof error->text, format, args);
-    va_end(args);
-    return ENGINE_ERR_MODEL;
-}
 
 /* --- reading --- */
 
@@ -35,14 +25,14 @@ static int read_int(const struct gguf *gguf, enum head_kind kind, const char *na
 static int read_kind(struct head_shape *s, const struct gguf *gguf, struct engine_error *error) {
     struct gguf_string name = {"", 0};
     if (gguf_get_string(gguf, "general.architecture", &name) != GGUF_FOUND)
-        return fail(error, "%s: the key general.architecture is missing", gguf_path(gguf));
+        return model_refuse(error, "%s: the key general.architecture is missing", gguf_path(gguf));
     for (int kind = 0; kind < HEAD_KINDS; kind++) {
         s->kind = (enum head_kind)kind;
         if (name.len == strlen(architectures[kind]) && memcmp(name.data, architectures[kind], name.len) == 0) return ENGINE_OK;
     }
-    return fail(error,
-                "%s has the architecture %.*s and is no drafting head (eagle3 and medusa are); foresay train-draft makes one",
-                gguf_path(gguf), (int)(name.len < 40 ? name.len : 40), name.data);
+    return model_refuse(
+        error, "%s has the architecture %.*s and is no drafting head (eagle3 and medusa are); foresay train-draft makes one",
+        gguf_path(gguf), (int)(name.len < 40 ? name.len : 40), name.data);
 }
 
 bool head_is_one(const struct gguf *gguf) {
@@ -56,12 +46,12 @@ static int read_layers(struct head_shape *s, const struct gguf *gguf, const stru
     struct gguf_array list;
     bool is_list = gguf_get_array(gguf, "eagle3.target_layers", &list) == GGUF_FOUND && list.n == MODEL_FEATURES &&
                    list.kind != GGUF_STRING && list.kind != GGUF_F32 && list.kind != GGUF_F64;
-    if (!is_list) return fail(error, "%s: eagle3.target_layers is not a list of three layers", gguf_path(gguf));
+    if (!is_list) return model_refuse(error, "%s: eagle3.target_layers is not a list of three layers", gguf_path(gguf));
     for (size_t i = 0; i < MODEL_FEATURES; i++) {
         int64_t layer = gguf_array_i64(&list, i);
         if (layer < 1 || layer >= target->n_layers)
-            return fail(error, "%s reads layer %lld of a model of %d layers: it was made for another model", gguf_path(gguf),
-                        (long long)layer, target->n_layers);
+            return model_refuse(error, "%s reads layer %lld of a model of %d layers: it was made for another model",
+                                gguf_path(gguf), (long long)layer, target->n_layers);
         s->layers[i] = (int)layer;
     }
     return ENGINE_OK;
@@ -80,13 +70,13 @@ static int read_eagle(struct head_shape *s, const struct gguf *gguf, const struc
         return rc;
     if (s->n_heads % s->n_kv_heads != 0 || s->head_dim % 16 != 0 || s->n_ffn % QUANT_BLOCK != 0 ||
         s->n_heads * s->head_dim % QUANT_BLOCK != 0)
-        return fail(error, "%s: %d heads of %d dimensions over %d and a feed-forward of %d cannot be computed", gguf_path(gguf),
-                    s->n_heads, s->head_dim, s->n_kv_heads, s->n_ffn);
+        return model_refuse(error, "%s: %d heads of %d dimensions over %d and a feed-forward of %d cannot be computed",
+                            gguf_path(gguf), s->n_heads, s->head_dim, s->n_kv_heads, s->n_ffn);
     bool differs = false;
     static const char *const flags[] = {"eagle3.norm_before_residual", "eagle3.norm_before_fc"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         if (gguf_get_bool(gguf, flags[i], &differs) == GGUF_MISMATCH || differs)
-            return fail(error, "%s: %s is not supported", gguf_path(gguf), flags[i]);
+            return model_refuse(error, "%s: %s is not supported", gguf_path(gguf), flags[i]);
     }
     return read_layers(s, gguf, target, error);
 }
@@ -98,14 +88,14 @@ int head_read_shape(struct head_shape *out, const struct gguf *gguf, const struc
     int rc = read_kind(s, gguf, error);
     if (rc != ENGINE_OK || (rc = read_int(gguf, s->kind, "embedding_length", 1 << 20, &s->n_embd, error))) return rc;
     if (s->n_embd != target->n_embd)
-        return fail(error, "%s was made for states of %d floats, and this model's have %d: it belongs to another model",
-                    gguf_path(gguf), s->n_embd, target->n_embd);
+        return model_refuse(error, "%s was made for states of %d floats, and this model's have %d: it belongs to another model",
+                            gguf_path(gguf), s->n_embd, target->n_embd);
     rc = s->kind == HEAD_EAGLE ? read_eagle(s, gguf, target, error)
                                : read_int(gguf, HEAD_MEDUSA, "head_count", HEAD_MOST_AHEAD, &s->n_ahead, error);
     if (rc != ENGINE_OK) return rc;
     const struct gguf_tensor *output = gguf_find_tensor(gguf, "output.weight");
     if (!output || output->n_dims != 2 || output->dims[1] < 1 || output->dims[1] > target->vocab_size)
-        return fail(error, "%s: output.weight is missing or has not 1 to %d rows", gguf_path(gguf), target->vocab_size);
+        return model_refuse(error, "%s: output.weight is missing or has not 1 to %d rows", gguf_path(gguf), target->vocab_size);
     s->n_vocab = (int)output->dims[1];
     return ENGINE_OK;
 }
@@ -127,12 +117,12 @@ int head_check_digests(const struct gguf *gguf, uint64_t vocab_digest, uint64_t 
     struct gguf_string found;
     if (gguf_get_string(gguf, "draft.vocab_digest", &found) != GGUF_FOUND ||
         gguf_get_string(gguf, "draft.target_digest", &found) != GGUF_FOUND)
-        return fail(error, "%s does not say which model it drafts for (draft.vocab_digest, draft.target_digest)",
-                    gguf_path(gguf));
+        return model_refuse(error, "%s does not say which model it drafts for (draft.vocab_digest, draft.target_digest)",
+                            gguf_path(gguf));
     if (!has_digest(gguf, "draft.vocab_digest", vocab_digest))
-        return fail(error, "%s belongs to another vocabulary", gguf_path(gguf));
+        return model_refuse(error, "%s belongs to another vocabulary", gguf_path(gguf));
     if (!has_digest(gguf, "draft.target_digest", target_digest))
-        return fail(error, "%s belongs to another model of the same vocabulary", gguf_path(gguf));
+        return model_refuse(error, "%s belongs to another model of the same vocabulary", gguf_path(gguf));
     return ENGINE_OK;
 }
 
@@ -142,12 +132,12 @@ int head_read_vocab(const struct gguf *gguf, const struct head_shape *shape, int
                     struct engine_error *error) {
     const struct gguf_tensor *tensor = gguf_find_tensor(gguf, "d2t");
     if (!tensor || tensor->type != GGML_I64 || tensor->n_dims != 1 || tensor->dims[0] != shape->n_vocab)
-        return fail(error, "%s: the tensor d2t is not a list of %d tokens as I64", gguf_path(gguf), shape->n_vocab);
+        return model_refuse(error, "%s: the tensor d2t is not a list of %d tokens as I64", gguf_path(gguf), shape->n_vocab);
     for (int i = 0; i < shape->n_vocab; i++) {
         int64_t id;
         memcpy(&id, (const char *)tensor->data + (size_t)i * sizeof id, sizeof id);
         if (id < 0 || id >= target_vocab)
-            return fail(error, "%s: d2t names token %lld, which the model does not have", gguf_path(gguf), (long long)id);
+            return model_refuse(error, "%s: d2t names token %lld, which the model does not have", gguf_path(gguf), (long long)id);
         out[i] = (int32_t)id;
     }
     return ENGINE_OK;
@@ -310,7 +300,7 @@ int head_write(const char *path, const struct head_shape *shape, const float *we
     char part[4096];
     snprintf(part, sizeof part, "%s.part", path);
     struct writer w = {.file = fopen(part, "wb"), .prefix = architectures[shape->kind]};
-    if (!w.file) return fail(error, "%s: %s", part, strerror(errno));
+    if (!w.file) return model_refuse(error, "%s: %s", part, strerror(errno));
     put(&w, "GGUF", 4);
     put_u32(&w, 3);
     put_u64(&w, (uint64_t)head_n_tensors(shape) + 1);
@@ -323,6 +313,6 @@ int head_write(const char *path, const struct head_shape *shape, const float *we
     fseek(w.file, 16, SEEK_SET);
     put_u64(&w, w.n_keys);
     bool is_whole = !ferror(w.file) && fflush(w.file) == 0 && fsync(fileno(w.file)) == 0;
-    if (fclose(w.file) != 0 || !is_whole || rename(part, path) != 0) return fail(error, "%s: %s", path, strerror(errno));
+    if (fclose(w.file) != 0 || !is_whole || rename(part, path) != 0) return model_refuse(error, "%s: %s", path, strerror(errno));
     return ENGINE_OK;
 }

@@ -119,6 +119,9 @@ struct model_batch {
     int n_logits;
 };
 
+/* Fills in error; returns ENGINE_ERR_MODEL. */
+int model_refuse(struct engine_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 int model_read_shape(struct model_shape *shape, const struct gguf *gguf, struct engine_error *error);
 /* ENGINE_OK if the file has every tensor that this shape needs, of the right dimensions and a type that can be computed with, and
  * no other. Reads no weights. */

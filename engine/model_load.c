@@ -3,21 +3,11 @@
  * Every tensor is checked against the shape before it is used, so that a wrong file gets a sentence. Weights are repacked by the
  * backend one by one; the file's pages are given back behind it, so that the model is not in memory twice. */
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/log.h"
 #include "engine/model.h"
-
-static int fail(struct engine_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static int fail(struct engine_error *error, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    vsnprintf(error->text, sizeof error->text, format, args);
-    va_end(args);
-    return ENGINE_ERR_MODEL;
-}
 
 /* --- weights --- */
 
@@ -60,8 +50,8 @@ static int load_rows(struct loader *ld, const struct gguf_tensor *tensor, enum d
         return ENGINE_ERR_MEMORY;
     }
     if (status != KERNELS_OK)
-        return fail(ld->error, "%s: tensor %s: no kernel for type %s with %d rows of %d", gguf_path(ld->gguf), tensor->name,
-                    dtype_name(type), n_rows, n_cols);
+        return model_refuse(ld->error, "%s: tensor %s: no kernel for type %s with %d rows of %d", gguf_path(ld->gguf),
+                            tensor->name, dtype_name(type), n_rows, n_cols);
     *(dtype_is_quantized(type) ? &forms->want_int8 : &forms->want_float) = true;
     count_loaded(ld, tensor, row_bytes * (size_t)n_rows);
     return ENGINE_OK;
@@ -138,13 +128,13 @@ static int load_expert_part(struct loader *ld, int layer, const char *part, int 
     snprintf(name, sizeof name, "blk.%d.%s_exps.weight", layer, part);
     const struct gguf_tensor *all = gguf_find_tensor(ld->gguf, name);
     if (all && (all->dims[0] != n_cols || all->dims[1] != n_rows || all->dims[2] != s->n_experts || all->dims[3] != 1))
-        return fail(ld->error,
-                    "%s: tensor %s is %lld x %lld x %lld, but the model's metadata ask for %d experts of %d rows of %d",
-                    gguf_path(ld->gguf), name, (long long)all->dims[0], (long long)all->dims[1], (long long)all->dims[2],
-                    s->n_experts, n_rows, n_cols);
+        return model_refuse(ld->error,
+                            "%s: tensor %s is %lld x %lld x %lld, but the model's metadata ask for %d experts of %d rows of %d",
+                            gguf_path(ld->gguf), name, (long long)all->dims[0], (long long)all->dims[1], (long long)all->dims[2],
+                            s->n_experts, n_rows, n_cols);
     if (all && !gguf_type_to_dtype(all->type, &type))
-        return fail(ld->error, "%s: tensor %s has type %s, which this program cannot compute with", gguf_path(ld->gguf), name,
-                    gguf_type_name(all->type));
+        return model_refuse(ld->error, "%s: tensor %s has type %s, which this program cannot compute with", gguf_path(ld->gguf),
+                            name, gguf_type_name(all->type));
     for (int e = 0; e < s->n_experts && rc == ENGINE_OK; e++) {
         struct weight **out = (struct weight **)(void *)((char *)&l->experts[e] + offset);
         if (all) {
@@ -275,8 +265,8 @@ static int refuse_left_over(const struct loader *ld) {
         bool known = ld->used[i] || strstr(name, ".attn_rot_embd.weight");
         for (size_t k = 0; k < sizeof tables / sizeof *tables; k++) known |= strcmp(name, tables[k]) == 0;
         if (known) continue;
-        return fail(ld->error, "%s: the tensor %s has no place in the %s architecture as this version knows it",
-                    gguf_path(ld->gguf), name, ld->model->shape.family->architecture);
+        return model_refuse(ld->error, "%s: the tensor %s has no place in the %s architecture as this version knows it",
+                            gguf_path(ld->gguf), name, ld->model->shape.family->architecture);
     }
     return ENGINE_OK;
 }

@@ -45,8 +45,7 @@ static const struct model_family families[] = {
 };
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
-static int fail(struct engine_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static int fail(struct engine_error *error, const char *format, ...) {
+int model_refuse(struct engine_error *error, const char *format, ...) {
     va_list args;
     va_start(args, format);
     vsnprintf(error->text, sizeof error->text, format, args);
@@ -63,7 +62,7 @@ static const char *key_of(const struct model_shape *shape, const char *name, cha
 static int read_family(struct model_shape *shape, const struct gguf *gguf, struct engine_error *error) {
     struct gguf_string name;
     if (gguf_get_string(gguf, "general.architecture", &name) != GGUF_FOUND)
-        return fail(error, "%s: the file does not say its architecture (general.architecture)", gguf_path(gguf));
+        return model_refuse(error, "%s: the file does not say its architecture (general.architecture)", gguf_path(gguf));
     char supported[256] = "";
     for (int i = 0; i < N_FAMILIES; i++) {
         const char *known = families[i].architecture;
@@ -74,8 +73,8 @@ static int read_family(struct model_shape *shape, const struct gguf *gguf, struc
         size_t used = strlen(supported);
         snprintf(supported + used, sizeof supported - used, "%s%s", i ? ", " : "", known);
     }
-    return fail(error, "%s: architecture '%.*s' is not supported; supported: %s", gguf_path(gguf),
-                (int)(name.len < 64 ? name.len : 64), name.data, supported);
+    return model_refuse(error, "%s: architecture '%.*s' is not supported; supported: %s", gguf_path(gguf),
+                        (int)(name.len < 64 ? name.len : 64), name.data, supported);
 }
 
 /* A required (or, with *value preset, optional) positive integer of the family. */
@@ -98,17 +97,18 @@ static int read_experts(struct model_shape *s, const struct gguf *gguf, struct e
     bool always = s->family->moe == MOE_ALWAYS;
     if ((rc = gguf_accept_u32(gguf, key_of(s, "expert_count", key, sizeof key), 0, UINT32_MAX, &n_experts, error))) return rc;
     if (n_experts > 0 && s->family->moe == MOE_NEVER)
-        return fail(error, "%s: mixture of experts (%u experts) is not supported for the %s architecture", gguf_path(gguf),
-                    n_experts, s->family->architecture);
+        return model_refuse(error, "%s: mixture of experts (%u experts) is not supported for the %s architecture",
+                            gguf_path(gguf), n_experts, s->family->architecture);
     if (always || n_experts > 0) {
         if ((rc = read_int(s, gguf, "expert_count", MAX_EXPERTS, true, &s->n_experts, error)) ||
             (rc = read_int(s, gguf, "expert_used_count", MAX_EXPERTS, true, &s->n_experts_used, error)))
             return rc;
         if (s->n_experts_used > s->n_experts)
-            return fail(error, "%s: %d of %d experts cannot be used at once", gguf_path(gguf), s->n_experts_used, s->n_experts);
+            return model_refuse(error, "%s: %d of %d experts cannot be used at once", gguf_path(gguf), s->n_experts_used,
+                                s->n_experts);
         s->normalize_shares = true;
         if (gguf_get_bool(gguf, key_of(s, "expert_weights_norm", key, sizeof key), &s->normalize_shares) == GGUF_MISMATCH)
-            return fail(error, "%s: %s is not true or false", gguf_path(gguf), key);
+            return model_refuse(error, "%s: %s is not true or false", gguf_path(gguf), key);
     }
     if ((rc = read_int(s, gguf, "feed_forward_length", MAX_WIDTH, !always, &s->n_ffn, error))) return rc;
     return s->n_experts ? read_int(s, gguf, "expert_feed_forward_length", MAX_WIDTH, always, &s->n_ffn, error) : ENGINE_OK;
@@ -124,22 +124,22 @@ static int read_widths(struct model_shape *s, const struct gguf *gguf, struct en
     s->n_kv_heads = s->n_heads;
     if ((rc = read_int(s, gguf, "attention.head_count_kv", MAX_HEADS, false, &s->n_kv_heads, error))) return rc;
     if (s->n_heads % s->n_kv_heads != 0)
-        return fail(error, "%s: %d attention heads cannot share %d key/value heads evenly", gguf_path(gguf), s->n_heads,
-                    s->n_kv_heads);
+        return model_refuse(error, "%s: %d attention heads cannot share %d key/value heads evenly", gguf_path(gguf), s->n_heads,
+                            s->n_kv_heads);
     s->head_dim = s->n_embd / s->n_heads;
     int value_dim = 0;
     if ((rc = read_int(s, gguf, "attention.key_length", MAX_WIDTH, false, &s->head_dim, error))) return rc;
     value_dim = s->head_dim;
     if ((rc = read_int(s, gguf, "attention.value_length", MAX_WIDTH, false, &value_dim, error))) return rc;
     if (value_dim != s->head_dim)
-        return fail(error, "%s: keys of %d and values of %d dimensions a head are not supported; they must be equal",
-                    gguf_path(gguf), s->head_dim, value_dim);
+        return model_refuse(error, "%s: keys of %d and values of %d dimensions a head are not supported; they must be equal",
+                            gguf_path(gguf), s->head_dim, value_dim);
     if (s->head_dim % 16 != 0 || s->head_dim > MAX_HEAD_DIM)
-        return fail(error, "%s: heads of %d dimensions are not supported; a multiple of 16 up to %d is", gguf_path(gguf),
-                    s->head_dim, MAX_HEAD_DIM);
+        return model_refuse(error, "%s: heads of %d dimensions are not supported; a multiple of 16 up to %d is", gguf_path(gguf),
+                            s->head_dim, MAX_HEAD_DIM);
     if (s->n_embd % QUANT_BLOCK != 0 || s->n_ffn % QUANT_BLOCK != 0)
-        return fail(error, "%s: embedding length %d and feed-forward length %d must be multiples of %d", gguf_path(gguf),
-                    s->n_embd, s->n_ffn, QUANT_BLOCK);
+        return model_refuse(error, "%s: embedding length %d and feed-forward length %d must be multiples of %d", gguf_path(gguf),
+                            s->n_embd, s->n_ffn, QUANT_BLOCK);
     return ENGINE_OK;
 }
 
@@ -154,12 +154,12 @@ static int read_rope_factors(const struct model_shape *s, const struct gguf *ggu
     if (!gguf_find_tensor(gguf, name)) return ENGINE_OK;
     int rc = gguf_require_tensor(gguf, name, 1, s->rope_dim / 2, out, &type, error);
     if (rc != ENGINE_OK) return rc;
-    if (type != DTYPE_F32) return fail(error, "%s: %s must be F32", gguf_path(gguf), name);
+    if (type != DTYPE_F32) return model_refuse(error, "%s: %s must be F32", gguf_path(gguf), name);
     for (int i = 0; i < s->rope_dim / 2; i++) {
         float factor;
         memcpy(&factor, (const char *)(*out)->data + 4 * (size_t)i, sizeof factor);
         if (!(factor > 0))
-            return fail(error, "%s: %s has the factor %g; factors are above 0", gguf_path(gguf), name, (double)factor);
+            return model_refuse(error, "%s: %s has the factor %g; factors are above 0", gguf_path(gguf), name, (double)factor);
     }
     return ENGINE_OK;
 }
@@ -172,11 +172,11 @@ static int read_rope_scaling(struct model_shape *s, const struct gguf *gguf, str
     float factor = 1, magnitude = 1, fast = 32, slow = 1;
     struct gguf_string scaling = {"none", 4};
     if (gguf_get_string(gguf, key_of(s, "rope.scaling.type", key, sizeof key), &scaling) == GGUF_MISMATCH)
-        return fail(error, "%s: %s is not a string", gguf_path(gguf), key);
+        return model_refuse(error, "%s: %s is not a string", gguf_path(gguf), key);
     bool is_yarn = is_word(scaling, "yarn"), is_linear = is_word(scaling, "linear"), is_long = is_word(scaling, "longrope");
     if (!is_yarn && !is_linear && !is_long && !is_word(scaling, "none"))
-        return fail(error, "%s: position scaling '%.*s' is not supported; supported: none, linear, yarn, longrope",
-                    gguf_path(gguf), (int)(scaling.len < 64 ? scaling.len : 64), scaling.data);
+        return model_refuse(error, "%s: position scaling '%.*s' is not supported; supported: none, linear, yarn, longrope",
+                            gguf_path(gguf), (int)(scaling.len < 64 ? scaling.len : 64), scaling.data);
     key_of(s, "rope.scaling.factor", key, sizeof key);
     if ((is_linear || is_yarn) && (rc = gguf_require_f32(gguf, key, 1, 1e6f, &factor, error))) return rc;
     if ((rc = gguf_accept_f32(gguf, key_of(s, "rope.scaling.attn_factor", key, sizeof key), 1e-3f, 1e3f, &magnitude, error)) ||
@@ -188,8 +188,9 @@ static int read_rope_scaling(struct model_shape *s, const struct gguf *gguf, str
         (rc = read_rope_factors(s, gguf, "rope_factors_long.weight", &rope->long_factors, error)))
         return rc;
     if ((is_long || rope->long_factors) && !(rope->factors && rope->long_factors && rope->ctx_original))
-        return fail(error, "%s: LongRoPE needs the tensors rope_factors_short.weight and rope_factors_long.weight and the key %s",
-                    gguf_path(gguf), key_of(s, "rope.scaling.original_context_length", key, sizeof key));
+        return model_refuse(
+            error, "%s: LongRoPE needs the tensors rope_factors_short.weight and rope_factors_long.weight and the key %s",
+            gguf_path(gguf), key_of(s, "rope.scaling.original_context_length", key, sizeof key));
     rope->scale = is_linear ? 1.0 / (double)factor : 1;
     rope->magnitude = (double)magnitude * (is_yarn ? 0.1 * log((double)factor) + 1 : 1);
     rope->yarn_factor = is_yarn ? (double)factor : 0;
@@ -205,12 +206,13 @@ static int read_rope(struct model_shape *s, const struct gguf *gguf, struct engi
     s->rope_dim = s->head_dim;
     if ((rc = read_int(s, gguf, "rope.dimension_count", MAX_WIDTH, false, &s->rope_dim, error))) return rc;
     if (s->rope_dim > s->head_dim || s->rope_dim % 2 != 0)
-        return fail(error, "%s: %d rotated dimensions do not suit heads of %d", gguf_path(gguf), s->rope_dim, s->head_dim);
+        return model_refuse(error, "%s: %d rotated dimensions do not suit heads of %d", gguf_path(gguf), s->rope_dim,
+                            s->head_dim);
     if ((rc = gguf_accept_f32(gguf, key_of(s, "rope.freq_base", key, sizeof key), 1, 1e12f, &base, error))) return rc;
     s->rope.base = (double)base;
     if ((rc = read_rope_scaling(s, gguf, error))) return rc;
     if (s->rope.yarn_factor > 0 && base <= 1)
-        return fail(error, "%s: YaRN needs a RoPE base above 1, not %g", gguf_path(gguf), (double)base);
+        return model_refuse(error, "%s: YaRN needs a RoPE base above 1, not %g", gguf_path(gguf), (double)base);
     if (local_base <= 0) return ENGINE_OK;
     if ((rc = gguf_accept_f32(gguf, key_of(s, "rope.freq_base_swa", key, sizeof key), 1, 1e12f, &local_base, error))) return rc;
     s->local_rope = (struct model_rope){.base = (double)local_base, .scale = 1, .magnitude = 1};
@@ -231,8 +233,8 @@ static int read_windows(struct model_shape *s, const struct gguf *gguf, struct e
     struct gguf_array list;
     bool is_list = gguf_get_array(gguf, key_of(s, "attention.sliding_window_pattern", key, sizeof key), &list) == GGUF_FOUND;
     if (is_list && (list.kind != GGUF_BOOL || list.n != (size_t)s->n_layers))
-        return fail(error, "%s: %s must be a list of true and false for each of the %d layers", gguf_path(gguf), key,
-                    s->n_layers);
+        return model_refuse(error, "%s: %s must be a list of true and false for each of the %d layers", gguf_path(gguf), key,
+                            s->n_layers);
     if (!is_list && (rc = read_int(s, gguf, "attention.sliding_window_pattern", INT32_MAX, false, &period, error))) return rc;
     for (int i = 0; i < s->n_layers; i++) s->is_local[i] = is_list ? list.data[i] != 0 : (i + 1) % period != 0;
     return ENGINE_OK;
@@ -254,9 +256,9 @@ static int read_scales(struct model_shape *s, const struct gguf *gguf, struct en
 
 static int read_vocab(struct model_shape *s, const struct gguf *gguf, struct engine_error *error) {
     const struct gguf_tensor *embedding = gguf_find_tensor(gguf, "token_embd.weight");
-    if (!embedding) return fail(error, "%s: the tensor token_embd.weight is missing", gguf_path(gguf));
+    if (!embedding) return model_refuse(error, "%s: the tensor token_embd.weight is missing", gguf_path(gguf));
     if (embedding->n_dims != 2 || embedding->dims[1] < 1 || embedding->dims[1] > MAX_VOCAB)
-        return fail(error, "%s: token_embd.weight is not a matrix of 1 to %d rows", gguf_path(gguf), MAX_VOCAB);
+        return model_refuse(error, "%s: token_embd.weight is not a matrix of 1 to %d rows", gguf_path(gguf), MAX_VOCAB);
     s->vocab_size = (int)embedding->dims[1];
     s->has_head = gguf_find_tensor(gguf, "output.weight") != NULL;
     return ENGINE_OK;
