@@ -84,7 +84,7 @@ static int most_nodes(const struct engine *e, const struct sequence *seq) {
 static int sources_of(enum engine_drafter drafter) {
     switch (drafter) {
     case ENGINE_DRAFTER_SUFFIX:
-        return DRAFT_FROM_SUFFIX;
+        return DRAFT_FROM_SUFFIX | DRAFT_FROM_PAST;
     case ENGINE_DRAFTER_NGRAM:
         return DRAFT_FROM_STORE;
     case ENGINE_DRAFTER_MODEL:
@@ -117,7 +117,9 @@ static void guess(struct engine *e, struct request *r) {
     slot->is_model = false;
     slot->n_wanted = 0;
     if (context.max_nodes < 1) return;
+    context.past = user_texts_hold(&e->user_texts, r->user_key);
     d->drafter.ops->propose(d->drafter.self, (int)(slot - d->slots), &context, &slot->tree);
+    if (context.past) user_texts_release(&e->user_texts);
     slot->tree.n_nodes = usable_nodes(e, &slot->tree);
 }
 

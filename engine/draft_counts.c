@@ -20,12 +20,21 @@ static void count_round(struct engine *e, struct request *r) {
     e->counts.model_rounds += r->draft->is_model;
 }
 
+/* Nodes of the accepted path that earlier texts of the user had. */
+static int count_own(const struct request *r) {
+    int n = 0;
+    for (uint64_t left = r->last_path & ~(uint64_t)1; left; left &= left - 1)
+        n += r->draft->tree.odds_class[__builtin_ctzll(left)] >= PAST_CLASS;
+    return n;
+}
+
 void draft_count(struct engine *e, struct request *r, int n_accepted) {
     enum engine_draft_off off = reason_of(e, r);
     if (off == ENGINE_DRAFT_ON) count_round(e, r);
     r->n_draft_off[off]++;
     e->counts.draft_off[off]++;
     r->n_accepted += n_accepted;
+    r->n_own += count_own(r);
     e->counts.accepted_tokens += (uint64_t)n_accepted;
     for (int i = 0; i < n_accepted; i++) {
         int at = i < ENGINE_DRAFT_DEPTHS ? i : ENGINE_DRAFT_DEPTHS - 1;

@@ -170,7 +170,8 @@ uint64_t draft_bytes(const struct engine *e) {
     uint64_t head = e->drafting.head_file ? head_bytes(e->drafting.head_file, shape, c->max_seqs, c->ctx_len) +
                                                 head_drafter_bytes(shape, c->max_seqs)
                                           : 0;
-    return lookup_drafter_bytes(c->max_seqs, c->ctx_len) + (uint64_t)c->max_seqs * slot + head;
+    return lookup_drafter_bytes(c->max_seqs, c->ctx_len) + (uint64_t)c->max_seqs * slot + head +
+           user_texts_bytes(c->user_texts, c->user_text_tokens);
 }
 
 static int open_tables(struct engine *e, struct engine_error *error) {

@@ -21,6 +21,9 @@ enum {
     MAX_SEQS = 4096,
     MAX_WAITING = 1 << 20,
     MAX_STEP_TOKENS = 1 << 16,
+    MAX_USER_TEXTS = 4096,
+    MIN_USER_TOKENS = 64,
+    MAX_USER_TOKENS = 1 << 24,
     MIN_CTX = 2 * KV_BLOCK,
 };
 
@@ -30,6 +33,8 @@ struct engine_config engine_config_default(void) {
         .max_waiting = 256,
         .draft_max = 16,
         .draft_width = 4,
+        .user_texts = 32,
+        .user_text_tokens = 1 << 16,
         .step_tokens = 256, /* a step with a full chunk takes some tenths of a second on two cores: text of others still flows */
         .prefix_cache = true,
     };
@@ -58,6 +63,12 @@ static int check_config(const struct engine_config *c, struct engine_error *erro
     if (c->draft_max < 1 || c->draft_max > TREE_MAX_NODES - 1)
         return fail(error, ENGINE_ERR_ARGUMENT, "--draft-max is %d; it must be 1 .. %d (--drafter none turns drafts off)",
                     c->draft_max, TREE_MAX_NODES - 1);
+    if (c->user_texts < 0 || c->user_texts > MAX_USER_TEXTS)
+        return fail(error, ENGINE_ERR_ARGUMENT, "--user-texts is %d; it must be 0 (nobody's) .. %d", c->user_texts,
+                    MAX_USER_TEXTS);
+    if (c->user_text_tokens < MIN_USER_TOKENS || c->user_text_tokens > MAX_USER_TOKENS)
+        return fail(error, ENGINE_ERR_ARGUMENT, "user_text_tokens is %d; it must be %d .. %d", c->user_text_tokens,
+                    MIN_USER_TOKENS, MAX_USER_TOKENS);
     if (c->n_threads < 0) return fail(error, ENGINE_ERR_ARGUMENT, "--threads is %d; it must be 0 (all) or more", c->n_threads);
     return ENGINE_OK;
 }
@@ -201,6 +212,9 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
     rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error);
     log_progress_end();
     if (rc != ENGINE_OK || (rc = open_pool(e, &shape, &kv_shape, n_blocks, error)) || (rc = draft_open(e, error))) return rc;
+    int max_users = e->config.drafter == ENGINE_DRAFTER_NONE ? 0 : e->config.user_texts;
+    if (user_texts_init(&e->user_texts, max_users, e->config.user_text_tokens) != ENGINE_OK)
+        return fail(error, ENGINE_ERR_MEMORY, "no memory for the users' texts");
     return open_step_buffers(e, error);
 }
 
@@ -278,6 +292,7 @@ void engine_close(struct engine *e) {
         request_free(r);
     }
     draft_close(&e->drafting);
+    user_texts_free(&e->user_texts);
     sampler_free(&e->sampler);
     scheduler_free(&e->scheduler);
     kv_cache_free(&e->cache);
@@ -328,6 +343,7 @@ void engine_info(const struct engine *e, struct engine_info *out) {
         .weight_bytes = s->weight_bytes,
         .kv_bytes = (uint64_t)e->pool.n_blocks * e->pool.block_bytes,
         .can_chat = chat_template_trouble(e->chat_template) == NULL,
+        .can_learn = e->user_texts.max_users > 0,
     };
 }
 

@@ -12,8 +12,8 @@
  * requests, the order of arrival, thread count, chunking, cache hits and preemption do not change one byte of it.
  *
  * Threads: the engine runs its own (one steps the model, one renders templates and tokenizes; the backend has compute workers).
- * engine_submit, engine_cancel, engine_stats and engine_info may be called from any thread; engine_poll from one thread at a
- * time, and detokenizing happens there. */
+ * All but engine_open, engine_close and engine_poll may be called from any thread; engine_poll from one thread at a time, and
+ * detokenizing happens there. */
 #ifndef FORESAY_ENGINE_H
 #define FORESAY_ENGINE_H
 
@@ -92,6 +92,8 @@ struct engine_config {
     const char *draft_files;
     int draft_max;           /* tokens a sequence may guess in one step, 1 .. 63 */
     int draft_width;         /* guesses for the same place: 1 = none but the likeliest (chains), more = token trees */
+    int user_texts;          /* users whose own earlier texts are kept to guess from (engine_user_text); 0 = nobody's */
+    int user_text_tokens;    /* of each so many of the latest tokens, at least half of it; 12 bytes a token */
     bool prefix_cache;       /* keep finished blocks and reuse them for equal prefixes */
     void (*wake)(void *arg); /* engine's thread: events went from none to some; must not block, must not call the engine */
     void *wake_arg;
@@ -162,6 +164,7 @@ struct engine_request {
     int n_top_logprobs;  /* how many of the likeliest tokens beside the one drawn, 0 .. ENGINE_MAX_TOP_LOGPROBS */
     bool ignore_eos;     /* for measurements: an end token is sampled but does not end the answer */
     uint64_t cache_salt; /* requests share cached prefixes only with requests of the same salt (one per user) */
+    uint64_t user_key;   /* guesses may come from what engine_user_text was given for this key; 0 = nobody's */
 };
 
 /* Returns at once. What the prompt itself causes (too long, out of memory) arrives as the request's DONE event. */
@@ -169,6 +172,20 @@ int engine_submit(struct engine *engine, const struct engine_request *request, u
 /* Takes effect at the next step: all blocks return, a DONE event with ENGINE_FINISH_CANCELLED follows. Unknown ids are ignored
  * (the request may just have finished). */
 void engine_cancel(struct engine *engine, uint64_t id);
+
+/* --- a user's own earlier texts ---
+ *
+ * What somebody was answered before is a good guess at what he is answered now. Each text is filed under its user's key and
+ * reaches guesses for requests with that key alone; guesses never change a text. Texts are kept in memory, the latest of each
+ * user, of the users those seen last. */
+
+/* A text more, copied; it can be found some milliseconds later. ENGINE_ERR_BUSY: too many wait, this one is left out.
+ * ENGINE_ERR_ARGUMENT: key is 0, or this engine keeps none (user_texts 0, drafter none). */
+int engine_user_text(struct engine *engine, uint64_t user_key, const char *text, size_t len);
+/* Is there something of this user, or on its way? It goes when he is forgotten, or when user_texts others were seen later. */
+bool engine_knows_user(struct engine *engine, uint64_t user_key);
+/* On return nothing of this user is left, nor comes back: from the next step on no guess is made of it. */
+void engine_forget_user(struct engine *engine, uint64_t user_key);
 
 enum engine_event_kind {
     ENGINE_EVENT_STARTED, /* the prompt is rendered and tokenized: prompt_tokens, dropped_messages are known */
@@ -189,6 +206,7 @@ struct engine_usage {
     int prompt_tokens, cached_tokens, output_tokens;
     int dropped_messages;
     int draft_rounds, drafted_tokens, accepted_tokens; /* steps that checked a guess; tokens guessed; of these right */
+    int own_tokens;                                    /* of the latter: guessed from the user's own earlier texts */
     int accepted_at[ENGINE_DRAFT_DEPTHS]; /* of the latter: the first guesses of a round, the second ...; the last: and deeper */
     int model_rounds;                     /* of the rounds: the draft model guessed */
     enum engine_drafter drafter;          /* who was to guess */
@@ -244,7 +262,8 @@ struct engine_info {
     const char *isa;
     int n_threads, ctx_len, vocab_size, max_seqs;
     uint64_t n_parameters, weight_bytes, kv_bytes;
-    bool can_chat; /* a chat template is known for this model */
+    bool can_chat;  /* a chat template is known for this model */
+    bool can_learn; /* engine_user_text has a use */
 };
 void engine_info(const struct engine *engine, struct engine_info *out);
 

@@ -30,6 +30,7 @@
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
 #include "engine/tokenizer.h"
+#include "engine/user_text.h"
 
 enum request_stage {
     REQUEST_QUEUED,     /* in the prompts queue */
@@ -69,10 +70,11 @@ struct request {
     bool ignore_eos;
     int max_output; /* tokens; 0 = until the context is full */
     enum engine_drafter drafter;
+    uint64_t user_key;        /* whose earlier texts guesses may come from; 0 = nobody's */
     struct draft_slot *draft; /* NULL = has none; engine thread, as the counts are */
     int last_logits;          /* of this step: the row of logits that its last token was drawn from; -1 = it drew none */
     uint64_t last_path;       /* of this step: the nodes of its draft that are text by now, as a set; 0 = it had no draft */
-    int n_draft_rounds, n_model_rounds, n_drafted, n_accepted;
+    int n_draft_rounds, n_model_rounds, n_drafted, n_accepted, n_own;
     int n_accepted_at[ENGINE_DRAFT_DEPTHS], n_draft_off[ENGINE_DRAFT_OFF_COUNT];
     int status; /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */
     char message[256];
@@ -124,7 +126,8 @@ struct engine {
     struct scheduler scheduler;
     struct sampler sampler;
     struct drafting drafting;
-    int limit; /* tokens one sequence may have: the context, or the whole KV pool when that is smaller */
+    struct user_texts user_texts; /* has its own lock */
+    int limit;                    /* tokens one sequence may have: the context, or the whole KV pool when that is smaller */
     char *model_name;
     bool each_token; /* every token gets an event of its own, also without text: for tools and tests */
 
@@ -146,6 +149,7 @@ struct engine {
     pthread_cond_t work, prompts, news;        /* for the engine thread, the tokenizer thread, engine_wait */
     bool closing;                              /* lock */
     bool has_cancels;                          /* lock */
+    bool has_user_texts;                       /* lock: some wait for the tokenizer thread */
     bool must_wake;                            /* lock: the news list went from empty to not empty */
     uint64_t n_ids;                            /* lock */
     int n_live;                                /* lock */

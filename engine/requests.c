@@ -1,4 +1,4 @@
-/* requests.c - from engine_submit to the engine thread: checks, copies, the tokenizer thread; cancels. */
+/* requests.c - from engine_submit to the engine thread: checks, copies, the tokenizer thread; cancels; users' own texts. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,6 +168,7 @@ static struct request *request_new(const struct engine_request *q, size_t n_byte
     r->ignore_eos = q->ignore_eos;
     r->max_output = q->max_tokens;
     r->drafter = q->drafter;
+    r->user_key = q->user_key;
     r->wants_logprobs = q->logprobs;
     r->n_top = q->n_top_logprobs;
     r->seq.salt = q->cache_salt;
@@ -247,6 +248,23 @@ void request_stop(struct engine *e, struct request *r) {
     cancel_locked(e, r);
     pthread_mutex_unlock(&e->lock);
 }
+
+/* --- users' own texts --- */
+
+int engine_user_text(struct engine *e, uint64_t user_key, const char *text, size_t len) {
+    if (user_key == 0 || e->user_texts.max_users == 0) return ENGINE_ERR_ARGUMENT;
+    int rc = user_texts_post(&e->user_texts, user_key, text, len);
+    if (rc != ENGINE_OK) return rc;
+    pthread_mutex_lock(&e->lock);
+    e->has_user_texts = true;
+    pthread_cond_signal(&e->prompts);
+    pthread_mutex_unlock(&e->lock);
+    return ENGINE_OK;
+}
+
+bool engine_knows_user(struct engine *e, uint64_t user_key) { return user_texts_know(&e->user_texts, user_key); }
+
+void engine_forget_user(struct engine *e, uint64_t user_key) { user_texts_forget(&e->user_texts, user_key); }
 
 /* --- tokenizer thread --- */
 
@@ -331,9 +349,17 @@ void *tokenizer_thread_run(void *arg) {
     struct engine *e = arg;
     pthread_mutex_lock(&e->lock);
     for (;;) {
-        while (!e->closing && !e->prompts_queue.head) pthread_cond_wait(&e->prompts, &e->lock);
+        while (!e->closing && !e->prompts_queue.head && !e->has_user_texts) pthread_cond_wait(&e->prompts, &e->lock);
         if (e->closing) break;
         struct request *r = queue_pop(&e->prompts_queue);
+        if (!r) { /* prompts first, then one text that waits */
+            e->has_user_texts = false;
+            pthread_mutex_unlock(&e->lock);
+            bool may_be_more = user_texts_work(&e->user_texts, e->tokenizer);
+            pthread_mutex_lock(&e->lock);
+            e->has_user_texts = e->has_user_texts || may_be_more;
+            continue;
+        }
         r->stage = REQUEST_TOKENIZING;
         pthread_mutex_unlock(&e->lock);
         tokenize(e, r);

@@ -42,6 +42,7 @@ static struct engine_usage usage_of(const struct request *r) {
         .draft_rounds = r->n_draft_rounds,
         .drafted_tokens = r->n_drafted,
         .accepted_tokens = r->n_accepted,
+        .own_tokens = r->n_own,
         .model_rounds = r->n_model_rounds,
         .drafter = r->drafter,
         .draft_off = draft_off_of(r),

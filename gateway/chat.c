@@ -2,6 +2,7 @@
 #include "gateway/chat.h"
 
 #include "engine/log.h"
+#include "gateway/learning.h"
 #include "gateway/turn.h"
 #include "gateway/wire_out.h"
 
@@ -346,7 +347,7 @@ static void cancel(struct connection *c, struct request *request) {
     connection_send(c);
 }
 
-/* --- history: hist, convs, rename, delete --- */
+/* --- history and settings: hist, convs, rename, delete, learn --- */
 
 static void on_page(struct store_op *op) {
     struct pending *p = op->context;
@@ -376,28 +377,42 @@ static void page(struct connection *c, struct request *request) {
     post(c, request, op, on_page);
 }
 
+static void on_deleted(const struct pending *p, const struct store_op *op) {
+    turns_cancel_conversation(p->gateway, &op->conv, p->user);
+    learning_forget(p->gateway, p->user);
+    wire_conv_deleted(scratch(p->gateway), &op->conv);
+    connections_send(p->gateway, p->user, NULL);
+}
+
+static void on_learn(const struct pending *p, const struct store_op *op) {
+    learning_set(p->gateway, p->user, op->learns);
+    connections_set_learns(p->gateway, p->user, op->learns);
+    wire_learn(scratch(p->gateway), op->learns);
+    connections_send(p->gateway, p->user, NULL);
+}
+
 static void on_changed(struct store_op *op) {
     struct pending *p = op->context;
     if (op->status != STORE_OK) {
         answer_store_trouble(p, op);
     } else {
         answer_ok(p);
-        if (p->type == REQUEST_RENAME) {
+        if (p->type == REQUEST_RENAME)
             tell_conversation(p->gateway, p->user, op);
-        } else {
-            turns_cancel_conversation(p->gateway, &op->conv, p->user);
-            wire_conv_deleted(scratch(p->gateway), &op->conv);
-            connections_send(p->gateway, p->user, NULL);
-        }
+        else
+            (p->type == REQUEST_LEARN ? on_learn : on_deleted)(p, op);
     }
     pending_free(p);
     store_op_free(op);
 }
 
 static void change(struct connection *c, struct request *request) {
-    struct store_op *op = store_op_new(request->type == REQUEST_RENAME ? STORE_RENAME : STORE_DELETE);
+    static const enum store_kind kinds[] = {
+        [REQUEST_RENAME] = STORE_RENAME, [REQUEST_DELETE] = STORE_DELETE, [REQUEST_LEARN] = STORE_LEARN};
+    struct store_op *op = store_op_new(kinds[request->type]);
     if (op) {
         op->conv = request->conv;
+        op->learns = request->learns;
         if (request->title && !store_op_set_title(op, request->title)) {
             store_op_free(op);
             op = NULL;
@@ -428,6 +443,7 @@ void chat_request(struct connection *c, struct request *request) {
         break;
     case REQUEST_RENAME:
     case REQUEST_DELETE:
+    case REQUEST_LEARN:
         change(c, request);
         break;
     case REQUEST_HELLO:

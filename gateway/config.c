@@ -134,7 +134,8 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
                                     .max_seqs = engine.max_seqs,
                                     .step_tokens = engine.step_tokens,
                                     .draft_max = engine.draft_max,
-                                    .draft_width = engine.draft_width};
+                                    .draft_width = engine.draft_width,
+                                    .user_texts = engine.user_texts};
     struct option_row rows[] = {
         {"model", OPTION_STRING, &config->model, "FILE", "the model, a GGUF file", 0, 0, false},
         {"host", OPTION_STRING, &config->host, "ADDRESS", "address to listen on; 0.0.0.0 is every network this machine is in", 0,
@@ -158,6 +159,8 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
          "who guesses tokens ahead: " ENGINE_DRAFTER_FORMS "; no answer changes by it", 0, 0, false},
         {"draft-max", OPTION_INT, &config->draft_max, "N", "tokens of an answer that may be guessed in one step", 1, 63, false},
         {"draft-width", OPTION_INT, &config->draft_width, "N", "guesses for the same place; 1 = chains, not trees", 1, 63, false},
+        {"user-texts", OPTION_INT, &config->user_texts, "N",
+         "users, of those who allow it, whose own earlier answers are kept at hand to guess from; 0 = nobody's", 0, 4096, false},
         {"pace-ms", OPTION_INT, &config->pace_ms, "N",
          "new text goes out every N ms, so that its timing tells nothing about it; 0 is at once", 0, 1000, false},
         {"log-level", OPTION_STRING, &log_level, "NAME", "error, warn, info or debug", 0, 0, false},
@@ -180,9 +183,9 @@ void serve_config_log(const struct serve_config *config) {
              config->config ? config->config : "none");
     log_info("serve",
              "settings: host %s, port %d, public-origin %s, threads %s, ctx %s, max-seqs %d, kv-mem %s, kv-type %s, step-tokens "
-             "%d, isa %s, drafter %s, draft files %s, draft-max %d, draft-width %d, pace-ms %d",
+             "%d, isa %s, drafter %s, draft files %s, draft-max %d, draft-width %d, user-texts %d, pace-ms %d",
              config->host, config->port, config->public_origin ? config->public_origin : "none", threads, ctx, config->max_seqs,
              kv_mem, config->kv_type ? config->kv_type : "f16", config->step_tokens, config->isa ? config->isa : "auto",
              engine_drafter_name(config->drafter), config->draft_files ? config->draft_files : "none", config->draft_max,
-             config->draft_width, config->pace_ms);
+             config->draft_width, config->user_texts, config->pace_ms);
 }

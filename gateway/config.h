@@ -15,7 +15,7 @@ struct serve_config {
     enum engine_drafter drafter;
     const char *draft_files;   /* or NULL */
     const char *public_origin; /* NULL, or normalised */
-    int port, threads, ctx, max_seqs, step_tokens, draft_max, draft_width, pace_ms;
+    int port, threads, ctx, max_seqs, step_tokens, draft_max, draft_width, user_texts, pace_ms;
     size_t kv_mem;
     enum log_level log_level;
 

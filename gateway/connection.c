@@ -326,6 +326,7 @@ static void greet(struct connection *c, const struct request *request) {
         .sid = c->sid,
         .user_name = c->user.name,
         .admin = c->user.admin,
+        .learns = c->user.learns,
         .model_name = gateway->engine ? gateway->model.model_name : "",
         .quant = gateway->engine ? gateway->model.quantization : "",
         .ctx_len = gateway->model.ctx_len,
@@ -419,6 +420,12 @@ void connection_receive(struct connection *c, const char *bytes, size_t n, bool 
 void connections_send(struct gateway *gateway, int64_t user, const struct connection *except) {
     for (struct connection *c = gateway->connections.by_user[(uint64_t)user % GATEWAY_BUCKETS]; c; c = c->next) {
         if (c->user.id == user && c != except && c->state == CONNECTION_OPEN) connection_send(c);
+    }
+}
+
+void connections_set_learns(struct gateway *gateway, int64_t user, bool learns) {
+    for (struct connection *c = gateway->connections.by_user[(uint64_t)user % GATEWAY_BUCKETS]; c; c = c->next) {
+        if (c->user.id == user) c->user.learns = learns;
     }
 }
 

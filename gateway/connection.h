@@ -93,6 +93,8 @@ void connection_unsubscribe(struct connection *connection, const struct store_id
 
 /* The message in gateway->scratch to every open socket of a user but one (may be NULL). */
 void connections_send(struct gateway *gateway, int64_t user, const struct connection *except);
+/* The user's setting has changed: as the sockets that are open or opening know it. */
+void connections_set_learns(struct gateway *gateway, int64_t user, bool learns);
 void connections_send_all(struct gateway *gateway);
 /* Is everything that was ready to go out given to the sockets? */
 bool connections_quiet(const struct gateway *gateway);

@@ -14,6 +14,7 @@
 
 struct generation;
 struct connection;
+struct learning_load;
 
 enum { GATEWAY_BUCKETS = 512 };
 
@@ -31,6 +32,12 @@ struct connections {
     int n;
 };
 
+/* What is under way for learning.c. */
+struct learning {
+    struct learning_load *loads;
+    uint32_t numbers[GATEWAY_BUCKETS];
+};
+
 struct gateway {
     struct gateway_config config; /* strings are owned */
     struct server *server;
@@ -43,10 +50,11 @@ struct gateway {
     struct user_counts counts;
     struct turns turns;
     struct connections connections;
+    struct learning learning;
     int n_exchanges;
     struct buffer scratch; /* the message being built; valid until the next one */
     char node[17];         /* names this process on the wire */
-    uint64_t salt_key[2];  /* makes cache salts of user ids */
+    uint64_t salt_key[2];  /* makes cache salts and keys of user ids */
     int64_t begun_ms, begun_wall_ms;
     bool draining; /* no new work is taken */
     bool closing;  /* the store takes nothing any more */

@@ -83,6 +83,7 @@ static int open_engine(struct engine **engine, const struct serve_config *config
     settings.draft_files = config->draft_files;
     settings.draft_max = config->draft_max;
     settings.draft_width = config->draft_width;
+    settings.user_texts = config->user_texts;
     settings.wake = gateway_wake;
     settings.wake_arg = gateway;
     return engine_open(engine, &settings, &error) == ENGINE_OK ? 0 : fail(error.text);

@@ -28,27 +28,31 @@
  *              newest first paging over all branches: -> ok {conv, title, msgs:[m oldest..newest], more:bool}
  *   convs  {id, before? (conversation id), limit?}    -> ok {convs:[c newest first], more:bool}
  *   rename {id, conv, title (1..200 chars)}   -> ok {}         delete {id, conv} -> ok {}
+ *   learn  {id, on:bool}   may guesses come from the user's own earlier answers? They make answers faster and change none; no
+ *              other user gets anything of it. Off for new users; off: what was learned is forgotten at once   -> ok {}
  *   ping   {n}                                -> pong {n}      pong {n}   answers the server's ping
  * gen: {temp 0..5, top_p (0,1], top_k >= 0, min_p [0,1), max >= 1, seed >= 0, repeat_penalty, frequency_penalty,
  *       presence_penalty, stop:[string], system:string (first message for the model, not stored)}; unknown members are an error
  *       that names them.
  *
  * Server -> client
- *   welcome {v:1, sid, user:{name, admin}, model:{name, ctx, quant}, server:{version, node}, hb_ms, max_frame, now}
+ *   welcome {v:1, sid, user:{name, admin, learn}, model:{name, ctx, quant}, server:{version, node}, hb_ms, max_frame, now}
  *   ok  {id, ...}     err {id?, g?, code, msg, retry_ms?}
  *   msg  {conv, m}                            a message was added (to all sockets of the user)
  *   conv {c} | {conv, deleted:true}           a conversation was added, renamed, got a new end, or went away (likewise)
+ *   learn {on}                                the user's setting has changed (likewise)
  *   Events of a generation g, numbered s = 1, 2, ... without gaps:
  *   start {g, s:1, conv, msg (assistant message), parent, base (bytes of text it continues, 0 for a new answer), ts}
  *   state {g, s, st:"prefill", done, total}   progress of a long prompt, tokens; or {st:"trimmed", dropped:n}: oldest messages
  *                                             that the model did not see
  *   d     {g, s, n, x, tok}                   covers events s .. s + n - 1: text x, tok tokens. A lagging reader gets fewer,
  *                                             larger ones
- *   done  {g, s, why, usage:{in, cached, out, queue_ms, prefill_ms, ttft_ms, tps, rounds, drafted, accepted, accepted_at,
- *              drafter, model_rounds, draft_off, seed}, len, crc, err?:{code, msg}}
- *              rounds: steps that checked a draft; drafted, accepted: tokens guessed ahead, of these right; accepted_at: of the
- *              latter, how many were the first guess of their round, the second, ..., the eighth or later; drafter: who was
- *              to guess; model_rounds: rounds guessed by the draft model; draft_off: why most steps without a draft had none
+ *   done  {g, s, why, usage:{in, cached, out, queue_ms, prefill_ms, ttft_ms, tps, rounds, drafted, accepted, own,
+ *              accepted_at, drafter, model_rounds, draft_off, seed}, len, crc, err?:{code, msg}}
+ *              rounds: steps that checked a draft; drafted, accepted: tokens guessed ahead, of these right; own: of the
+ *              latter, guessed from the user's own earlier answers (learn); accepted_at: likewise, how many were the first
+ *              guess of their round, the second, ..., the eighth or later; drafter: who was to guess; model_rounds: rounds
+ *              guessed by the draft model; draft_off: why most steps without a draft had none
  *              why: "stop" | "length" | "context" | "cancel" | "error" | "interrupted"; len = bytes and crc = CRC-32C (8 hex
  *              digits) of the whole message text, base included
  *   snap  {g, upto, x, st, why?}              instead of events that are no longer kept: x = the whole message text as of

@@ -64,6 +64,7 @@ struct store_user {
     int64_t id; /* 0 = none */
     char name[65];
     bool admin;
+    bool learns; /* allows that guesses come from his own earlier answers */
 };
 
 enum store_kind {
@@ -83,6 +84,7 @@ enum store_kind {
     STORE_FINISH,     /* in: message, generation, text (whole), state, meta. NOT_FOUND as above */
     STORE_RENAME,     /* in: user, conv, title */
     STORE_DELETE,     /* in: user, conv. The conversation and its messages are gone */
+    STORE_LEARN,      /* in: user, learns. That is the user's setting from now on; false for new users */
     STORE_SESSION_ADD,  /* in: user, token_hash, expires_ms */
     STORE_SESSION_DROP, /* in: token_hash */
     STORE_USER_ADD,     /* store_user_add */
@@ -91,12 +93,14 @@ enum store_kind {
     STORE_CONVS, /* in: user, conv (page before this one, or none), limit. out: convs, more */
     STORE_HIST, /* in: user, conv, message (page before this one, or none), limit. out: title, messages oldest first, more. A page
                  * also ends at STORE_MAX_PAGE_BYTES of text */
-    STORE_PATH, /* in: user, message. out: conv, messages from the root to message, for a prompt. more: STORE_MAX_PATH_BYTES of
-                 * text or STORE_MAX_PATH messages were reached, the oldest are left out */
+    STORE_PATH, /* in: user, message. out: conv, learns, messages from the root to message, for a prompt. more:
+                 * STORE_MAX_PATH_BYTES of text or STORE_MAX_PATH messages were reached, the oldest are left out */
     STORE_SESSION_GET, /* in: token_hash. out: found_user (id 0 = unknown or expired; the status is OK) */
     STORE_KEY_GET,     /* in: token_hash of an API key. out: found_user */
     STORE_MESSAGE_GET, /* in: user, message or generation. out: conv, messages[0] */
-    STORE_USER_COUNT,  /* store_user_count */
+    STORE_ANSWERS, /* in: user, limit (bytes of text). out: learns; if so, the user's latest answers that are not being written:
+                    * conversations by their last change, oldest first, up to limit bytes but at least the last */
+    STORE_USER_COUNT, /* store_user_count */
 };
 
 struct store_op {
@@ -114,6 +118,7 @@ struct store_op {
     char *title; /* store_op_set_title */
     char *meta;  /* store_op_set_meta */
     enum message_state state;
+    bool learns;                  /* in: LEARN; out: PATH, ANSWERS */
     unsigned char token_hash[32]; /* SHA-256 or BLAKE2b-256 of a session token or API key */
     int64_t expires_ms;
     int limit;

@@ -141,9 +141,38 @@ static enum store_status read_hist(struct db *db, struct store_op *op) {
     return STORE_OK;
 }
 
+static enum store_status read_learns(struct db *db, struct store_op *op) {
+    sqlite3_stmt *row = db_row(db, Q_USER_LEARNS, "i", op->user);
+    if (!row) return op_missing(db, op, "There is no such user.");
+    op->learns = sqlite3_column_int(row, 0) != 0;
+    db_end(row);
+    return STORE_OK;
+}
+
+static enum store_status read_answers(struct db *db, struct store_op *op) {
+    size_t bytes = 0;
+    enum store_status status = read_learns(db, op);
+    if (status != STORE_OK || !op->learns) return status;
+    sqlite3_stmt *row = db_row(db, Q_MESSAGE_ANSWERS, "i", op->user);
+    for (bool on = row != NULL; on; on = db_next(db, row)) {
+        bytes += (size_t)sqlite3_column_bytes(row, 7);
+        op->more = op->n_messages > 0 && bytes > (size_t)op->limit;
+        if (op->more) break;
+        if (add_message(op, row)) continue;
+        db_end(row);
+        return op_out_of_memory(op);
+    }
+    db_end(row);
+    if (!op->more && db->rc != SQLITE_DONE) return op_trouble(db, op);
+    reverse_messages(op);
+    return STORE_OK;
+}
+
 /* From the message up to the root, one lookup by key each, then turned around. */
 static enum store_status read_path(struct db *db, struct store_op *op) {
     size_t bytes = 0;
+    enum store_status status = read_learns(db, op);
+    if (status != STORE_OK) return status;
     sqlite3_stmt *row = db_row(db, Q_MESSAGE_BY_ID, "di", &op->message, op->user);
     if (!row) return op_missing(db, op, "There is no such message.");
     column_id(row, 2, &op->conv);
@@ -179,6 +208,7 @@ static enum store_status found_user(struct db *db, struct store_op *op, sqlite3_
     if (!row) return db->rc == SQLITE_DONE ? STORE_OK : op_trouble(db, op);
     op->found_user.id = sqlite3_column_int64(row, 0);
     op->found_user.admin = sqlite3_column_int(row, 2) != 0;
+    op->found_user.learns = sqlite3_column_int(row, 3) != 0;
     snprintf(op->found_user.name, sizeof op->found_user.name, "%s", (const char *)sqlite3_column_text(row, 1));
     db_end(row);
     return STORE_OK;
@@ -200,6 +230,8 @@ static enum store_status run(struct db *db, struct store_op *op) {
         return read_hist(db, op);
     case STORE_PATH:
         return read_path(db, op);
+    case STORE_ANSWERS:
+        return read_answers(db, op);
     case STORE_MESSAGE_GET:
         return read_message(db, op);
     case STORE_SESSION_GET:

@@ -76,6 +76,8 @@ static const char *const migrations[] = {
     "  created_ms INTEGER NOT NULL,"
     "  PRIMARY KEY (user_id, cid)"
     ") STRICT, WITHOUT ROWID;",
+    /* 2: may guesses come from the user's own earlier answers? */
+    "ALTER TABLE users ADD COLUMN learns INTEGER NOT NULL DEFAULT 0;",
 };
 enum { SCHEMA_VERSION = sizeof migrations / sizeof *migrations };
 

@@ -61,17 +61,24 @@ static const char *const query_texts[Q_COUNT] = {
     [Q_MESSAGE_BY_ID] = MESSAGE_SELECT "WHERE m.id = ?1 AND c.user_id = ?2",
     [Q_MESSAGE_BY_GENERATION] = MESSAGE_SELECT "WHERE m.generation = ?1 AND c.user_id = ?2",
     [Q_MESSAGE_TEXT] = "SELECT text FROM messages WHERE key = ?1",
+    /* CROSS JOIN: conversations first, so that both come by index, without sorting what may be many. */
+    [Q_MESSAGE_ANSWERS] = "SELECT m.id, NULL, c.id, m.generation, m.role, m.state, m.created_ms, m.text, m.base_len, '{}', NULL "
+                          "FROM conversations c CROSS JOIN messages m ON m.conv = c.key "
+                          "WHERE c.user_id = ?1 AND m.role = 1 AND m.state NOT IN (1, 4) "
+                          "ORDER BY c.changed_ms DESC, c.key DESC, m.key DESC",
 
     [Q_SESSION_ADD] = "INSERT INTO sessions (hash, user_id, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)",
     [Q_SESSION_DROP] = "DELETE FROM sessions WHERE hash = ?1",
     [Q_SESSION_PURGE] = "DELETE FROM sessions WHERE expires_ms <= ?1",
-    [Q_SESSION_GET] =
-        "SELECT u.id, u.name, u.admin FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.hash = ?1 AND s.expires_ms > ?2",
+    [Q_SESSION_GET] = "SELECT u.id, u.name, u.admin, u.learns FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.hash = ?1 "
+                      "AND s.expires_ms > ?2",
     [Q_KEY_ADD] = "INSERT INTO api_keys (hash, user_id, created_ms) VALUES (?1, ?2, ?3)",
-    [Q_KEY_GET] = "SELECT u.id, u.name, u.admin FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.hash = ?1",
+    [Q_KEY_GET] = "SELECT u.id, u.name, u.admin, u.learns FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.hash = ?1",
     [Q_USER_ADD] = "INSERT INTO users (name, admin, created_ms) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO NOTHING",
     [Q_USER_COUNT] = "SELECT count(*) FROM users",
     [Q_USER_ADMIN] = "SELECT id, name, admin FROM users WHERE admin = 1 ORDER BY id LIMIT 1",
+    [Q_USER_LEARNS] = "SELECT learns FROM users WHERE id = ?1",
+    [Q_USER_LEARN] = "UPDATE users SET learns = ?2 WHERE id = ?1",
 };
 
 int64_t store_now_ms(void) {

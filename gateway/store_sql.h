@@ -50,6 +50,7 @@ enum db_query {
     Q_MESSAGE_BY_ID,
     Q_MESSAGE_BY_GENERATION,
     Q_MESSAGE_TEXT,
+    Q_MESSAGE_ANSWERS,
     Q_SESSION_ADD,
     Q_SESSION_DROP,
     Q_SESSION_PURGE,
@@ -59,6 +60,8 @@ enum db_query {
     Q_USER_ADD,
     Q_USER_COUNT,
     Q_USER_ADMIN,
+    Q_USER_LEARNS,
+    Q_USER_LEARN,
     Q_COUNT,
 };
 

@@ -237,6 +237,11 @@ static enum store_status delete_conv(struct db *db, struct store_op *op) {
     return db_changes(db) > 0 ? STORE_OK : op_refuse(op, STORE_NOT_FOUND, "There is no such conversation.");
 }
 
+static enum store_status learn(struct db *db, struct store_op *op) {
+    if (!db_do(db, Q_USER_LEARN, "ii", op->user, (int64_t)op->learns)) return op_trouble(db, op);
+    return db_changes(db) > 0 ? STORE_OK : op_refuse(op, STORE_NOT_FOUND, "There is no such user.");
+}
+
 /* A sign-in is also the moment to forget those that have expired: the table is as large as the people who are signed in. */
 static enum store_status session_add(struct db *db, struct store_op *op) {
     if (!db_do(db, Q_SESSION_PURGE, "i", op->time_ms)) return op_trouble(db, op);
@@ -299,6 +304,8 @@ static enum store_status run(struct db *db, struct store_op *op) {
         return rename_conv(db, op);
     case STORE_DELETE:
         return delete_conv(db, op);
+    case STORE_LEARN:
+        return learn(db, op);
     case STORE_SESSION_ADD:
         return session_add(db, op);
     case STORE_SESSION_DROP:

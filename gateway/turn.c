@@ -2,6 +2,7 @@
 #include "gateway/turn.h"
 
 #include "engine/log.h"
+#include "gateway/learning.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -174,8 +175,10 @@ static void on_path(struct store_op *op, bool continued) {
         end(g, WHY_ERROR, CODE_STORE_DOWN, store_trouble(op));
     else if (op->n_messages == 0)
         end(g, WHY_ERROR, CODE_NOT_FOUND, "The conversation is gone.");
-    else
+    else {
+        learning_begin(g, op);
         submit_path(g, op, continued);
+    }
     store_op_free(op);
 }
 static void on_path_new(struct store_op *op) { on_path(op, false); }
@@ -188,6 +191,7 @@ void turn_begin(struct generation *g, const struct store_id *message, bool conti
         op->message = *message;
         op->context = g;
         op->done = continued ? on_path_continued : on_path_new;
+        learning_prepare(g);
         g->saves_in_flight++;
         if (gateway_post(g->gateway, op)) return;
         g->saves_in_flight--;
@@ -204,6 +208,10 @@ static uint64_t mix(uint64_t x) { /* splitmix64's finaliser: every input bit rea
     return x ^ (x >> 31);
 }
 
+uint64_t turn_user_key(const struct gateway *gateway, int64_t user) {
+    return mix(mix((uint64_t)user ^ gateway->salt_key[0]) ^ gateway->salt_key[1]);
+}
+
 /* The request says what to answer; how is the generation's own. */
 static bool submit(struct generation *g, struct engine_request *request, struct wire_error *error) {
     struct gateway *gateway = g->gateway;
@@ -216,7 +224,8 @@ static bool submit(struct generation *g, struct engine_request *request, struct 
     request->n_stop = g->params.n_stop;
     request->logprobs = g->params.logprobs;
     request->n_top_logprobs = g->params.n_top_logprobs;
-    request->cache_salt = mix(mix((uint64_t)g->user ^ gateway->salt_key[0]) ^ gateway->salt_key[1]);
+    request->cache_salt = turn_user_key(gateway, g->user);
+    if (g->learns) request->user_key = request->cache_salt;
     int status = gateway->engine ? engine_submit(gateway->engine, request, &g->engine_id, &trouble) : ENGINE_ERR_CLOSED;
     if (status != ENGINE_OK) {
         error->code = protocol_code_of_engine(status);
@@ -446,6 +455,7 @@ static void on_final_save(struct store_op *op) {
         g->result.code = CODE_STORE_DOWN;
         snprintf(g->result.message, sizeof g->result.message, "The answer could not be saved: %.180s", store_trouble(op));
     }
+    if (op->status == STORE_OK) learning_end(g);
     publish(g, op->status == STORE_OK ? op : NULL);
     store_op_free(op);
 }
@@ -525,6 +535,11 @@ void turns_cancel_conversation(struct gateway *gateway, const struct store_id *c
     const struct generation like = {.user = user, .ids.conv = *conv};
     for_each(gateway, cancel_if_in, &like);
 }
+
+static void stop_learning(struct generation *g, const void *user) {
+    if (g->user == *(const int64_t *)user) g->learns = false;
+}
+void turns_stop_learning(struct gateway *gateway, int64_t user) { for_each(gateway, stop_learning, &user); }
 
 static void interrupt(struct generation *g, const void *arg) {
     (void)arg;

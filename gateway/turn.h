@@ -38,6 +38,8 @@ struct generation {
     struct logprob_list logprobs; /* if params asked for them */
     struct gen_params params;
     uint64_t engine_id;
+    bool learns; /* its text may help later answers of the user, and earlier ones help it; learning.h */
+    uint32_t learning_number;
     bool cancel_wanted;
     bool interrupted; /* the server is going away */
     bool overflowed;  /* the text reached STREAM_MAX_TEXT */
@@ -78,6 +80,11 @@ struct generation *turn_find(struct gateway *gateway, const struct store_id *gen
 /* The running generation of a conversation, or NULL. */
 struct generation *turn_find_live(struct gateway *gateway, const struct store_id *conv, int64_t user);
 void turns_cancel_conversation(struct gateway *gateway, const struct store_id *conv, int64_t user);
+
+/* The user's number for the engine: what his requests share in the prefix cache, and whose own texts they may use. */
+uint64_t turn_user_key(const struct gateway *gateway, int64_t user);
+/* What of this user's runs is not to be learned. */
+void turns_stop_learning(struct gateway *gateway, int64_t user);
 
 void turns_poll_engine(struct gateway *gateway);
 void turns_on_pace(struct timer *timer); /* gateway->pace_timer: the same */

@@ -254,6 +254,11 @@ static bool parse_conv(const json_t *root, struct request *out, struct wire_erro
     return true;
 }
 
+static bool parse_learn(const json_t *root, struct request *out, struct wire_error *error) {
+    if (!member(root, "on")) return fail(error, CODE_BAD_FIELD, "on is missing: true or false.");
+    return take_flag(root, "on", &out->learns, error);
+}
+
 static bool parse_beat(const json_t *root, struct request *out, struct wire_error *error) { /* ping, pong */
     return take_integer(root, "n", INT64_MIN, INT64_MAX, &out->n, error);
 }
@@ -269,8 +274,8 @@ static const struct {
     {"cancel", REQUEST_CANCEL, true, parse_stream}, {"sub", REQUEST_SUB, true, parse_stream},
     {"unsub", REQUEST_UNSUB, true, parse_stream},   {"hist", REQUEST_HIST, true, parse_page},
     {"convs", REQUEST_CONVS, true, parse_page},     {"rename", REQUEST_RENAME, true, parse_conv},
-    {"delete", REQUEST_DELETE, true, parse_conv},   {"ping", REQUEST_PING, false, parse_beat},
-    {"pong", REQUEST_PONG, false, parse_beat},
+    {"delete", REQUEST_DELETE, true, parse_conv},   {"learn", REQUEST_LEARN, true, parse_learn},
+    {"ping", REQUEST_PING, false, parse_beat},      {"pong", REQUEST_PONG, false, parse_beat},
 };
 
 static bool parse_root(const json_t *root, struct request *out, struct wire_error *error) {

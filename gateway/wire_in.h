@@ -38,6 +38,7 @@ enum request_type {
     REQUEST_CONVS,
     REQUEST_RENAME,
     REQUEST_DELETE,
+    REQUEST_LEARN,
     REQUEST_PING,
     REQUEST_PONG,
 };
@@ -52,7 +53,7 @@ struct request {
     char id[PROTOCOL_MAX_ID + 1];
     char cid[PROTOCOL_MAX_ID + 1];
     struct store_id conv, parent, message, generation, before;
-    bool as_root;
+    bool as_root, learns;
     const char *text, *title; /* live until wire_request_free */
     size_t text_len;
     uint64_t from;

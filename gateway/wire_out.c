@@ -96,7 +96,8 @@ void wire_welcome(struct buffer *out, const struct wire_welcome *w) {
     put_member(out, "sid", w->sid);
     put_text(out, ",\"user\":{\"name\":");
     put_cstring(out, w->user_name);
-    put_text(out, w->admin ? ",\"admin\":true}" : ",\"admin\":false}");
+    put_text(out, w->admin ? ",\"admin\":true" : ",\"admin\":false");
+    put_text(out, w->learns ? ",\"learn\":true}" : ",\"learn\":false}");
     put_text(out, ",\"model\":{\"name\":");
     put_cstring(out, w->model_name);
     put_member_integer(out, "ctx", w->ctx_len);
@@ -218,6 +219,10 @@ void wire_conv_deleted(struct buffer *out, const struct store_id *conv) {
     put_text(out, ",\"deleted\":true}");
 }
 
+void wire_learn(struct buffer *out, bool on) {
+    put_text(out, on ? "{\"t\":\"learn\",\"on\":true}" : "{\"t\":\"learn\",\"on\":false}");
+}
+
 void wire_ping(struct buffer *out, const char *type, int64_t n) {
     put_text(out, "{\"t\":");
     put_cstring(out, type);
@@ -258,6 +263,7 @@ static void put_result(struct buffer *out, const struct stream_result *r) { /* "
     put_member_integer(out, "rounds", u->draft_rounds);
     put_member_integer(out, "drafted", u->drafted_tokens);
     put_member_integer(out, "accepted", u->accepted_tokens);
+    put_member_integer(out, "own", u->own_tokens);
     put_text(out, ",\"accepted_at\":");
     put_accepted_at(out, u);
     put_member(out, "drafter", engine_drafter_name(u->drafter));

@@ -22,7 +22,7 @@ void put_real(struct buffer *out, double number);                           /* t
 /* --- messages --- */
 struct wire_welcome {
     const char *sid, *user_name, *model_name, *quant, *version, *node;
-    bool admin;
+    bool admin, learns;
     int ctx_len;
 };
 void wire_welcome(struct buffer *out, const struct wire_welcome *welcome);
@@ -37,6 +37,7 @@ void wire_err(struct buffer *out, const char *id, const struct store_id *generat
 void wire_msg(struct buffer *out, const struct store_message *message);
 void wire_conv(struct buffer *out, const struct store_conversation *conv);
 void wire_conv_deleted(struct buffer *out, const struct store_id *conv);
+void wire_learn(struct buffer *out, bool on);
 void wire_ping(struct buffer *out, const char *type, int64_t n); /* type "ping" or "pong" */
 void wire_drain(struct buffer *out, int after_ms);
 

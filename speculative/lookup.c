@@ -1,22 +1,25 @@
-/* lookup.c - the drafter that costs nothing: what followed these words earlier in the text, and what follows them in general.
+/* lookup.c - the drafter that costs nothing: what followed these words earlier in the text, in the author's earlier texts, and
+ * what follows them in general.
  *
  * A tree grows best first. Candidates are the next token of each place that the suffix index found, and for each node what the
  * n-gram store says about the path that ends there. A place that is followed into the end of the text goes on in the draft
  * itself, so a loop of period 3 can be drafted 16 tokens ahead.
  *
  * How likely a guess is, is learned by class: for places the length of the match that ends before it, drafted tokens included;
- * for the store the probability that it names, in eight steps. */
+ * for the store the probability that it names, in eight steps. Places in earlier texts have classes of their own. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "speculative/past.h"
 #include "speculative/speculative.h"
 #include "speculative/suffix.h"
 
 enum {
     SECOND_PLACE_CLASS = 11, /* the first node of any but the best place */
     STORE_CLASS = 16,        /* and the seven after it */
-    MAX_CANDIDATES = SUFFIX_MAX_PLACES + TREE_MAX_NODES * NGRAM_NEXT,
+    MAX_BRANCHES = 2 * SUFFIX_MAX_PLACES,
+    MAX_CANDIDATES = MAX_BRANCHES + TREE_MAX_NODES * NGRAM_NEXT,
 };
 
 struct lookup_drafter {
@@ -35,6 +38,9 @@ struct candidate {
 
 /* A place that is being followed. */
 struct branch {
+    const int32_t *text; /* [n_text], where the place is */
+    int n_text;
+    bool is_past, is_best; /* it is in an earlier text; the best place of its text */
     struct suffix_place place;
     int n; /* tokens followed so far */
     int32_t path[TREE_MAX_NODES];
@@ -44,14 +50,25 @@ struct growth {
     const struct draft_context *context;
     const struct ngram_store *store;
     struct token_tree *tree;
-    struct branch branches[SUFFIX_MAX_PLACES];
+    struct branch branches[MAX_BRANCHES];
     struct candidate candidates[MAX_CANDIDATES];
-    int n_candidates;
+    int n_branches, n_candidates;
 };
 
 static int class_of_length(int length) {
     static const uint8_t classes[] = {0, 0, 0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 8, 8, 8, 8, 9, 9, 9, 9, 9, 9, 9, 9};
     return length < (int)sizeof classes ? classes[length] : 10;
+}
+
+/* Behind PAST_CLASS itself, which is for the first node of any but the best place. */
+static int past_class_of_length(int length) {
+    static const uint8_t classes[] = {1, 1, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7, 7, 7};
+    return PAST_CLASS + (length < (int)sizeof classes ? classes[length] : 8);
+}
+
+static int class_of_branch(const struct branch *b) {
+    if (!b->is_best && b->n == 0) return b->is_past ? PAST_CLASS : SECOND_PLACE_CLASS;
+    return (b->is_past ? past_class_of_length : class_of_length)(b->place.length + b->n);
 }
 
 static void add_candidate(struct growth *g, int parent, int32_t token, int odds_class, int branch) {
@@ -60,13 +77,26 @@ static void add_candidate(struct growth *g, int parent, int32_t token, int odds_
     g->candidates[g->n_candidates++] = (struct candidate){parent, odds_class, token, odds, branch};
 }
 
+/* The end of the sequence's own text goes on in the draft; that of an earlier text is the end. */
 static void follow(struct growth *g, int i, int node) {
     struct branch *b = &g->branches[i];
-    int at = b->place.end + 1 + b->n, n_tokens = g->context->n_tokens;
-    int class = i > 0 && b->n == 0 ? SECOND_PLACE_CLASS : class_of_length(b->place.length + b->n);
-    int32_t token = at < n_tokens ? g->context->tokens[at] : b->path[at - n_tokens];
+    int at = b->place.end + 1 + b->n, class = class_of_branch(b);
+    int32_t token = at < b->n_text ? b->text[at] : b->is_past ? -1 : b->path[at - b->n_text];
+    if (token < 0) return;
     b->path[b->n++] = token;
     add_candidate(g, node, token, class, i);
+}
+
+static void add_branches(struct growth *g, const int32_t *text, int n_text, bool is_past, const struct suffix_place *places,
+                         int n) {
+    for (int i = 0; i < n; i++) {
+        struct branch *b = &g->branches[g->n_branches++];
+        b->text = text, b->n_text = n_text;
+        b->is_past = is_past, b->is_best = i == 0;
+        b->place = places[i];
+        b->n = 0;
+        follow(g, g->n_branches - 1, 0);
+    }
 }
 
 /* What the store says about the last tokens of the path to a node. */
@@ -118,13 +148,14 @@ static void propose(void *self, int slot, const struct draft_context *context, s
     struct suffix_place places[SUFFIX_MAX_PLACES];
     struct growth g = {
         .context = context, .store = context->sources & DRAFT_FROM_STORE ? d->store : NULL, .tree = tree, .n_candidates = 0};
-    int width = context->max_width < SUFFIX_MAX_PLACES ? context->max_width : SUFFIX_MAX_PLACES, n = 0;
-    if (context->sources & DRAFT_FROM_SUFFIX) n = suffix_find(&d->slots[slot], context->tokens, context->n_tokens, places, width);
-    for (int i = 0; i < n; i++) {
-        g.branches[i].place = places[i];
-        g.branches[i].n = 0;
-        follow(&g, i, 0);
-    }
+    const struct past_text *past = context->sources & DRAFT_FROM_PAST ? context->past : NULL;
+    const int32_t *tokens = context->tokens;
+    int width = context->max_width < SUFFIX_MAX_PLACES ? context->max_width : SUFFIX_MAX_PLACES, n_tokens = context->n_tokens;
+    if (context->sources & DRAFT_FROM_SUFFIX)
+        add_branches(&g, tokens, n_tokens, false, places, suffix_find(&d->slots[slot], tokens, n_tokens, places, width));
+    if (past)
+        add_branches(&g, past->tokens, past->n, true, places,
+                     suffix_find_in(&past->index, past->tokens, past->n, tokens, n_tokens, places, width));
     ask_store(&g, 0);
     grow(&g);
 }

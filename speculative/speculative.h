@@ -25,7 +25,7 @@
 
 enum {
     TREE_MAX_NODES = 64, /* the root included: a set of nodes fits a word */
-    ODDS_CLASSES = 32,
+    ODDS_CLASSES = 41,
 };
 
 struct token_tree {
@@ -112,7 +112,7 @@ struct draft_odds {
 void odds_init_prior(struct draft_odds *all);
 /* own: of one sequence, all zero at first; all: of all sequences together, the assumption of new ones. */
 float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, int odds_class);
-/* Of the classes first .. ODDS_CLASSES - 1 together. */
+/* Of the eight classes from `first` on together. */
 float odds_estimate_from(const struct draft_odds *own, const struct draft_odds *all, int first);
 /* The class of a guess that its drafter gives probability p: one of the eight from `first` on. */
 int odds_class_of(int first, float p);
@@ -125,14 +125,15 @@ struct draft_context {
     const int32_t *tokens; /* [n_tokens], the text so far; those of earlier calls for the same slot are unchanged */
     int n_tokens;
     const struct draft_odds *own, *all;
-    int max_nodes;       /* beside the root; at most TREE_MAX_NODES - 1 */
-    int max_width;       /* branches; 1 = a chain */
-    int sources;         /* of a drafter with several: DRAFT_FROM_... */
-    float least_chance;  /* nodes below cannot pay: for drafters whose guesses take time */
-    const void *request; /* how the target draws, for drafters that draw like it: the engine's */
+    int max_nodes;                /* beside the root; at most TREE_MAX_NODES - 1 */
+    int max_width;                /* branches; 1 = a chain */
+    int sources;                  /* of a drafter with several: DRAFT_FROM_... */
+    const struct past_text *past; /* earlier texts of the same author; NULL = none */
+    float least_chance;           /* nodes below cannot pay: for drafters whose guesses take time */
+    const void *request;          /* how the target draws, for drafters that draw like it: the engine's */
 };
 
-enum { DRAFT_FROM_SUFFIX = 1, DRAFT_FROM_STORE = 2, DRAFT_FROM_ALL = 3 };
+enum { DRAFT_FROM_SUFFIX = 1, DRAFT_FROM_STORE = 2, DRAFT_FROM_PAST = 4, DRAFT_FROM_ALL = 7 };
 
 /* Rows of one sequence that the target has computed and whose tokens are certain by now: what heads on top of its states read. */
 struct draft_rows {
@@ -209,6 +210,21 @@ int ngram_find(const struct ngram_store *store, const int32_t *tokens, int n, st
 void *ngram_build(const int32_t *text, uint64_t n_text, uint32_t n_vocab, uint64_t vocab_digest, uint64_t target_digest,
                   uint64_t max_bytes, uint64_t *size);
 
+/* --- an author's earlier texts ---
+ *
+ * The latest max_tokens / 2 to max_tokens tokens of them, to look up what followed the same words there. Each is a world of its
+ * own: what is in one can reach a guess only through draft_context.past. Memory is allocated by past_open alone. */
+struct past_text;
+uint64_t past_bytes(int max_tokens);
+struct past_text *past_open(int max_tokens); /* max_tokens >= 4; NULL when memory is refused */
+void past_close(struct past_text *past);     /* accepts NULL */
+/* One more text; of one longer than max_tokens / 2 its end. */
+void past_add(struct past_text *past, const int32_t *tokens, int n);
+int past_tokens(const struct past_text *past); /* how many there are, with one between any two texts */
+
+/* The class of guesses that come from there, and all classes after it. */
+enum { PAST_CLASS = 32 };
+
 /* --- the drafter that looks things up --- */
 
 enum {
@@ -216,9 +232,10 @@ enum {
     SUFFIX_MAX_PLACES = 4, /* of them are followed in one tree */
 };
 
-/* Two sources: earlier places of the sequence's own text that end like it (what followed there may follow here), and an n-gram
- * store (NULL = none). Their guesses grow into one tree, likeliest first. 8 to 12 bytes a token of text; a proposal takes some
- * microseconds. The store must outlive the drafter. Returns 0, or -1 when memory is refused. */
+/* Three sources: earlier places of the sequence's own text that end like it (what followed there may follow here), an n-gram
+ * store (NULL = none), and such places in earlier texts of the same author, where the context names them. Their guesses grow into
+ * one tree, likeliest first. 8 to 12 bytes a token of text; a proposal takes some microseconds. The store must outlive the
+ * drafter. Returns 0, or -1 when memory is refused. */
 int lookup_drafter_open(struct drafter *out, int n_slots, int max_tokens, const struct ngram_store *store);
 /* Bytes that lookup_drafter_open allocates. */
 uint64_t lookup_drafter_bytes(int n_slots, int max_tokens);

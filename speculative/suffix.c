@@ -40,7 +40,7 @@ static uint32_t bucket_of(const struct suffix_index *index, const int32_t *token
     return (uint32_t)(pair * 0x9E3779B97F4A7C15u >> 32) & index->mask;
 }
 
-static void file_tokens(struct suffix_index *index, const int32_t *tokens, int n_tokens) {
+void suffix_file(struct suffix_index *index, const int32_t *tokens, int n_tokens) {
     assert(n_tokens <= index->max_tokens);
     for (; index->n < n_tokens; index->n++) {
         uint32_t bucket = bucket_of(index, tokens, index->n);
@@ -49,9 +49,10 @@ static void file_tokens(struct suffix_index *index, const int32_t *tokens, int n
     }
 }
 
-static int match_length(const int32_t *tokens, int n_tokens, int end) {
+static int match_length(const int32_t *text, int end, const int32_t *asked, int n_asked) {
     int length = 0, most = end + 1 < SUFFIX_MAX_MATCH ? end + 1 : SUFFIX_MAX_MATCH;
-    while (length < most && tokens[end - length] == tokens[n_tokens - 1 - length]) length++;
+    if (n_asked < most) most = n_asked;
+    while (length < most && text[end - length] == asked[n_asked - 1 - length]) length++;
     return length;
 }
 
@@ -72,17 +73,23 @@ static int insert_place(struct suffix_place *places, int n, int most, const int3
     return n;
 }
 
-int suffix_find(struct suffix_index *index, const int32_t *tokens, int n_tokens, struct suffix_place *places, int most) {
-    if (n_tokens < MIN_MATCH + 1 || n_tokens > index->max_tokens) return 0;
-    file_tokens(index, tokens, n_tokens - 1); /* the last pair is what is searched for */
-    int n = 0, entry = index->newest[bucket_of(index, tokens, n_tokens - 1)];
+int suffix_find_in(const struct suffix_index *index, const int32_t *text, int n_text, const int32_t *asked, int n_asked,
+                   struct suffix_place *places, int most) {
+    if (n_asked < MIN_MATCH) return 0;
+    int n = 0, entry = index->newest[bucket_of(index, asked, n_asked - 1)];
     for (int visit = 0; entry > 0 && visit < MAX_VISITS; visit++) {
         struct suffix_place place = {.end = entry - 1};
         entry = index->previous[place.end];
-        place.length = match_length(tokens, n_tokens, place.end);
-        if (place.length < MIN_MATCH) continue;
-        n = insert_place(places, n, most, tokens, place);
+        place.length = match_length(text, place.end, asked, n_asked);
+        if (place.length < MIN_MATCH || place.end + 1 >= n_text || text[place.end + 1] < 0) continue;
+        n = insert_place(places, n, most, text, place);
         if (most == 1 && place.length == SUFFIX_MAX_MATCH) break;
     }
     return n;
+}
+
+int suffix_find(struct suffix_index *index, const int32_t *tokens, int n_tokens, struct suffix_place *places, int most) {
+    if (n_tokens < MIN_MATCH + 1 || n_tokens > index->max_tokens) return 0;
+    suffix_file(index, tokens, n_tokens - 1); /* the last pair is what is searched for */
+    return suffix_find_in(index, tokens, n_tokens, tokens, n_tokens, places, most);
 }

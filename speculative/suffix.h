@@ -1,4 +1,4 @@
-/* suffix.h - the index behind suffix matches, for lookup.c alone. One index a sequence. */
+/* suffix.h - the index behind suffix matches, for lookup.c and past.c. One index a sequence, or an author's earlier texts. */
 #ifndef FORESAY_SUFFIX_H
 #define FORESAY_SUFFIX_H
 
@@ -24,5 +24,11 @@ void suffix_index_reset(struct suffix_index *index);
 /* Files what is new and finds the best places, at most `most`, each with another next token: the longest match first, of
  * equals the newest. tokens[0 .. n) of earlier calls are unchanged. */
 int suffix_find(struct suffix_index *index, const int32_t *tokens, int n_tokens, struct suffix_place *places, int most);
+
+/* The same in a text of others: places of text that end as asked does. Negative ids stand between texts; nothing matches them,
+ * and no place is found that nothing follows. suffix_file has filed the whole text. */
+void suffix_file(struct suffix_index *index, const int32_t *text, int n_text);
+int suffix_find_in(const struct suffix_index *index, const int32_t *text, int n_text, const int32_t *asked, int n_asked,
+                   struct suffix_place *places, int most);
 
 #endif

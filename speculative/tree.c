@@ -111,10 +111,10 @@ static const float ALL_DECAY = 0.998f; /* all together about 500 */
 static const float PRIOR_WEIGHT = 4;   /* guesses that the assumption is worth */
 
 void odds_init_prior(struct draft_odds *all) {
-    /* The lookup drafter's classes, then the draft model's; any other class starts at one half. */
-    static const float prior[ODDS_CLASSES] = {.35f, .45f, .52f, .58f, .63f, .68f, .72f, .76f, .80f, .85f, .90f,
-                                              .15f, .5f,  .5f,  .5f,  .5f,  .04f, .09f, .16f, .27f, .42f, .57f,
-                                              .72f, .88f, .2f,  .25f, .3f,  .4f,  .5f,  .6f,  .75f, .92f};
+    /* The lookup drafter's classes, the draft model's, then those of earlier texts; any other class starts at one half. */
+    static const float prior[ODDS_CLASSES] = {.35f, .45f, .52f, .58f, .63f, .68f, .72f, .76f, .80f, .85f, .90f, .15f, .5f, .5f,
+                                              .5f,  .5f,  .04f, .09f, .16f, .27f, .42f, .57f, .72f, .88f, .2f,  .25f, .3f, .4f,
+                                              .5f,  .6f,  .75f, .92f, .12f, .2f,  .3f,  .4f,  .5f,  .6f,  .7f,  .8f,  .9f};
     for (size_t i = 0; i < ODDS_CLASSES; i++) {
         all->tried[i] = PRIOR_WEIGHT;
         all->right[i] = PRIOR_WEIGHT * prior[i];
@@ -128,7 +128,7 @@ float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, 
 
 float odds_estimate_from(const struct draft_odds *own, const struct draft_odds *all, int first) {
     float tried = 0, right = 0, all_tried = 0, all_right = 0;
-    for (int i = first; i < ODDS_CLASSES; i++) {
+    for (int i = first; i < first + 8; i++) {
         tried += own->tried[i], right += own->right[i];
         all_tried += all->tried[i], all_right += all->right[i];
     }

@@ -9,6 +9,7 @@
  *   [[halves 1]]   with echo: a token is a byte, so that characters come in parts
  * A token's id is its number, or ECHO_TOKENS + its first two bytes, or BYTE_TOKENS + its byte. Log-probabilities are made up:
  * token i of the answer has -0.25 - i % 4, the likeliest ones are it and those with the next ids at -0.5, -1, -1.5 ...
+ * A user's own texts are counted, not read: usage says as many own_tokens as texts were there when his request began.
  * A prompt counts one token for four bytes; more than ctx_len is ENGINE_ERR_TOO_LONG, or the oldest messages are left out if
  * asked. One thread plays all requests; the queue of events is bounded, and the thread waits when it is full. */
 #define _GNU_SOURCE /* memmem */
@@ -21,7 +22,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { QUEUE = 4096, MAX_REQUESTS = 512, ECHO_TOKENS = 1 << 22, BYTE_TOKENS = 1 << 23 };
+enum { QUEUE = 4096, MAX_REQUESTS = 512, MAX_USERS = 64, ECHO_TOKENS = 1 << 22, BYTE_TOKENS = 1 << 23 };
 
 struct play {
     uint64_t id;
@@ -31,7 +32,7 @@ struct play {
     bool cut, logprobs; /* cut: a stop string ends the last token, perhaps all of it */
     int n_top;
     int first, n_tokens, next; /* the first token to send (a continued answer), how many there are, the next one */
-    int prefill, prefill_sent, prompt_tokens, dropped;
+    int prefill, prefill_sent, prompt_tokens, dropped, n_own;
     enum engine_finish finish;
     int status;
     char message[256];
@@ -52,6 +53,11 @@ struct engine {
     struct engine_event queue[QUEUE];
     int head, n_events;
     struct engine_stats stats;
+    struct {
+        uint64_t key;
+        int n_texts;
+    } users[MAX_USERS];
+    int n_users;
 };
 
 static double now_s(void) {
@@ -215,6 +221,7 @@ static void push_done(struct engine *engine, const struct play *p) {
     event->status = p->cancelled ? ENGINE_OK : p->status;
     memcpy(event->message, p->message, sizeof event->message);
     event->usage.output_tokens = p->next - p->first;
+    event->usage.own_tokens = p->n_own;
     event->usage.ttft_ms = 1;
     event->usage.decode_ms = (float)((now_s() - p->begun_s) * 1000);
     pushed(engine);
@@ -327,6 +334,40 @@ void engine_close(struct engine *engine) {
     free(engine);
 }
 
+/* Lock held. Users who were never fed share a place. */
+static int *n_texts_of(struct engine *engine, uint64_t key) {
+    static int none;
+    for (int i = 0; i < engine->n_users; i++) {
+        if (engine->users[i].key == key) return &engine->users[i].n_texts;
+    }
+    return &none;
+}
+
+int engine_user_text(struct engine *engine, uint64_t user_key, const char *text, size_t len) {
+    if (user_key == 0 || !utf8_valid(text, len)) return ENGINE_ERR_ARGUMENT;
+    pthread_mutex_lock(&engine->lock);
+    int i = 0;
+    while (i < engine->n_users && engine->users[i].key != user_key) i++;
+    if (i == MAX_USERS) abort();
+    if (i == engine->n_users) engine->users[engine->n_users++].key = user_key;
+    engine->users[i].n_texts++;
+    pthread_mutex_unlock(&engine->lock);
+    return ENGINE_OK;
+}
+
+bool engine_knows_user(struct engine *engine, uint64_t user_key) {
+    pthread_mutex_lock(&engine->lock);
+    bool knows = *n_texts_of(engine, user_key) > 0;
+    pthread_mutex_unlock(&engine->lock);
+    return knows;
+}
+
+void engine_forget_user(struct engine *engine, uint64_t user_key) {
+    pthread_mutex_lock(&engine->lock);
+    *n_texts_of(engine, user_key) = 0;
+    pthread_mutex_unlock(&engine->lock);
+}
+
 int engine_submit(struct engine *engine, const struct engine_request *request, uint64_t *id, struct engine_error *error) {
     int status = ENGINE_ERR_ARGUMENT;
     struct play *p = request->n_messages > 0 || request->prompt ? play_new(engine, request) : NULL;
@@ -345,6 +386,7 @@ int engine_submit(struct engine *engine, const struct engine_request *request, u
     } else {
         status = ENGINE_OK;
         *id = p->id = ++engine->last_id;
+        p->n_own = *n_texts_of(engine, request->user_key);
         engine->plays[engine->n_plays++] = p;
         pthread_cond_broadcast(&engine->changed);
     }
@@ -414,6 +456,7 @@ void engine_info(const struct engine *engine, struct engine_info *out) {
         .vocab_size = 1000,
         .max_seqs = engine->max_seqs,
         .can_chat = true,
+        .can_learn = true,
     };
 }
 

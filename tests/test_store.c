@@ -323,6 +323,80 @@ static void others_find_nothing(void **state) {
     store_op_free(turn);
 }
 
+/* --- what may be learned --- */
+
+/* Answers as one string: a|b|c */
+static void answers_are(struct store *store, int64_t user, int limit, const char *expected) {
+    struct store_op *op = op_for(STORE_ANSWERS, user);
+    char text[200] = "";
+    op->limit = limit;
+    assert_int_equal(store_run(store, op), STORE_OK);
+    assert_int_equal(op->learns, expected != NULL);
+    for (int i = 0; i < op->n_messages; i++) {
+        size_t used = strlen(text);
+        snprintf(text + used, sizeof text - used, "%s%s", i ? "|" : "", op->messages[i].text);
+    }
+    assert_string_equal(text, expected ? expected : "");
+    store_op_free(op);
+}
+
+static void set_learns(struct store *store, int64_t user, bool learns) {
+    struct store_op *op = op_for(STORE_LEARN, user);
+    op->learns = learns;
+    assert_int_equal(run_free(store, op), STORE_OK);
+}
+
+/* Off at first, each user's own, kept; off, nothing is given out. Answers: the user's, whole ones, latest last, bounded. */
+static void answers_are_for_whoever_allows_it(void **state) {
+    struct fixture *f = *state;
+    struct store_op *one = whole_turn(f->store, f->ann.id, NULL, "q", "one"),
+                    *two = whole_turn(f->store, f->ann.id, NULL, "q", "two");
+    usleep(2000); /* conversations are ordered by the millisecond */
+    struct store_op *three = whole_turn(f->store, f->ann.id, &one->conv, "q", "three");
+    struct store_op *cut = turn_op(f->ann.id, "", NULL, NULL, "q"), *failed = turn_op(f->ann.id, "", NULL, NULL, "q");
+    struct store_op *other = whole_turn(f->store, f->bob.id, NULL, "q", "bob's"), *nobody = op_for(STORE_LEARN, 99);
+    answers_are(f->store, f->ann.id, 1000, NULL);
+    set_learns(f->store, f->ann.id, true);
+    reopen(f, NULL);
+    answers_are(f->store, f->ann.id, 1000, "two|one|three");
+    answers_are(f->store, f->ann.id, 8, "one|three");
+    answers_are(f->store, f->ann.id, 1, "three");
+    answers_are(f->store, f->bob.id, 1000, NULL);
+    usleep(2000);
+    assert_int_equal(store_run(f->store, cut), STORE_OK);
+    assert_int_equal(store_run(f->store, failed), STORE_OK);
+    assert_int_equal(write_answer(f->store, STORE_FINISH, failed, "half", MESSAGE_ERROR), STORE_OK);
+    answers_are(f->store, f->ann.id, 1000, "two|one|three");
+    assert_int_equal(write_answer(f->store, STORE_FINISH, cut, "stopped", MESSAGE_STOPPED), STORE_OK);
+    answers_are(f->store, f->ann.id, 1000, "two|one|three|stopped");
+    struct store_op *path = op_for(STORE_PATH, f->ann.id), *del = op_for(STORE_DELETE, f->ann.id);
+    path->message = three->answer;
+    assert_int_equal(store_run(f->store, path), STORE_OK);
+    assert_true(path->learns && path->n_messages == 4);
+    del->conv = one->conv;
+    assert_int_equal(run_free(f->store, del), STORE_OK);
+    answers_are(f->store, f->ann.id, 1000, "two|stopped");
+    set_learns(f->store, f->ann.id, false);
+    answers_are(f->store, f->ann.id, 1000, NULL);
+    assert_int_equal(store_run(f->store, nobody), STORE_NOT_FOUND);
+    struct store_op *const all[] = {one, two, three, cut, failed, other, nobody, path};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) store_op_free(all[i]);
+}
+
+/* A database of version 1 comes along, with the setting off. */
+static void the_setting_comes_to_older_databases(void **state) {
+    struct fixture *f = *state;
+    store_op_free(whole_turn(f->store, f->ann.id, NULL, "q", "kept"));
+    store_close(f->store);
+    sqlite3 *sql = open_sql(f->dir);
+    sql_do(sql, "ALTER TABLE users DROP COLUMN learns; PRAGMA user_version = 1");
+    sqlite3_close(sql);
+    f->store = open_store(f->dir, NULL);
+    answers_are(f->store, f->ann.id, 1000, NULL);
+    set_learns(f->store, f->ann.id, true);
+    answers_are(f->store, f->ann.id, 1000, "kept");
+}
+
 /* --- pages --- */
 
 static char *repeat(char c, size_t n) {
@@ -656,7 +730,7 @@ static void foreign_data_is_refused(void **state) {
     sqlite3 *sql = open_sql(f->dir);
     sql_do(sql, "PRAGMA user_version = 1000");
     sqlite3_close(sql);
-    assert_refused(f->dir, false, "has version 1000, made by a newer foresay; this one knows versions up to 1.");
+    assert_refused(f->dir, false, "has version 1000, made by a newer foresay; this one knows versions up to 2.");
     assert_refused(f->dir, true, "has version 1000");
     sql = open_sql(f->dir);
     sql_value(sql, "PRAGMA user_version", version, sizeof version);
@@ -726,6 +800,8 @@ int main(void) {
         TEST(deleted_is_gone),
         TEST(running_becomes_interrupted),
         TEST(others_find_nothing),
+        TEST(answers_are_for_whoever_allows_it),
+        TEST(the_setting_comes_to_older_databases),
         TEST(conversations_are_paged),
         TEST(history_is_paged),
         TEST(path_is_bounded),

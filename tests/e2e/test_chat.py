@@ -16,7 +16,7 @@ def test_welcome_tells_who_and_what(server):
     async def main():
         async with server.client() as c:
             w = c.welcome
-            assert w["v"] == 1 and w["user"] == {"name": "admin", "admin": True}
+            assert w["v"] == 1 and w["user"] == {"name": "admin", "admin": True, "learn": False}
             assert w["model"] == {"name": "fake", "ctx": 8192, "quant": "none"}
             assert w["max_frame"] == 262144 and w["hb_ms"] > 0 and w["server"]["node"]
             await c.send(t="ping", n=77)
@@ -246,6 +246,62 @@ def test_rename_and_delete(server):
             assert (await a.ask("convs"))["convs"] == []
 
     run(main())
+
+
+async def own_guesses(c, **fields):
+    """What the scripted engine counts: earlier answers of this user that it had when this one began."""
+    r = await c.say("[[tokens 3]] x", **fields)
+    return (await c.done(r["g"])).done["usage"]["own"], r
+
+
+async def own_guesses_soon(c, expected):
+    """Earlier answers are read beside the first turn that wants them."""
+    for n in range(100):
+        own, r = await own_guesses(c)
+        if own:
+            assert own == expected + n
+            return n + 1, r
+    raise AssertionError("earlier answers never came")
+
+
+def test_own_answers_help_whoever_allows_it_and_nobody_else(make_server):
+    server = make_server()
+    bob = server.sign_in_with_key(server.add_user("bob"))
+
+    async def main():
+        async with server.client() as c, server.client() as tab, server.client(bob) as b:
+            assert [(await own_guesses(c))[0] for _ in range(3)] == [0] * 3
+            with refused(1001):
+                await c.ask("learn")
+            await c.ask("learn", on=True)
+            assert (await tab.notice("learn"))["on"] is True
+            n, last = await own_guesses_soon(c, 3)
+            assert (await own_guesses(c))[0] == 3 + n
+            assert [(await own_guesses(b))[0] for _ in range(2)] == [0] * 2
+            await b.ask("learn", on=True)
+            await own_guesses_soon(b, 2)
+            # A deleted conversation is forgotten with all the rest; what is left comes back.
+            await c.ask("delete", conv=last["conv"])
+            assert (await own_guesses(c))[0] == 0
+            m, _ = await own_guesses_soon(c, 4 + n)
+            async with server.client() as later:
+                assert later.welcome["user"]["learn"] is True
+            return 4 + n + m
+
+    n = run(main())
+    server.stop()
+    again = make_server(data=server.data)
+
+    async def after():
+        async with again.client() as c:
+            assert c.welcome["user"]["learn"] is True
+            await own_guesses_soon(c, n)
+            await c.ask("learn", on=False)
+            assert [(await own_guesses(c))[0] for _ in range(3)] == [0] * 3
+            async with again.client() as later:
+                assert later.welcome["user"]["learn"] is False
+
+    run(after())
 
 
 def test_context_full_says_what_to_do(make_server):
