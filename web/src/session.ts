@@ -9,8 +9,8 @@ import { Chat, forgetChatTraces, keptOutgoing } from './chat.ts';
 import { connection } from './connection.ts';
 import { forgetDrafts } from './drafts.ts';
 import { conversation, conversationChanged, conversationGone, forgetList, markRead, refreshList } from './list.ts';
-import { tell } from './toasts.ts';
-import type { Welcome } from './wire.ts';
+import { complain, tell } from './toasts.ts';
+import { readNothing, type Welcome } from './wire.ts';
 
 export const phase = signal<'starting' | 'gate' | 'in' | 'expired'>('starting');
 export const welcome = signal<Welcome | null>(null);
@@ -86,6 +86,9 @@ const listener: Parameters<typeof connection.listen>[0] = {
                     goTo(null);
                 }
                 break;
+            case 'learn':
+                noteLearning(frame.on);
+                break;
             case 'msg':
                 if (frame.conv === chat.value.id.value) chat.value.announced(frame.m);
                 break;
@@ -102,6 +105,24 @@ const listener: Parameters<typeof connection.listen>[0] = {
         phase.value = welcome.value === null ? 'gate' : 'expired';
     },
 };
+
+/* --- the setting that the server keeps --- */
+
+function noteLearning(on: boolean): void {
+    const known = welcome.value;
+    if (known) welcome.value = { ...known, user: { ...known.user, learn: on } };
+}
+
+/* The switch shows what is wished until the server refuses it. */
+export async function setLearning(on: boolean): Promise<void> {
+    noteLearning(on);
+    try {
+        await connection.request('learn', { on }, readNothing);
+    } catch (error) {
+        noteLearning(!on);
+        complain('The setting was not saved.', error);
+    }
+}
 
 /* A message that was on its way when the tab was reloaded goes out again, with the same cid. */
 function takeUpOutgoing(): void {

@@ -48,7 +48,7 @@ export interface Conversation {
 
 export interface Welcome {
     t: 'welcome';
-    user: { name: string; admin: boolean };
+    user: { name: string; admin: boolean; learn: boolean };
     model: { name: string; ctx: number; quant: string };
     server: { version: string; node: string };
     hb_ms: number;
@@ -72,6 +72,7 @@ export type Frame =
     | { t: 'msg'; conv: string; m: Message }
     | { t: 'conv'; c: Conversation }
     | { t: 'conv_gone'; id: string }
+    | { t: 'learn'; on: boolean }
     | StreamEvent
     | { t: 'drain'; after_ms: number }
     | { t: 'ping'; n: number }
@@ -190,7 +191,7 @@ function readWelcome(of: Fields): Welcome {
     const server = fields(of.server, 'server');
     return {
         t: 'welcome',
-        user: { name: text(user, 'name'), admin: user.admin === true },
+        user: { name: text(user, 'name'), admin: user.admin === true, learn: user.learn === true },
         model: { name: text(model, 'name'), ctx: number(model, 'ctx'), quant: textOr(model, 'quant', '') },
         server: { version: text(server, 'version'), node: textOr(server, 'node', '') },
         hb_ms: count(of, 'hb_ms', 1),
@@ -226,6 +227,8 @@ function readObject(of: Fields): Frame | null {
         case 'conv':
             if (of.deleted === true) return { t: 'conv_gone', id: text(of, 'conv') };
             return { t: 'conv', c: readConversation(of.c) };
+        case 'learn':
+            return { t: 'learn', on: of.on === true };
         case 'start':
             return {
                 t: 'start',

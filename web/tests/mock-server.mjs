@@ -278,6 +278,10 @@ const handlers = {
         broadcast({ t: 'conv', c: convView(conv) });
         return {};
     },
+    learn(socket, { on }) {
+        broadcast({ t: 'learn', on });
+        return {};
+    },
     delete(socket, { conv: id }) {
         const conv = find(convs, id, 'conversation');
         if (conv.live) clearTimeout(generations.get(conv.live).timer);
@@ -297,7 +301,7 @@ function receive(socket, frame) {
             t: 'welcome',
             v: 1,
             sid: newId(),
-            user: { name: 'ada', admin: true },
+            user: { name: 'ada', admin: true, learn: false },
             model: { name: 'SmolLM2-135M-Instruct', ctx: 8192, quant: 'Q4_1' },
             server: { version: '0.1.0', node: 'mock' },
             hb_ms: 25000,

@@ -183,6 +183,23 @@ test('a message written while the server is down goes out exactly once', async (
     expect((await history(page)).filter((message) => message.text === '[[tokens 5]] second')).toHaveLength(1);
 });
 
+test('learning from own answers is off until it is switched on, for all tabs, and stays', async ({ page, context, foresay }) => {
+    const learns = (of: Page) => of.getByRole('switch', { name: /Learn from my answers/ });
+    const other = await context.newPage();
+    await other.goto(foresay.origin);
+    for (const tab of [page, other]) {
+        await tab.keyboard.press('Control+,');
+        await expect(learns(tab)).not.toBeChecked();
+    }
+    await learns(page).check();
+    await expect(learns(other)).toBeChecked();
+    await page.reload();
+    await page.keyboard.press('Control+,');
+    await expect(learns(page)).toBeChecked();
+    await learns(page).uncheck();
+    await expect(learns(other)).not.toBeChecked();
+});
+
 test('signing out ends the session in all tabs', async ({ page, context, foresay }) => {
     const other = await context.newPage();
     await other.goto(foresay.origin);

@@ -1,7 +1,8 @@
-/* settings.tsx - theme, keys and sampling, kept in this browser. An empty field leaves the choice to the server. */
+/* settings.tsx - theme, keys and sampling, kept in this browser, and what the server keeps for the user. An empty field leaves the
+ * choice to the server. */
 import type { ComponentChildren } from 'preact';
 import { change, defaults, LIMITS, MAX_SYSTEM_CHARS, settings, type Scrolling, type Theme } from '../settings.ts';
-import { welcome } from '../session.ts';
+import { setLearning, welcome } from '../session.ts';
 import { dialog } from '../ui.ts';
 import { Modal } from './dialog.tsx';
 import { Icon, type IconName } from './icons.tsx';
@@ -140,9 +141,26 @@ export function SettingsDialog() {
                         />
                     </label>
                 </section>
+                <section>
+                    <h3>Your account</h3>
+                    <Row
+                        label="Learn from my answers to answer faster"
+                        help="Your earlier answers help to guess the next ones. No answer changes by it, and nobody else gets anything of yours."
+                    >
+                        <input
+                            class="switch"
+                            type="checkbox"
+                            role="switch"
+                            aria-label="Learn from my answers to answer faster"
+                            checked={welcome.value?.user.learn ?? false}
+                            disabled={!welcome.value}
+                            onChange={(event) => void setLearning(event.currentTarget.checked)}
+                        />
+                    </Row>
+                </section>
                 <p class="about">
                     {welcome.value && `${welcome.value.model.name} on Foresay ${welcome.value.server.version}. `}
-                    Settings stay in this browser; chats stay on the server.
+                    Other settings stay in this browser; chats stay on the server.
                 </p>
             </div>
         </Modal>

@@ -29,7 +29,8 @@ test('the frames of the protocol are read', () => {
         max_frame: 262144,
         now: 1,
     });
-    assert.ok(welcome?.t === 'welcome' && welcome.model.quant === '');
+    assert.ok(welcome?.t === 'welcome' && welcome.model.quant === '' && !welcome.user.learn);
+    assert.deepEqual(read({ t: 'learn', on: true }), { t: 'learn', on: true });
     const failed = read({
         t: 'done',
         g: 'g',
