@@ -30,6 +30,34 @@ def test_an_answer_streams_and_is_kept(make_server):
     run(main())
 
 
+def test_own_answers_are_guessed_from_once_allowed_and_forgotten_after(make_server):
+    """The drafter suffix drafts whatever it costs, so what it finds does not depend on the machine's load."""
+    server = make_server(real=True, args=["--drafter", "suffix"])
+
+    async def main():
+        async with server.client() as c:
+
+            async def answer():
+                r = await c.say("What is the capital of France? Say more about it.", gen={**PLAIN, "max": 40})
+                s = await c.done(r["g"])
+                return s.text, s.done["usage"]
+
+            text, usage = await answer()
+            assert usage["own"] == 0
+            await c.ask("learn", on=True)
+            for _ in range(20):  # the first one brings the earlier answers, beside itself
+                again, usage = await answer()
+                assert again == text
+                if usage["own"]:
+                    break
+            assert 10 < usage["own"] <= usage["accepted"] <= usage["drafted"]
+            await c.ask("learn", on=False)
+            again, usage = await answer()
+            assert again == text and usage["own"] == 0
+
+    run(main())
+
+
 def test_same_seed_same_text_alone_and_among_sixteen(make_server):
     server = make_server(real=True)
 
