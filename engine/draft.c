@@ -46,8 +46,17 @@ static struct draft_slot *slot_of(struct drafting *d, struct request *r) {
     return r->draft = slot;
 }
 
+/* How the guesses of the user's own store did. */
+static void score_user_store(struct engine *e, const struct request *r) {
+    const struct draft_odds *own = &r->draft->own;
+    float tried = 0, right = 0;
+    for (int i = PAST_STORE_CLASS; i < ODDS_CLASSES; i++) tried += own->tried[i], right += own->right[i];
+    if (tried > 0) user_texts_score(&e->user_texts, r->user_key, tried, right);
+}
+
 void draft_forget(struct engine *e, struct request *r) {
     if (!r->draft) return;
+    score_user_store(e, r);
     end_slot(&e->drafting, r->draft);
     r->draft->owner = NULL;
     r->draft = NULL;

@@ -35,6 +35,7 @@ struct engine_config engine_config_default(void) {
         .draft_width = 4,
         .user_texts = 32,
         .user_text_tokens = 1 << 16,
+        .user_tune_idle_ms = 10 * 1000,
         .step_tokens = 256, /* a step with a full chunk takes some tenths of a second on two cores: text of others still flows */
         .prefix_cache = true,
     };
@@ -215,6 +216,8 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
     int max_users = e->config.drafter == ENGINE_DRAFTER_NONE ? 0 : e->config.user_texts;
     if (user_texts_init(&e->user_texts, max_users, e->config.user_text_tokens) != ENGINE_OK)
         return fail(error, ENGINE_ERR_MEMORY, "no memory for the users' texts");
+    e->user_texts.common = e->drafting.store.header ? &e->drafting.store : NULL;
+    e->user_texts.n_vocab = tokenizer_vocab_size(e->tokenizer);
     return open_step_buffers(e, error);
 }
 
@@ -243,7 +246,7 @@ static void init_locks(struct engine *e) {
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* engine_wait must not care about a changed wall clock */
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->work, NULL);
-    pthread_cond_init(&e->prompts, NULL);
+    pthread_cond_init(&e->prompts, &attr);
     pthread_cond_init(&e->news, &attr);
     pthread_condattr_destroy(&attr);
 }

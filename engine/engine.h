@@ -96,6 +96,7 @@ struct engine_config {
     int draft_width;         /* guesses for the same place: 1 = none but the likeliest (chains), more = token trees */
     int user_texts;          /* users whose own earlier texts are kept to guess from (engine_user_text); 0 = nobody's */
     int user_text_tokens;    /* of each so many of the latest tokens, at least half of it; 12 bytes a token */
+    int user_tune_idle_ms;   /* when nothing has run for so long, stores of n-grams are made of users' texts; -1 = never */
     bool prefix_cache;       /* keep finished blocks and reuse them for equal prefixes */
     void (*wake)(void *arg); /* engine's thread: events went from none to some; must not block, must not call the engine */
     void *wake_arg;

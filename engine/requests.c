@@ -9,6 +9,7 @@
 enum {
     PROMPT_MAX_BYTES = 16 << 20, /* of one request: far more than a context holds, small enough to copy */
     PROMPT_MAX_MESSAGES = 1 << 16,
+    TUNE_LOOK_MS = 500, /* while answers run: whether they are over */
 };
 
 double now_ms(void) {
@@ -345,19 +346,52 @@ static void tokenize(const struct engine *e, struct request *r) {
     r->input = NULL;
 }
 
+/* Lock held. Milliseconds until users' stores may be worked on, as long as nobody comes; -1 = there is nothing to do. */
+static double until_tuning(struct engine *e) {
+    int idle_ms = e->config.user_tune_idle_ms;
+    if (idle_ms < 0 || !user_texts_want_tuning(&e->user_texts)) return -1;
+    double left = e->stats.stepped_ms + idle_ms - now_ms();
+    return e->n_live > 0 ? TUNE_LOOK_MS : left > 0 ? left + 1 : 0;
+}
+
+/* Lock held. Waits for something to do, a moment at a time when the end of the wait is a matter of time. */
+static void wait_for_work(struct engine *e, double ms) {
+    struct timespec until;
+    if (ms < 0) {
+        pthread_cond_wait(&e->prompts, &e->lock);
+        return;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    int64_t ns = until.tv_nsec + (int64_t)(ms * 1e6);
+    until.tv_sec += ns / 1000000000;
+    until.tv_nsec = ns % 1000000000;
+    pthread_cond_timedwait(&e->prompts, &e->lock, &until);
+}
+
+/* Lock held, but not meanwhile: a text that waits, else a piece of a trial. */
+static void work_on_user_texts(struct engine *e) {
+    bool has_texts = e->has_user_texts;
+    e->has_user_texts = false;
+    pthread_mutex_unlock(&e->lock);
+    if (has_texts)
+        has_texts = user_texts_work(&e->user_texts, e->tokenizer);
+    else
+        user_texts_tune(&e->user_texts);
+    pthread_mutex_lock(&e->lock);
+    e->has_user_texts = e->has_user_texts || has_texts;
+}
+
+/* Prompts first. */
 void *tokenizer_thread_run(void *arg) {
     struct engine *e = arg;
     pthread_mutex_lock(&e->lock);
     for (;;) {
-        while (!e->closing && !e->prompts_queue.head && !e->has_user_texts) pthread_cond_wait(&e->prompts, &e->lock);
+        double ms = 0;
+        while (!e->closing && !e->prompts_queue.head && !e->has_user_texts && (ms = until_tuning(e)) != 0) wait_for_work(e, ms);
         if (e->closing) break;
         struct request *r = queue_pop(&e->prompts_queue);
-        if (!r) { /* prompts first, then one text that waits */
-            e->has_user_texts = false;
-            pthread_mutex_unlock(&e->lock);
-            bool may_be_more = user_texts_work(&e->user_texts, e->tokenizer);
-            pthread_mutex_lock(&e->lock);
-            e->has_user_texts = e->has_user_texts || may_be_more;
+        if (!r) {
+            work_on_user_texts(e);
             continue;
         }
         r->stage = REQUEST_TOKENIZING;

@@ -4,7 +4,10 @@
  *  (2) Bounded: at most max_users, of each the latest tokens; the one that was not used for longest leaves. A place is allocated
  *      when a user's first text comes, never in a step.
  *  (3) After user_texts_forget nothing of the user is left here, nor comes back from a text that was being tokenized.
- *  (4) One lock guards all of it. The tokenizer thread holds it while a text is filed, the engine thread while one sequence is
+ *  (4) In idle time a store of n-grams is made of each user's texts and tried on the latest of them (user_tune.h). It is his as
+ *      the texts are: kept beside them, gone with them. It also goes when in earnest its guesses come true half as often as in
+ *      the trial.
+ *  (5) One lock guards all of it. The tokenizer thread holds it while a text is filed, the engine thread while one sequence is
  *      asked for a guess; both are fractions of a millisecond. Any thread, but where it says otherwise. */
 #ifndef FORESAY_USER_TEXT_H
 #define FORESAY_USER_TEXT_H
@@ -15,11 +18,15 @@
 #include <stdint.h>
 
 #include "engine/tokenizer.h"
+#include "engine/user_tune.h"
 #include "speculative/speculative.h"
 
 struct user_text {
     uint64_t key, used; /* used: when, in steps of the clock below */
     struct past_text *past;
+    uint64_t n_added, n_tried; /* tokens in all; of these when a store was last tried */
+    float hits;                /* of the store's guesses in the trial */
+    float tried, right;        /* of its guesses in earnest, of late */
 };
 
 /* A text on its way. */
@@ -39,6 +46,11 @@ struct user_texts {
     uint64_t clock;
     struct user_feed *first, *last, *now; /* those that wait, in order; the one being tokenized */
     size_t waiting_bytes;
+    struct user_tune *tune; /* the text thread's; whose it is, and whether he was forgotten meanwhile: */
+    uint64_t tune_key;
+    bool tune_is_void;
+    const struct ngram_store *common; /* of all users; NULL = none. Constant, as the next one */
+    int n_vocab;
 };
 
 uint64_t user_texts_bytes(int max_users, int max_tokens); /* when all places are taken */
@@ -52,6 +64,14 @@ int user_texts_post(struct user_texts *texts, uint64_t key, const char *text, si
 bool user_texts_work(struct user_texts *texts, const struct tokenizer *tokenizer);
 bool user_texts_know(struct user_texts *texts, uint64_t key);
 void user_texts_forget(struct user_texts *texts, uint64_t key);
+/* Is there a user whose texts have grown enough to try a store? */
+bool user_texts_want_tuning(struct user_texts *texts);
+/* The tokenizer thread, when nobody needs it: some milliseconds of such a trial. */
+void user_texts_tune(struct user_texts *texts);
+/* So many guesses of the user's store were tried in an answer, so many right. */
+void user_texts_score(struct user_texts *texts, uint64_t key, float tried, float right);
+/* For tests: has he a store? */
+bool user_texts_has_store(struct user_texts *texts, uint64_t key);
 /* For tests: tokens of a user that can be found, once none of his texts waits; until then -1. */
 int user_texts_tokens(struct user_texts *texts, uint64_t key);
 

@@ -6,6 +6,7 @@
  *      serve others, and how fast it comes would tell them of him.
  *  (3) When the setting is turned off or a conversation deleted, the engine forgets all of the user at once; what is left comes
  *      back with his next turn. A read that was under way then is not used: its number is out of date.
+ *  (4) What the engine makes of it while idle (engine/user_tune.h) goes the same way; nothing of it is on disk.
  * Service thread only. */
 #ifndef FORESAY_LEARNING_H
 #define FORESAY_LEARNING_H

@@ -19,7 +19,7 @@ enum {
     SECOND_PLACE_CLASS = 11, /* the first node of any but the best place */
     STORE_CLASS = 16,        /* and the seven after it */
     MAX_BRANCHES = 2 * SUFFIX_MAX_PLACES,
-    MAX_CANDIDATES = MAX_BRANCHES + TREE_MAX_NODES * NGRAM_NEXT,
+    MAX_CANDIDATES = MAX_BRANCHES + TREE_MAX_NODES * 2 * NGRAM_NEXT,
 };
 
 struct lookup_drafter {
@@ -48,7 +48,7 @@ struct branch {
 
 struct growth {
     const struct draft_context *context;
-    const struct ngram_store *store;
+    const struct ngram_store *store, *own_store; /* NULL = none */
     struct token_tree *tree;
     struct branch branches[MAX_BRANCHES];
     struct candidate candidates[MAX_CANDIDATES];
@@ -99,17 +99,23 @@ static void add_branches(struct growth *g, const int32_t *text, int n_text, bool
     }
 }
 
-/* What the store says about the last tokens of the path to a node. */
-static void ask_store(struct growth *g, int node) {
+/* What the stores say about the last tokens of the path to a node. */
+static void add_guesses(struct growth *g, const struct ngram_store *store, int node, const int32_t *last, int n,
+                        int first_class) {
     struct ngram_guess guesses[NGRAM_NEXT];
+    int n_guesses = store ? ngram_find(store, last, n, guesses) : 0;
+    for (int i = 0; i < n_guesses; i++)
+        add_candidate(g, node, guesses[i].token, odds_class_of(first_class, guesses[i].probability), -1);
+}
+
+static void ask_stores(struct growth *g, int node) {
     int32_t last[NGRAM_ORDERS];
     int n = 0, n_tokens = g->context->n_tokens;
-    if (!g->store) return;
+    if (!g->store && !g->own_store) return;
     for (int i = node; i > 0 && n < NGRAM_ORDERS; i = g->tree->parent[i]) last[NGRAM_ORDERS - ++n] = g->tree->tokens[i];
     for (int i = n_tokens - 1; i >= 0 && n < NGRAM_ORDERS; i--) last[NGRAM_ORDERS - ++n] = g->context->tokens[i];
-    int n_guesses = ngram_find(g->store, last + NGRAM_ORDERS - n, n, guesses);
-    for (int i = 0; i < n_guesses; i++)
-        add_candidate(g, node, guesses[i].token, odds_class_of(STORE_CLASS, guesses[i].probability), -1);
+    add_guesses(g, g->store, node, last + NGRAM_ORDERS - n, n, STORE_CLASS);
+    add_guesses(g, g->own_store, node, last + NGRAM_ORDERS - n, n, PAST_STORE_CLASS);
 }
 
 /* Takes the likeliest candidate out. In a chain only what hangs on its end counts. False when there is none. */
@@ -137,7 +143,7 @@ static void grow(struct growth *g) {
             float *chance = g->tree->chance;
             /* A weak candidate that meets a strong node may have opened the way to this one too late: chances must not rise. */
             if (chance[node] > chance[node - 1]) chance[node] = chance[node - 1];
-            ask_store(g, node);
+            ask_stores(g, node);
         }
         if (c.branch >= 0 && g->branches[c.branch].n < TREE_MAX_NODES) follow(g, c.branch, node);
     }
@@ -156,7 +162,8 @@ static void propose(void *self, int slot, const struct draft_context *context, s
     if (past)
         add_branches(&g, past->tokens, past->n, true, places,
                      suffix_find_in(&past->index, past->tokens, past->n, tokens, n_tokens, places, width));
-    ask_store(&g, 0);
+    if (past && past_has_store(past)) g.own_store = &past->store;
+    ask_stores(&g, 0);
     grow(&g);
 }
 

@@ -21,9 +21,11 @@ struct occurrence {
     uint64_t at; /* of next in the text */
 };
 
-struct builder {
+struct ngram_builder {
     const int32_t *text;
     uint64_t n_text;
+    uint64_t least;            /* how often contexts were seen that stay */
+    int order;                 /* the next to be added; past the last: done */
     struct occurrence *places; /* [n_text] */
     struct ngram_header header;
     struct ngram_record *records; /* [capacity] */
@@ -45,7 +47,7 @@ static int by_probability(const void *x, const void *y) {
 }
 
 /* Sorts the places that have `order` tokens of the same text before them. */
-static uint64_t sort_places(struct builder *b, int order) {
+static uint64_t sort_places(struct ngram_builder *b, int order) {
     uint64_t n = 0;
     int known = 0;
     for (uint64_t at = 0; at < b->n_text; at++) {
@@ -78,7 +80,7 @@ static void offer(struct ngram_guess *best, int *n, int32_t token, float probabi
     if (*n > NGRAM_NEXT) *n = NGRAM_NEXT;
 }
 
-static void put_records(struct builder *b, uint32_t key, const struct ngram_guess *best, int n) {
+static void put_records(struct ngram_builder *b, uint32_t key, const struct ngram_guess *best, int n) {
     for (int i = 0; i < n && b->n < b->capacity; i++) {
         uint32_t probability = (uint32_t)lrintf(best[i].probability * 255);
         b->records[b->n++] = (struct ngram_record){key, (uint32_t)best[i].token | probability << 24};
@@ -86,7 +88,7 @@ static void put_records(struct builder *b, uint32_t key, const struct ngram_gues
 }
 
 /* One context: places[0 .. n). */
-static void add_context(struct builder *b, const struct occurrence *places, uint64_t n, int order) {
+static void add_context(struct ngram_builder *b, const struct occurrence *places, uint64_t n, int order) {
     struct ngram_guess shorter[NGRAM_NEXT], best[NGRAM_NEXT + 1];
     float c = BACK_OFF[order - 1], all = (float)n + c;
     int n_shorter = 0, n_best = 0;
@@ -105,7 +107,7 @@ static void add_context(struct builder *b, const struct occurrence *places, uint
 /* Seldom-seen contexts go first where they are longest. */
 static uint64_t enough(int order, uint64_t least) { return order == 1 ? 2 : order == 2 && least > 2 ? 1 + least / 2 : least; }
 
-static void add_order(struct builder *b, int order, uint64_t least) {
+static void add_order(struct ngram_builder *b, int order, uint64_t least) {
     uint64_t n = sort_places(b, order), first = b->n;
     for (uint64_t i = 0, end; i < n; i = end) {
         for (end = i; end < n && b->places[end].key == b->places[i].key;) end++;
@@ -116,14 +118,26 @@ static void add_order(struct builder *b, int order, uint64_t least) {
     b->store.records[order - 1] = b->records + first;
 }
 
-static bool build(struct builder *b, uint64_t least) {
+static void begin(struct ngram_builder *b, uint64_t least) {
     b->n = 0;
+    b->order = 1;
+    b->least = least;
     memset(b->header.n_records, 0, sizeof b->header.n_records);
-    for (int order = 1; order <= NGRAM_ORDERS && b->n < b->capacity; order++) add_order(b, order, least);
-    return b->n < b->capacity;
 }
 
-static void *finish(struct builder *b, uint64_t *size) {
+bool ngram_builder_step(struct ngram_builder *b) {
+    bool is_done = b->order > NGRAM_ORDERS;
+    if (is_done) return false;
+    add_order(b, b->order++, b->least);
+    bool fits = b->n < b->capacity;
+    if (!fits && b->least <= b->n_text)
+        begin(b, b->least + 1 + b->least / 3);
+    else if (!fits)
+        b->order = NGRAM_ORDERS + 1;
+    return true;
+}
+
+void *ngram_builder_finish(struct ngram_builder *b, uint64_t *size) {
     *size = sizeof b->header + b->n * sizeof *b->records;
     char *image = malloc(*size);
     if (!image) return NULL;
@@ -133,21 +147,45 @@ static void *finish(struct builder *b, uint64_t *size) {
     return image;
 }
 
+static uint64_t capacity_of(uint64_t max_bytes) {
+    uint64_t header = sizeof(struct ngram_header);
+    return max_bytes > header ? (max_bytes - header) / sizeof(struct ngram_record) + 1 : 1;
+}
+
+uint64_t ngram_builder_bytes(uint64_t n_text, uint64_t max_bytes) {
+    return sizeof(struct ngram_builder) + (n_text + 1) * sizeof(struct occurrence) +
+           capacity_of(max_bytes) * sizeof(struct ngram_record);
+}
+
+struct ngram_builder *ngram_builder_open(const int32_t *text, uint64_t n_text, uint32_t n_vocab, uint64_t vocab_digest,
+                                         uint64_t target_digest, uint64_t max_bytes) {
+    struct ngram_builder *b = calloc(1, sizeof *b);
+    if (!b) return NULL;
+    *b = (struct ngram_builder){.text = text, .n_text = n_text, .capacity = capacity_of(max_bytes)};
+    b->header = (struct ngram_header){
+        .magic = "fsngram1", .vocab_digest = vocab_digest, .target_digest = target_digest, .n_text = n_text, .n_vocab = n_vocab};
+    b->places = malloc((size_t)(n_text + 1) * sizeof *b->places);
+    b->records = malloc((size_t)b->capacity * sizeof *b->records);
+    begin(b, 2);
+    if (b->places && b->records) return b;
+    ngram_builder_close(b);
+    return NULL;
+}
+
+void ngram_builder_close(struct ngram_builder *b) {
+    if (!b) return;
+    free(b->places);
+    free(b->records);
+    free(b);
+}
+
 void *ngram_build(const int32_t *text, uint64_t n_text, uint32_t n_vocab, uint64_t vocab_digest, uint64_t target_digest,
                   uint64_t max_bytes, uint64_t *size) {
-    struct builder b = {.text = text, .n_text = n_text};
-    b.header = (struct ngram_header){
-        .magic = "fsngram1", .vocab_digest = vocab_digest, .target_digest = target_digest, .n_text = n_text, .n_vocab = n_vocab};
-    b.capacity = max_bytes > sizeof b.header ? (max_bytes - sizeof b.header) / sizeof *b.records + 1 : 1;
-    b.places = malloc((size_t)(n_text + 1) * sizeof *b.places);
-    b.records = malloc((size_t)b.capacity * sizeof *b.records);
-    void *image = NULL;
-    if (b.places && b.records) {
-        uint64_t least = 2;
-        while (!build(&b, least) && least <= n_text) least += 1 + least / 3;
-        image = finish(&b, size);
+    struct ngram_builder *b = ngram_builder_open(text, n_text, n_vocab, vocab_digest, target_digest, max_bytes);
+    if (!b) return NULL;
+    while (ngram_builder_step(b)) {
     }
-    free(b.places);
-    free(b.records);
+    void *image = ngram_builder_finish(b, size);
+    ngram_builder_close(b);
     return image;
 }

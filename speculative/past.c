@@ -21,7 +21,10 @@ struct past_text *past_open(int max_tokens) {
     return past;
 }
 
-void past_close(struct past_text *past) { free(past); }
+void past_close(struct past_text *past) {
+    if (past) free(past->store_image);
+    free(past);
+}
 
 static void drop_older_half(struct past_text *past) {
     int keep = past->max_tokens / 2;
@@ -43,3 +46,15 @@ void past_add(struct past_text *past, const int32_t *tokens, int n) {
 }
 
 int past_tokens(const struct past_text *past) { return past->n; }
+
+void past_read(const struct past_text *past, int32_t *out) { memcpy(out, past->tokens, (size_t)past->n * sizeof *out); }
+
+void past_set_store(struct past_text *past, void *image, uint64_t size) {
+    free(past->store_image);
+    past->store_image = image;
+    const char *trouble = image ? ngram_open(&past->store, image, size, 0, 0, 0) : NULL;
+    assert(!trouble); /* it was just made */
+    if (!image || trouble) past->store = (struct ngram_store){0};
+}
+
+bool past_has_store(const struct past_text *past) { return past->store.header != NULL; }

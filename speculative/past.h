@@ -10,6 +10,8 @@ struct past_text {
     struct suffix_index index;
     int32_t *tokens; /* [max_tokens], -1 behind each text */
     int n, max_tokens;
+    struct ngram_store store; /* header NULL = none */
+    void *store_image;
 };
 
 #endif

@@ -25,7 +25,7 @@
 
 enum {
     TREE_MAX_NODES = 64, /* the root included: a set of nodes fits a word */
-    ODDS_CLASSES = 41,
+    ODDS_CLASSES = 49,
 };
 
 struct token_tree {
@@ -210,6 +210,15 @@ int ngram_find(const struct ngram_store *store, const int32_t *tokens, int n, st
 void *ngram_build(const int32_t *text, uint64_t n_text, uint32_t n_vocab, uint64_t vocab_digest, uint64_t target_digest,
                   uint64_t max_bytes, uint64_t *size);
 
+struct ngram_builder;
+/* The same piece by piece, for those who must be ready to leave off: a step goes over the text once. text must outlive it. */
+struct ngram_builder *ngram_builder_open(const int32_t *text, uint64_t n_text, uint32_t n_vocab, uint64_t vocab_digest,
+                                         uint64_t target_digest, uint64_t max_bytes); /* NULL when memory is refused */
+uint64_t ngram_builder_bytes(uint64_t n_text, uint64_t max_bytes);
+bool ngram_builder_step(struct ngram_builder *builder); /* false: it is done */
+void *ngram_builder_finish(struct ngram_builder *builder, uint64_t *size);
+void ngram_builder_close(struct ngram_builder *builder); /* accepts NULL */
+
 /* --- an author's earlier texts ---
  *
  * The latest max_tokens / 2 to max_tokens tokens of them, to look up what followed the same words there. Each is a world of its
@@ -221,9 +230,15 @@ void past_close(struct past_text *past);     /* accepts NULL */
 /* One more text; of one longer than max_tokens / 2 its end. */
 void past_add(struct past_text *past, const int32_t *tokens, int n);
 int past_tokens(const struct past_text *past); /* how many there are, with one between any two texts */
+/* Copies the latest past_tokens of them, -1 behind each text. */
+void past_read(const struct past_text *past, int32_t *out);
+/* An n-gram store that was made of this author's texts, to guess from beside them: a malloc'ed image that past owns from now on.
+ * NULL takes it away. */
+void past_set_store(struct past_text *past, void *image, uint64_t size);
+bool past_has_store(const struct past_text *past);
 
-/* The class of guesses that come from there, and all classes after it. */
-enum { PAST_CLASS = 32 };
+/* The class of guesses that come from there, and all classes after it; the last eight: from the author's store. */
+enum { PAST_CLASS = 32, PAST_STORE_CLASS = PAST_CLASS + 9 };
 
 /* --- the drafter that looks things up --- */
 
@@ -239,6 +254,25 @@ enum {
 int lookup_drafter_open(struct drafter *out, int n_slots, int max_tokens, const struct ngram_store *store);
 /* Bytes that lookup_drafter_open allocates. */
 uint64_t lookup_drafter_bytes(int n_slots, int max_tokens);
+
+/* --- a drafter's worth, by known texts --- */
+
+enum { REPLAY_NODES = 16 };
+
+struct replay {
+    const struct drafter *drafter;
+    const struct past_text *past; /* NULL = none */
+    struct draft_odds own, all;
+    const int32_t *tokens; /* the text being played, up to `at` */
+    int n, at;
+    uint64_t n_tokens, n_rounds; /* of all texts: drawn, and in how many steps */
+};
+
+void replay_init(struct replay *replay, const struct drafter *drafter, const struct past_text *past);
+/* Slot 0 of the drafter gets this text, whose first token is known. */
+void replay_begin_text(struct replay *replay, const int32_t *tokens, int n);
+/* At most so many rounds. False: the text is over. */
+bool replay_play(struct replay *replay, int most);
 
 /* --- costs --- */
 

@@ -127,11 +127,41 @@ static void old_texts_leave(void **state) {
     past_close(NULL);
 }
 
+/* Protects: a replay draws every token once, whatever pieces it is played in; right guesses save rounds, only they do. */
+static void replays_count_rounds(void **state) {
+    (void)state;
+    struct drafter drafter;
+    struct replay whole, pieces, alone;
+    struct past_text *past = past_open(1024);
+    int32_t said[200], other[200];
+    for (int i = 0; i < 200; i++) said[i] = i, other[i] = 1000 + i;
+    past_add(past, said, 200);
+    assert_int_equal(lookup_drafter_open(&drafter, 1, 200, NULL), 0);
+    replay_init(&whole, &drafter, past);
+    replay_init(&pieces, &drafter, past);
+    replay_init(&alone, &drafter, NULL);
+    for (int k = 0; k < 2; k++) {
+        const int32_t *text = k ? other : said;
+        replay_begin_text(&whole, text, 200);
+        assert_false(replay_play(&whole, 1000));
+        replay_begin_text(&alone, text, 200);
+        assert_false(replay_play(&alone, 1000));
+        replay_begin_text(&pieces, text, 200);
+        while (replay_play(&pieces, 1)) assert_true(pieces.at < 200);
+    }
+    assert_true(whole.n_tokens == 2 * 199 && alone.n_tokens == 2 * 199 && alone.n_rounds == 2 * 199);
+    assert_true(pieces.n_tokens == whole.n_tokens && pieces.n_rounds == whole.n_rounds);
+    assert_true(whole.n_rounds >= 199 + 199 / (1 + REPLAY_NODES) && whole.n_rounds < 199 + 60);
+    drafter.ops->close(drafter.self);
+    past_close(past);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(earlier_texts_are_found),
         cmocka_unit_test(sources_are_kept_apart),
         cmocka_unit_test(old_texts_leave),
+        cmocka_unit_test(replays_count_rounds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

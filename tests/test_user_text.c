@@ -28,6 +28,7 @@ static struct engine *open_with(enum engine_drafter drafter, int user_texts, int
     config.drafter = drafter;
     config.user_texts = user_texts;
     config.user_text_tokens = user_text_tokens;
+    config.user_tune_idle_ms = 0;
     if (engine_open(&engine, &config, &error) != ENGINE_OK) print_message("%s\n", error.text);
     assert_non_null(engine);
     engine_events_per_token(engine);
@@ -54,6 +55,22 @@ static struct engine_request ask(uint64_t key, uint64_t seed) {
     return request;
 }
 
+/* A store of these answers, whatever a trial would say of it. */
+static void give_store(struct engine *engine, uint64_t key, const struct outcome *answers, int n) {
+    int32_t text[2000];
+    uint64_t n_text = 0, size;
+    for (int i = 0; i < n; i++) {
+        memcpy(text + n_text, answers[i].ids, (size_t)answers[i].n_ids * sizeof *text);
+        n_text += (uint64_t)answers[i].n_ids;
+        text[n_text++] = -1;
+    }
+    void *image = ngram_build(text, n_text, TINY_VOCAB, 0, 0, 1 << 16, &size);
+    struct past_text *past = user_texts_hold(&engine->user_texts, key);
+    assert_true(image && past);
+    past_set_store(past, image, size);
+    user_texts_release(&engine->user_texts);
+}
+
 static void assert_same(const struct outcome *a, const struct outcome *b) {
     assert_int_equal(a->n_ids, b->n_ids);
     assert_memory_equal(a->ids, b->ids, (size_t)a->n_ids * sizeof *a->ids);
@@ -63,7 +80,6 @@ static void assert_same(const struct outcome *a, const struct outcome *b) {
 /* Protects: the text with guesses from own earlier texts is the text without; they are made for their user alone, also while
  * others run beside him; usage counts them. */
 static void own_texts_are_guessed_from_and_change_nothing(void **state) {
-    (void)state;
     struct engine *plain = open_with(ENGINE_DRAFTER_NONE, 4, 4096), *engine = open_with(ENGINE_DRAFTER_SUFFIX, 4, 4096);
     struct outcome reference[6], together[12] = {{0}};
     for (uint64_t i = 0; i < 6; i++) {
@@ -73,6 +89,7 @@ static void own_texts_are_guessed_from_and_change_nothing(void **state) {
         if (i % 2 == 0) feed(engine, ANN, reference[i].text);
     }
     feed(engine, BOB, "the quick brown fox");
+    if (*state) give_store(engine, ANN, reference, 6);
     int n_own = 0;
     for (int i = 0; i < 12; i++) { /* each answer for Ann and for somebody else, in one batch */
         struct engine_request request = ask(i < 6 ? ANN : i < 9 ? BOB : 0, 100 + (uint64_t)i % 6);
@@ -88,7 +105,7 @@ static void own_texts_are_guessed_from_and_change_nothing(void **state) {
         if (i >= 6) assert_int_equal(usage->own_tokens, 0);
         outcome_free(&together[i]);
     }
-    assert_true(n_own > 20); /* the model babbles, and half of it is new */
+    assert_true(n_own > (*state ? 100 : 20)); /* the model babbles, and half of it is new */
     engine_forget_user(engine, ANN);
     for (int i = 0; i < 6; i++) {
         struct engine_request request = ask(ANN, 100 + (uint64_t)i);
@@ -185,12 +202,110 @@ static void what_cannot_be_kept_is_refused(void **state) {
     free(text);
 }
 
+/* --- stores of users' own n-grams --- */
+
+static uint64_t rng = 7;
+
+static uint32_t draw(uint32_t n) {
+    rng = rng * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(rng >> 33) % n;
+}
+
+/* Texts in which a letter follows from the two before it, most of the time: what counting finds better than the latest match. */
+static void feed_texts(struct engine *engine, uint64_t key, int n_texts, bool has_rule) {
+    char text[200];
+    for (int k = 0; k < n_texts; k++) {
+        for (unsigned i = 0; i < sizeof text; i++) {
+            unsigned last = i > 0 ? (unsigned)text[i - 1] : 0, before = i > 1 ? (unsigned)text[i - 2] : 0;
+            text[i] = (char)('A' + (has_rule && draw(10) < 6 ? (last * 7 + before * 5 + 3) % 12 : draw(12)));
+        }
+        assert_int_equal(engine_user_text(engine, key, text, sizeof text), ENGINE_OK);
+    }
+}
+
+static void await_trials(struct engine *engine, uint64_t key) {
+    settled(engine, key);
+    while (user_texts_want_tuning(&engine->user_texts)) usleep(500);
+}
+
+/* Protects: a store is made where it helps on texts that it has not seen, and nowhere else; it changes no text; it goes when its
+ * guesses stop coming true, and with its user. */
+static void a_store_is_kept_as_long_as_it_gains(void **state) {
+    (void)state;
+    struct engine *engine = open_with(ENGINE_DRAFTER_SUFFIX, 4, 8192);
+    struct user_texts *texts = &engine->user_texts;
+    struct engine_request nobodys = ask(0, 100), anns = ask(ANN, 100);
+    feed_texts(engine, ANN, 30, true);
+    feed_texts(engine, BOB, 30, false);
+    await_trials(engine, ANN);
+    await_trials(engine, BOB);
+    assert_true(user_texts_has_store(texts, ANN) && !user_texts_has_store(texts, BOB));
+    struct outcome without = fixture_run(engine, &nobodys), with = fixture_run(engine, &anns);
+    assert_same(&with, &without);
+    outcome_free(&without);
+    outcome_free(&with);
+    user_texts_score(texts, ANN, 150, 0); /* too few to tell */
+    assert_true(user_texts_has_store(texts, ANN));
+    user_texts_score(texts, ANN, 300, 290);
+    assert_true(user_texts_has_store(texts, ANN));
+    user_texts_score(texts, BOB, 300, 0);
+    for (int i = 0; i < 30; i++) user_texts_score(texts, ANN, 100, 1);
+    assert_true(!user_texts_has_store(texts, ANN) && engine_knows_user(engine, ANN)); /* the texts themselves stay */
+    feed_texts(engine, ANN, 20, true);
+    await_trials(engine, ANN);
+    assert_true(user_texts_has_store(texts, ANN));
+    engine_forget_user(engine, ANN);
+    assert_false(user_texts_has_store(texts, ANN));
+    engine_close(engine);
+}
+
+/* Protects: whoever is forgotten in the middle of a trial gets nothing of it; closing in the middle is clean. */
+static void trials_end_with_their_user(void **state) {
+    (void)state;
+    struct engine *engine = open_with(ENGINE_DRAFTER_AUTO, 4, 8192);
+    for (int round = 0; round < 30; round++) {
+        feed_texts(engine, ANN, 30, true);
+        settled(engine, ANN);
+        for (uint32_t n = draw(40); n > 0; n--) usleep(100);
+        engine_forget_user(engine, ANN);
+        assert_false(engine_knows_user(engine, ANN));
+        await_trials(engine, ANN);
+        assert_false(user_texts_has_store(&engine->user_texts, ANN) || engine_knows_user(engine, ANN));
+    }
+    feed_texts(engine, ANN, 30, true);
+    settled(engine, ANN);
+    engine_close(engine);
+}
+
+/* Protects: nothing is tried while a request is there. */
+static void trials_wait_until_nobody_is_there(void **state) {
+    (void)state;
+    struct engine *engine = open_with(ENGINE_DRAFTER_AUTO, 4, 8192);
+    struct engine_request request = ask(ANN, 1);
+    struct outcome o = {0};
+    struct engine_error error;
+    assert_int_equal(engine_submit(engine, &request, &o.id, &error), ENGINE_OK);
+    feed_texts(engine, ANN, 30, true);
+    settled(engine, ANN);
+    usleep(20000);
+    assert_true(user_texts_want_tuning(&engine->user_texts) && !user_texts_has_store(&engine->user_texts, ANN));
+    fixture_finish(engine, &o, 1);
+    await_trials(engine, ANN);
+    assert_true(user_texts_has_store(&engine->user_texts, ANN));
+    outcome_free(&o);
+    engine_close(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(own_texts_are_guessed_from_and_change_nothing),
+        cmocka_unit_test_prestate(own_texts_are_guessed_from_and_change_nothing, path), /* with a store of them, too */
         cmocka_unit_test(texts_may_go_at_any_moment),
         cmocka_unit_test(users_and_tokens_are_bounded),
         cmocka_unit_test(what_cannot_be_kept_is_refused),
+        cmocka_unit_test(a_store_is_kept_as_long_as_it_gains),
+        cmocka_unit_test(trials_end_with_their_user),
+        cmocka_unit_test(trials_wait_until_nobody_is_there),
     };
     struct tiny_model tiny = tiny_model_default();
     log_set_level(LOG_ERROR);
