@@ -6,9 +6,11 @@
 
 enum {
     HELD_OUT = 10,      /* one token in so many is not learned but tested on */
+    NODES = 16,         /* of a draft, as in earnest */
     ROUNDS_A_STEP = 64, /* some tens of microseconds each */
 };
 static const float LEAST_GAIN = 1.01f;
+static const float LEAST_CHANCE = 0.15f; /* of a node that is taken to pay: about what a row more costs on a processor */
 
 enum phase { BUILD, FILE_TEXTS, PLAY_WITHOUT, PLAY_WITH, OVER };
 
@@ -74,7 +76,9 @@ static enum phase build(struct user_tune *t) { return ngram_builder_step(t->buil
 static enum phase file_texts(struct user_tune *t) {
     for (int at = 0, n; at < t->n_learned; at += n + 1) past_add(t->past, t->tokens + at, n = text_length(t, at));
     replay_init(&t->without, &t->drafter, t->past);
-    replay_init(&t->with, &t->drafter, t->past);
+    t->without.max_nodes = NODES;
+    t->without.least_chance = LEAST_CHANCE;
+    t->with = t->without;
     return PLAY_WITHOUT;
 }
 
@@ -82,7 +86,7 @@ static enum phase play(struct user_tune *t, struct replay *replay) {
     if (replay_play(replay, ROUNDS_A_STEP)) return t->phase;
     if (t->at < t->n) {
         int n = text_length(t, t->at);
-        replay_begin_text(replay, t->tokens + t->at, n);
+        replay_begin_text(replay, t->tokens + t->at, 1, n);
         t->at += n + 1;
         return t->phase;
     }
@@ -121,7 +125,9 @@ bool user_tune_step(struct user_tune *t) {
 
 /* --- what came of it --- */
 
-static float tokens_a_round(const struct replay *r) { return r->n_rounds ? (float)r->n_tokens / (float)r->n_rounds : 0; }
+static float tokens_a_step(const struct replay *r) {
+    return r->sums.n_steps ? (float)r->sums.n_tokens / (float)r->sums.n_steps : 0;
+}
 
 static float hits_of(const struct draft_odds *odds) {
     float tried = 0, right = 0;
@@ -131,7 +137,7 @@ static float hits_of(const struct draft_odds *odds) {
 
 struct user_tune_result user_tune_take(struct user_tune *t) {
     struct user_tune_result result = {
-        .without = tokens_a_round(&t->without), .with = tokens_a_round(&t->with), .hits = hits_of(&t->with.all)};
+        .without = tokens_a_step(&t->without), .with = tokens_a_step(&t->with), .hits = hits_of(&t->with.all)};
     if (result.with >= result.without * LEAST_GAIN && result.without > 0)
         result.image = ngram_builder_finish(t->builder, &result.size);
     return result;

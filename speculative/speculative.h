@@ -255,24 +255,35 @@ int lookup_drafter_open(struct drafter *out, int n_slots, int max_tokens, const 
 /* Bytes that lookup_drafter_open allocates. */
 uint64_t lookup_drafter_bytes(int n_slots, int max_tokens);
 
-/* --- a drafter's worth, by known texts --- */
+/* --- what a drafter would have gained on texts that are there already --- */
 
-enum { REPLAY_NODES = 16 };
-
-struct replay {
-    const struct drafter *drafter;
-    const struct past_text *past; /* NULL = none */
-    struct draft_odds own, all;
-    const int32_t *tokens; /* the text being played, up to `at` */
-    int n, at;
-    uint64_t n_tokens, n_rounds; /* of all texts: drawn, and in how many steps */
+struct replay_sums {
+    uint64_t n_steps, n_tokens, n_drafted; /* n_tokens / n_steps: tokens a step */
 };
 
+/* Rounds played again, in slot 0 of a drafter. */
+struct replay {
+    const struct drafter *drafter;
+    const struct past_text *past; /* earlier texts of the same author; NULL = none */
+    int max_nodes, max_width;     /* guesses a step; of them for the same place */
+    float least_chance;           /* of nodes that are verified */
+    struct draft_odds own, all;   /* as learned so far */
+    const int32_t *tokens;        /* [n], the text being played, up to `at` */
+    int n, at;
+    struct replay_sums sums; /* of all texts */
+};
+
+/* All that the drafter guesses is verified, unless the caller sets other bounds. */
 void replay_init(struct replay *replay, const struct drafter *drafter, const struct past_text *past);
-/* Slot 0 of the drafter gets this text, whose first token is known. */
-void replay_begin_text(struct replay *replay, const int32_t *tokens, int n);
+/* A text whose first n_known tokens are given; the first always is. */
+void replay_begin_text(struct replay *replay, const int32_t *tokens, int n_known, int n);
 /* At most so many rounds. False: the text is over. */
 bool replay_play(struct replay *replay, int most);
+
+/* The same for the lookup drafter on many answers. text: tokens; of a prompt, which stands before its answer, token t as -2 - t; -1
+ * ends an answer. Returns 0, or -1 when memory is refused. */
+int speculative_replay(const int32_t *text, uint64_t n_text, const struct ngram_store *store, int max_nodes, int max_width,
+                       struct replay_sums *out);
 
 /* --- costs --- */
 

@@ -142,16 +142,17 @@ static void replays_count_rounds(void **state) {
     replay_init(&alone, &drafter, NULL);
     for (int k = 0; k < 2; k++) {
         const int32_t *text = k ? other : said;
-        replay_begin_text(&whole, text, 200);
+        replay_begin_text(&whole, text, 1, 200);
         assert_false(replay_play(&whole, 1000));
-        replay_begin_text(&alone, text, 200);
+        replay_begin_text(&alone, text, 1, 200);
         assert_false(replay_play(&alone, 1000));
-        replay_begin_text(&pieces, text, 200);
+        replay_begin_text(&pieces, text, 1, 200);
         while (replay_play(&pieces, 1)) assert_true(pieces.at < 200);
     }
-    assert_true(whole.n_tokens == 2 * 199 && alone.n_tokens == 2 * 199 && alone.n_rounds == 2 * 199);
-    assert_true(pieces.n_tokens == whole.n_tokens && pieces.n_rounds == whole.n_rounds);
-    assert_true(whole.n_rounds >= 199 + 199 / (1 + REPLAY_NODES) && whole.n_rounds < 199 + 60);
+    const struct replay_sums *w = &whole.sums, *a = &alone.sums;
+    assert_true(w->n_tokens == 2 * 199 && a->n_tokens == 2 * 199 && a->n_steps == 2 * 199);
+    assert_memory_equal(&pieces.sums, w, sizeof *w);
+    assert_true(w->n_steps >= 199 + 199 / TREE_MAX_NODES && w->n_steps < 199 + 60);
     drafter.ops->close(drafter.self);
     past_close(past);
 }
