@@ -280,8 +280,8 @@ void replay_begin_text(struct replay *replay, const int32_t *tokens, int n_known
 /* At most so many rounds. False: the text is over. */
 bool replay_play(struct replay *replay, int most);
 
-/* The same for the lookup drafter on many answers. text: tokens; of a prompt, which stands before its answer, token t as -2 - t; -1
- * ends an answer. Returns 0, or -1 when memory is refused. */
+/* The same for the lookup drafter on many answers. text: tokens; of a prompt, which stands before its answer, token t as -2 - t;
+ * -1 ends an answer. Returns 0, or -1 when memory is refused. */
 int speculative_replay(const int32_t *text, uint64_t n_text, const struct ngram_store *store, int max_nodes, int max_width,
                        struct replay_sums *out);
 
