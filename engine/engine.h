@@ -176,7 +176,7 @@ enum engine_event_kind {
     ENGINE_EVENT_STARTED, /* the prompt is rendered and tokenized: prompt_tokens, dropped_messages are known */
     ENGINE_EVENT_PREFILL, /* progress of a long prompt: n_tokens of usage.prompt_tokens are computed */
     ENGINE_EVENT_TEXT,    /* text: whole UTF-8 characters, never part of a stop string */
-    ENGINE_EVENT_TRACE,   /* trace, when the request asked for it; before the first text of the round's tokens */
+    ENGINE_EVENT_TRACE,   /* trace, when the request asked for it; before the round's tokens, though held back text may follow it */
     ENGINE_EVENT_DONE,    /* the last event of a request */
 };
 
