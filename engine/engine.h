@@ -159,7 +159,7 @@ struct engine_request {
     const char *const *stop; /* n_stop strings that end the answer and are not part of it */
     int n_stop;
     enum engine_drafter drafter; /* AUTO = as the engine is configured */
-    bool trace;          /* TRACE events tell of every round that checked a guess; memory: 50 KiB */
+    bool trace;                  /* TRACE events tell of every round that checked a guess; memory: 50 KiB */
     bool logprobs;       /* TEXT events carry log-probabilities; memory: 8 * (1 + n_top_logprobs) bytes a token of the answer */
     int n_top_logprobs;  /* how many of the likeliest tokens beside the one drawn, 0 .. ENGINE_MAX_TOP_LOGPROBS */
     bool ignore_eos;     /* for measurements: an end token is sampled but does not end the answer */
@@ -176,7 +176,7 @@ enum engine_event_kind {
     ENGINE_EVENT_STARTED, /* the prompt is rendered and tokenized: prompt_tokens, dropped_messages are known */
     ENGINE_EVENT_PREFILL, /* progress of a long prompt: n_tokens of usage.prompt_tokens are computed */
     ENGINE_EVENT_TEXT,    /* text: whole UTF-8 characters, never part of a stop string */
-    ENGINE_EVENT_TRACE,   /* trace, when the request asked for it; before the round's tokens, though held back text may follow it */
+    ENGINE_EVENT_TRACE,   /* trace, when the request asked for it; before the round's tokens, though text held back may follow */
     ENGINE_EVENT_DONE,    /* the last event of a request */
 };
 
@@ -200,8 +200,8 @@ struct engine_usage {
     float queue_ms, prefill_ms, ttft_ms, decode_ms; /* ttft: submit to first token; decode: first to last token */
 };
 
-/* One round: what was guessed ahead, and how far the model drew the same. A consumer that is slow loses rounds, the oldest waiting
- * ones stay; never text. */
+/* One round: what was guessed ahead, and how far the model drew the same. A slow consumer loses rounds (of 64 that wait, the next
+ * ones), never text. */
 struct engine_trace_node {
     int32_t token;
     float chance;   /* that the draws reach it, as it was estimated before */
@@ -222,9 +222,9 @@ struct engine_event {
     uint64_t id;
     enum engine_event_kind kind;
     int n_tokens;   /* TEXT: tokens this text completes, may be 0 (rest of a long piece); PREFILL: see above */
-    int n_accepted; /* TEXT: of these, guessed right ahead. Where a round's text comes in one event that is what the round accepted;
-                     * where an event holds several rounds, or a part of one, it is their sum, or the part's: all events together
-                     * say usage.accepted_tokens, but for tokens whose text a stop string or the end swallowed */
+    int n_accepted; /* TEXT: of these, guessed ahead and right. Where one event has a round's text it is what the round accepted;
+                     * where it has several rounds, their sum; where it has a part of one, that part's. All events together say
+                     * usage.accepted_tokens, but for tokens whose text a stop string or the end swallowed */
     int text_len;
     char text[ENGINE_TEXT_MAX]; /* not terminated */
     struct engine_trace trace;  /* TRACE */

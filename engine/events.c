@@ -1,9 +1,9 @@
 /* events.c - the consumer's side: news of requests become events. Detokenizing and stop strings happen here, off the engine
  * thread.
  *
- * Order of a request's events: STARTED, PREFILL ..., TEXT and TRACE ..., DONE. Tokens that pile up between two polls come out as one event;
- * with log-probabilities each has its own, and none goes over the beginning of a round that is traced. A stop string ends the text here; the engine thread is told to stop,
- * and DONE follows once it has given the blocks back. */
+ * Order of a request's events: STARTED, PREFILL ..., TEXT and TRACE ..., DONE. Tokens that pile up between two polls come out as
+ * one event, but not over the beginning of a round that is traced; with log-probabilities each has its own. A stop string ends
+ * the text here; the engine thread is told to stop, and DONE follows once it has given the blocks back. */
 #include <errno.h>
 #include <string.h>
 #include <time.h>

@@ -66,7 +66,7 @@ struct request {
     bool wants_logprobs;
     int n_top;                       /* likeliest tokens beside the one drawn */
     struct engine_logprob *logprobs; /* [tokens of the answer][1 + n_top]; written and read like seq.tokens */
-    bool *is_guess;              /* [tokens of the answer] it was guessed right; likewise */
+    bool *is_guess;                  /* [tokens of the answer] it was guessed right; likewise */
     bool wants_trace;
     struct engine_trace *traces; /* [TRACE_KEPT], a ring, see trace.c; NULL = not asked for */
     int n_traces, n_traces_lost; /* written so far, and those there was no room for; engine thread */
@@ -88,9 +88,9 @@ struct request {
 
     /* The engine thread's news, lock. */
     bool is_started, is_finished;
-    int n_ready;     /* sampled tokens that the consumer may read */
+    int n_ready;                       /* sampled tokens that the consumer may read */
     int n_traces_ready, n_traces_done; /* rounds that it may read, and that it has read */
-    int n_prefilled; /* prompt tokens computed, when the prompt takes several steps */
+    int n_prefilled;                   /* prompt tokens computed, when the prompt takes several steps */
     enum engine_finish finish;
     struct engine_usage usage;
 
@@ -99,7 +99,7 @@ struct request {
     bool gave_started, is_flushed;
     int gave_prefilled, n_read, n_read_at_stop, n_traces_read;
     int n_unreported, n_unreported_right; /* tokens read whose text has not come out yet; of these, guessed right */
-    int n_reported;   /* tokens whose log-probabilities are given out, and the bytes of their text */
+    int n_reported;                       /* tokens whose log-probabilities are given out, and the bytes of their text */
     size_t reported_bytes;
     int32_t last_token;
 };

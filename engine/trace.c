@@ -1,7 +1,7 @@
 /* trace.c - how a text came: which of its tokens were guessed right, and for those who ask, every round's guesses.
  *
- *  (1) The engine thread writes a mark for each token and, if the request asked, the round into a ring of TRACE_KEPT; the consumer
- *      reads both up to what was published under the lock, as it reads the tokens.
+ *  (1) The engine thread writes a mark for each token and, if the request asked, the round into a ring of TRACE_KEPT; the
+ *      consumer reads both up to what was published under the lock, as it reads the tokens.
  *  (2) A round for which the ring has no room is dropped and counted. The text never waits for it.
  *  (3) Traces look at what was drawn; nothing that draws looks at them. */
 #include <assert.h>

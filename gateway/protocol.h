@@ -45,8 +45,8 @@
  *   start {g, s:1, conv, msg (assistant message), parent, base (bytes of text it continues, 0 for a new answer), ts}
  *   state {g, s, st:"prefill", done, total}   progress of a long prompt, tokens; or {st:"trimmed", dropped:n}: oldest messages
  *                                             that the model did not see
- *   d     {g, s, n, x, tok, acc?}             covers events s .. s + n - 1: text x, tok tokens, acc of them guessed ahead and right
- *                                             (absent = 0; never with --pace-ms). A lagging reader gets fewer, larger ones
+ *   d     {g, s, n, x, tok, acc?}             covers events s .. s + n - 1: text x, tok tokens, acc of them guessed ahead and
+ *                                             right (absent = 0; never with --pace-ms). A lagging reader gets fewer, larger ones
  *   trace {g, s, r, acc, bonus:TOKEN, nodes:[[parent, TOKEN, chance, right:0|1, drafter], ...]}
  *              when asked for: round r checked a tree of guesses. It stands before the text of the round's tokens: the acc right
  *              nodes in order, then the bonus, which the model drew behind them. Node 0 is the last token before the round, it

@@ -53,7 +53,7 @@ struct stream {
     size_t base_len;
     char *text;
     size_t text_len, text_capacity;
-    uint32_t crc;       /* CRC-32C of text */
+    uint32_t crc; /* CRC-32C of text */
     char *traces;
     size_t traces_len, traces_capacity;
     uint64_t first_seq; /* number of the oldest event that is kept */

@@ -7,8 +7,8 @@
  *   [[prefill 4]]  prefill events before the first token        [[fail 1]] ends as an error after half of the tokens
  *   [[busy 1]]     engine_submit refuses with ENGINE_ERR_BUSY   [[echo 1]] the answer is what follows the brackets
  *   [[halves 1]]   with echo: a token is a byte, so that characters come in parts
- *   [[guess 3]]    rounds of so many guesses, of which 0, 1, 2, 3, 0, 1 ... are right; a wrong one has the right id + WRONG, the
- *                  first place of a round has a second, wrong guess beside it, and guess i of a round a chance of 0.8 to the power i
+ *   [[guess 3]]    rounds of so many guesses, of which 0, 1, 2, 3, 0, 1 ... are right, and one beside the first that is wrong;
+ *                  wrong ones have ids from WRONG on, guess i of a round has a chance of 0.8 to the power i
  * A token's id is its number, or ECHO_TOKENS + its first two bytes, or BYTE_TOKENS + its byte. Log-probabilities are made up:
  * token i of the answer has -0.25 - i % 4, the likeliest ones are it and those with the next ids at -0.5, -1, -1.5 ...
  * A prompt counts one token for four bytes; more than ctx_len is ENGINE_ERR_TOO_LONG, or the oldest messages are left out if
@@ -27,9 +27,9 @@ enum { QUEUE = 4096, MAX_REQUESTS = 512, ECHO_TOKENS = 1 << 22, BYTE_TOKENS = 1 
 
 struct play {
     uint64_t id;
-    char *text;         /* whole answer */
-    int *ends;          /* [n_tokens] where each token's text ends */
-    int32_t *ids;       /* [n_tokens] */
+    char *text;                /* whole answer */
+    int *ends;                 /* [n_tokens] where each token's text ends */
+    int32_t *ids;              /* [n_tokens] */
     bool cut, logprobs, trace; /* cut: a stop string ends the last token, perhaps all of it */
     int n_top;
     int n_guesses, n_rounds, n_drafted, n_accepted;

@@ -129,9 +129,9 @@ export function treeOf(round: Round): Run {
     return run(0);
 }
 
-/* A token for the eye: line breaks and tabs get a sign, half a character its bytes. */
+/* A token for the eye: what would be invisible gets a sign, half a character its bytes. */
 export function labelOf(token: Token): string {
-    if (typeof token === 'string') return visible(token);
+    if (typeof token === 'string') return visible(token.trim() === '' ? token.replaceAll(' ', '␣') : token);
     if (Array.isArray(token)) return token.map((byte) => byte.toString(16).padStart(2, '0')).join(' ');
     return token.name;
 }

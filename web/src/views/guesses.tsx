@@ -5,7 +5,7 @@
  *  (2) The slider is the way to a round for keys and screen readers; a press on the text is a short cut to it.
  *  (3) While the answer is written the view looks at it a few times a second and stays with the newest round, until one is
  *      chosen. */
-import { useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import { formatCount, formatRate } from '../format.ts';
 import { labelOf, piecesOf, sumsOf, treeOf, visible, type Leaf, type Piece, type Round, type Run } from '../guesses.ts';
 import { chat } from '../session.ts';
@@ -64,13 +64,23 @@ function shown(piece: Piece): string {
     return visible(piece.text).replaceAll('↵', '↵\n');
 }
 
+/* The chosen round's pieces come into the box's view; the dialog itself stays. */
+function scrollTo(box: HTMLElement): void {
+    const here = box.querySelector<HTMLElement>('.here');
+    if (!here) return;
+    const low = here.offsetTop - box.clientHeight + 48;
+    box.scrollTop = Math.max(low, Math.min(box.scrollTop, here.offsetTop - 24));
+}
+
 function Text({ pieces, at, choose }: { pieces: Piece[]; at: number; choose: (round: number) => void }) {
+    const box = useRef<HTMLParagraphElement>(null);
+    useEffect(() => scrollTo(box.current!), [at]);
     const onClick = (event: MouseEvent) => {
         const round = (event.target as HTMLElement).closest<HTMLElement>('[data-round]')?.dataset.round;
         if (round !== undefined) choose(Number(round));
     };
     return (
-        <p class="guess-text" dir="auto" tabIndex={0} role="region" aria-label="The answer, piece by piece" onClick={onClick}>
+        <p ref={box} class="guess-text" dir="auto" tabIndex={0} role="region" aria-label="The answer, piece by piece" onClick={onClick}>
             {pieces.map((piece, i) =>
                 piece.round < 0 ? (
                     shown(piece)

@@ -19,7 +19,7 @@ const SCROLLING: { value: Scrolling; label: string }[] = [
 ];
 
 const GUESSES_HELP = {
-    some: 'New answers tell which words were guessed ahead, and every guess.',
+    some: 'New answers tell which words were guessed ahead, as long as the chat stays open.',
     none: 'This server keeps its guesses to itself (--pace-ms).',
 };
 

@@ -29,6 +29,7 @@ test('a space that the start of the text lost, and parts of a character', () => 
     assert.deepEqual(show('a日b', [round(1, [[0xe6]], [0x97, 0xa5]), round(2, [], 'b')]), ['p-1:a', 'd0:日', 'd1:b']);
     assert.equal(labelOf([0xe6, 0x7]), 'e6 07');
     assert.equal(labelOf('\n\t x'), '↵⇥ x');
+    assert.equal(labelOf('\n  '), '↵␣␣');
 });
 
 test('held back text stands before its round; a round whose text is not there marks nothing', () => {
