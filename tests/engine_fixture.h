@@ -1,7 +1,8 @@
 /* engine_fixture.h - what tests of the engine share: submit, follow all requests to their DONE, keep what came out.
  *
  * An outcome checks its own events as they come: STARTED before text, nothing after DONE, tokens as the trace of their round
- * had said; whole UTF-8 is left to the detokenizer's tests. Works with any model; one consumer thread. Link engine.a and kernels.a. */
+ * had said; whole UTF-8 is left to the detokenizer's tests. Works with any model; one consumer thread. Link engine.a and
+ * kernels.a. */
 #ifndef FORESAY_ENGINE_FIXTURE_H
 #define FORESAY_ENGINE_FIXTURE_H
 
