@@ -3,8 +3,8 @@
  *  (1) Never colour alone: what was guessed is underlined, what the model drew itself dotted, wrong guesses are struck through; and
  *      each has its word for those who listen.
  *  (2) The slider is the way to a round for keys and screen readers; a press on the text is a short cut to it.
- *  (3) While the answer is written the view looks at it a few times a second and stays with the newest round, until one is
- *      chosen. */
+ *  (3) While the answer is written the view looks at it a few times a second and stays with the newest round, until another
+ *      one is chosen. */
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { formatCount, formatRate } from '../format.ts';
 import { labelOf, piecesOf, sumsOf, treeOf, visible, type Leaf, type Piece, type Round, type Run } from '../guesses.ts';
@@ -131,6 +131,30 @@ function Branch({ run }: { run: Run }) {
     );
 }
 
+/* Tokens a round, one bar each: the model's own below, what was guessed on it. A press chooses the round. */
+function Bars({ rounds, at, choose }: { rounds: readonly Round[]; at: number; choose: (round: number) => void }) {
+    const most = Math.max(...rounds.map((round) => round.acc)) + 1;
+    const bars = (from: (round: Round) => number, to: (round: Round) => number) =>
+        rounds.map((round, i) => `M${i} ${most - from(round)}V${most - to(round)}h1V${most - from(round)}z`).join('');
+    const onClick = (event: MouseEvent) => {
+        const box = (event.currentTarget as Element).getBoundingClientRect();
+        choose(Math.min(rounds.length - 1, Math.floor(((event.clientX - box.left) / box.width) * rounds.length)));
+    };
+    return (
+        <svg
+            class="guess-bars"
+            viewBox={`0 0 ${rounds.length} ${most}`}
+            preserveAspectRatio="none"
+            aria-hidden="true"
+            onClick={onClick}
+        >
+            <rect class="here" x={at} width={1} height={most} />
+            <path class="drawn" d={bars(() => 0, () => 1)} />
+            <path class="guessed" d={bars(() => 1, (round) => round.acc + 1)} />
+        </svg>
+    );
+}
+
 function RoundView({ rounds, at, choose }: { rounds: readonly Round[]; at: number; choose: (round: number) => void }) {
     const round = rounds[at]!;
     const words = `${formatCount(round.acc)} of ${formatCount(round.nodes.length - 1)} guesses right`;
@@ -147,15 +171,18 @@ function RoundView({ rounds, at, choose }: { rounds: readonly Round[]; at: numbe
                 <button type="button" class="icon-button" aria-label="Round before" onClick={() => step(-1)} disabled={at === 0}>
                     <Icon name="left" />
                 </button>
-                <input
-                    type="range"
-                    aria-label="Round"
-                    aria-valuetext={`Round ${at + 1}: ${words}`}
-                    min={1}
-                    max={rounds.length}
-                    value={at + 1}
-                    onInput={(event) => choose(Number(event.currentTarget.value) - 1)}
-                />
+                <div class="guess-track">
+                    <Bars rounds={rounds} at={at} choose={choose} />
+                    <input
+                        type="range"
+                        aria-label="Round"
+                        aria-valuetext={`Round ${at + 1}: ${words}`}
+                        min={1}
+                        max={rounds.length}
+                        value={at + 1}
+                        onInput={(event) => choose(Number(event.currentTarget.value) - 1)}
+                    />
+                </div>
                 <button
                     type="button"
                     class="icon-button"
@@ -183,6 +210,7 @@ export function GuessesDialog({ message }: { message: string }) {
     const rounds = [...open.guessesOf(message), ...(stream?.rounds ?? [])];
     const text = stream?.text ?? stored?.text ?? '';
     const at = Math.min(picked ?? rounds.length - 1, rounds.length - 1);
+    const choose = (round: number) => pick(round === rounds.length - 1 ? null : round);
     const why = OFF[stored?.usage?.draft_off ?? ''];
     const lost = stored?.usage?.traces_lost ?? 0;
     return (
@@ -205,10 +233,10 @@ export function GuessesDialog({ message }: { message: string }) {
                                 </li>
                             ))}
                         </ul>
-                        <Text pieces={piecesOf(text, rounds)} at={at} choose={pick} />
+                        <Text pieces={piecesOf(text, rounds)} at={at} choose={choose} />
                         {lost > 0 && <p class="setting-help">{formatCount(lost)} rounds were too many to be told.</p>}
                     </section>
-                    <RoundView rounds={rounds} at={at} choose={pick} />
+                    <RoundView rounds={rounds} at={at} choose={choose} />
                 </div>
             )}
         </Modal>
