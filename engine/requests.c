@@ -148,6 +148,8 @@ void request_free(struct request *r) {
     free(r->input);
     free(r->bias);
     free(r->logprobs);
+    free(r->is_guess);
+    free(r->traces);
     free(r->seq.tokens);
     free(r->seq.table.blocks);
     free(r);
@@ -170,6 +172,7 @@ static struct request *request_new(const struct engine_request *q, size_t n_byte
     r->drafter = q->drafter;
     r->wants_logprobs = q->logprobs;
     r->n_top = q->n_top_logprobs;
+    r->wants_trace = q->trace;
     r->seq.salt = q->cache_salt;
     r->submitted_ms = now_ms();
     return r;
@@ -293,7 +296,7 @@ static bool sequence_open(const struct engine *e, struct request *r, const struc
         if (r->n_top > vocab_size) r->n_top = vocab_size;
         r->logprobs = malloc((size_t)(most - n_prompt) * (size_t)(1 + r->n_top) * sizeof *r->logprobs);
     }
-    if (!seq->tokens || !blocks || (r->wants_logprobs && !r->logprobs)) {
+    if (!seq->tokens || !blocks || (r->wants_logprobs && !r->logprobs) || !trace_open(r, most - n_prompt)) {
         free(blocks);
         return false;
     }
