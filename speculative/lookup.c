@@ -17,7 +17,6 @@
 
 enum {
     SECOND_PLACE_CLASS = 11, /* the first node of any but the best place */
-    STORE_CLASS = 16,        /* and the seven after it */
     MAX_BRANCHES = 2 * SUFFIX_MAX_PLACES,
     MAX_CANDIDATES = MAX_BRANCHES + TREE_MAX_NODES * 2 * NGRAM_NEXT,
 };
@@ -114,7 +113,7 @@ static void ask_stores(struct growth *g, int node) {
     if (!g->store && !g->own_store) return;
     for (int i = node; i > 0 && n < NGRAM_ORDERS; i = g->tree->parent[i]) last[NGRAM_ORDERS - ++n] = g->tree->tokens[i];
     for (int i = n_tokens - 1; i >= 0 && n < NGRAM_ORDERS; i--) last[NGRAM_ORDERS - ++n] = g->context->tokens[i];
-    add_guesses(g, g->store, node, last + NGRAM_ORDERS - n, n, STORE_CLASS);
+    add_guesses(g, g->store, node, last + NGRAM_ORDERS - n, n, DRAFT_STORE_CLASS);
     add_guesses(g, g->own_store, node, last + NGRAM_ORDERS - n, n, PAST_STORE_CLASS);
 }
 

@@ -102,6 +102,7 @@ static void submit(struct engine *engine, int i) {
     uint64_t id;
     request.max_tokens = LENGTH / 2;
     request.ignore_eos = true;
+    request.trace = i % 2;
     request.stop = stop;
     request.n_stop = 1;
     request.sampling.top_k = 40;

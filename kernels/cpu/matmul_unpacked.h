@@ -92,8 +92,8 @@ INLINE vint line_codes(const enum dtype type, const uint8_t *codes, const int v,
     return SIGNED_BYTES ? vi_flip_signs(vi_lookup(table, nibbles)) : vi_lookup(table, nibbles);
 }
 
-/* sums += the dots of vectors first .. first + n - 1 of a block for m activation rows, without a stop in memory. Vectors of 4 bits
- * that share a line stand together. */
+/* sums += the dots of vectors first .. first + n - 1 of a block for m activation rows, without a stop in memory. Vectors of 4
+ * bits that share a line stand together. */
 INLINE void line_dots(const enum dtype type, const int m, const int first, const int n, const uint8_t *codes, const int8_t *q,
                       size_t q_stride, vint sums[]) {
     const int bits = type_code_bits(type);
@@ -120,7 +120,7 @@ INLINE void line_dots(const enum dtype type, const int m, const int first, const
     for (int i = 0; i < m * PARTS; i++) sums[i] = chains[i].sum;
 }
 
-/* What the dots of m rows begin with; at: row * (n_cols / 32) + b of the first. */
+/* What the dots of m rows begin with. at: row * (n_cols / 32) + b of the first. */
 INLINE void begin_dots(const enum dtype type, const int m, const struct activation *in, size_t at, vint first[], vint second[]) {
     const size_t n_blocks = (size_t)in->n_cols / QUANT_BLOCK;
     const bool corrected = SIGNED_BYTES && type_code_bits(type) == 8, halves = type_scales_halves(type);
