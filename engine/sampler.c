@@ -550,24 +550,31 @@ static void sort_best_first(struct sampler_candidate *c, int n) {
     }
 }
 
-/* A draw of its own, because the row is looked at twice: first as the model left it. */
-static void draw_with_logprobs(struct sampler *s, struct sampler_draw *draw) {
+/* The likeliest tokens of a row as the model left it. False when it is not finite. */
+static bool note_top(struct sampler *s, struct sampler_draw *draw, double *log_sum) {
     struct sampler_work *w = &s->work[0];
     struct engine_logprob *top = draw->logprobs + 1;
     w->draw = draw;
     spread_pass(s, &w, 1, maxima_pass);
     draw->status = s->rows->max(w->maxima, s->n_blocks, &w->max) ? ENGINE_OK : ENGINE_ERR_NUMERIC;
-    if (draw->status != ENGINE_OK) return;
+    if (draw->status != ENGINE_OK) return false;
     w->inverse_t = 1;
     spread_pass(s, &w, 1, weights_pass);
-    double log_sum = (double)w->max + sampler_log(total_weight(w));
+    *log_sum = (double)w->max + sampler_log(total_weight(w));
     int n = draw->n_top > 0 ? cut_top_k(s, w, draw->n_top) : 0;
     assert(n == draw->n_top);
     sort_best_first(s->candidates, n);
     for (int i = 0; i < n; i++) {
         const struct sampler_candidate *c = &s->candidates[i];
-        top[i] = (struct engine_logprob){c->token, (float)((double)c->logit - log_sum)};
+        top[i] = (struct engine_logprob){c->token, (float)((double)c->logit - *log_sum)};
     }
+    return true;
+}
+
+/* A draw of its own, because the row is looked at twice: first as the model left it. */
+static void draw_with_logprobs(struct sampler *s, struct sampler_draw *draw) {
+    double log_sum;
+    if (!note_top(s, draw, &log_sum)) return;
     draw_together(s, draw, 1);
     if (draw->status != ENGINE_OK) return;
     float logit = logit_before(s, draw->logits, draw->token);
@@ -586,6 +593,32 @@ void sampler_draw(struct sampler *s, struct sampler_draw *draws, int n) {
             draw_with_logprobs(s, draws + first);
         first += count > 0 ? count : 1;
     }
+}
+
+int sampler_row(struct sampler *s, struct sampler_draw *draw) {
+    const struct engine_sampling *p = draw->params;
+    struct sampler_work *w = &s->work[0];
+    int n = 1;
+    w->draw = draw;
+    apply_changes(s, draw);
+    spread_pass(s, &w, 1, maxima_pass);
+    if (begin_draw(s, w)) {
+        if (!has_top_k(s, p) && p->top_p < 1) spread_pass(s, &w, 1, weights_pass);
+        n = has_cut(s, p) ? cut(s, w) : collect(s, w, 0, -INFINITY, INFINITY);
+    } else {
+        s->candidates[0] = (struct sampler_candidate){w->max, 1, draw->token};
+    }
+    while (s->n_before > 0) { /* a token may have been changed twice: the first change was the model's logit */
+        const struct sampler_candidate *before = &s->before[--s->n_before];
+        draw->logits[before->token] = before->logit;
+    }
+    return draw->status == ENGINE_OK ? n : 0;
+}
+
+void sampler_logprobs(struct sampler *s, struct sampler_draw *draw) {
+    double log_sum;
+    if (!note_top(s, draw, &log_sum)) return;
+    draw->logprobs[0] = (struct engine_logprob){draw->token, (float)((double)draw->logits[draw->token] - log_sum)};
 }
 
 int sampler_sample(struct sampler *sampler, const struct engine_sampling *params, const struct sampler_history *history,

@@ -67,6 +67,13 @@ int sampling_check(const struct engine_sampling *params, int vocab_size, struct 
  * before penalties, bias, temperature and cuts. */
 void sampler_draw(struct sampler *sampler, struct sampler_draw *draws, int n);
 
+/* Instead of a draw, the distribution that it would be made from: sampler->candidates[0 .. n) are the tokens that steps 1 to 3
+ * leave, their chances are as their weights. Returns n; 0 when the draw's status is not ENGINE_OK. The logits stay as they
+ * are. */
+int sampler_row(struct sampler *sampler, struct sampler_draw *draw);
+/* Fills the log-probabilities of a draw whose token is known and whose logits are as the model left them. */
+void sampler_logprobs(struct sampler *sampler, struct sampler_draw *draw);
+
 /* One draw: returns its status; *token is not touched unless that is ENGINE_OK. */
 int sampler_sample(struct sampler *sampler, const struct engine_sampling *params, const struct sampler_history *history,
                    float *logits, int32_t *token);

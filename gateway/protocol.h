@@ -30,8 +30,8 @@
  *   rename {id, conv, title (1..200 chars)}   -> ok {}         delete {id, conv} -> ok {}
  *   ping   {n}                                -> pong {n}      pong {n}   answers the server's ping
  * gen: {temp 0..5, top_p (0,1], top_k >= 0, min_p [0,1), max >= 1, seed >= 0, repeat_penalty, frequency_penalty,
- *       presence_penalty, stop:[string], system:string (first message for the model, not stored)}; unknown members are an error
- *       that names them.
+ *       presence_penalty, stop:[string], system:string (first message for the model, not stored), drafter, verify
+ *       (names: who guesses ahead and how guesses are checked, see engine.h)}; unknown members are an error that names them.
  *
  * Server -> client
  *   welcome {v:1, sid, user:{name, admin}, model:{name, ctx, quant}, server:{version, node}, hb_ms, max_frame, now}
@@ -45,10 +45,11 @@
  *   d     {g, s, n, x, tok}                   covers events s .. s + n - 1: text x, tok tokens. A lagging reader gets fewer,
  *                                             larger ones
  *   done  {g, s, why, usage:{in, cached, out, queue_ms, prefill_ms, ttft_ms, tps, rounds, drafted, accepted, accepted_at,
- *              drafter, model_rounds, draft_off, seed}, len, crc, err?:{code, msg}}
+ *              drafter, verify, model_rounds, draft_off, seed}, len, crc, err?:{code, msg}}
  *              rounds: steps that checked a draft; drafted, accepted: tokens guessed ahead, of these right; accepted_at: of the
  *              latter, how many were the first guess of their round, the second, ..., the eighth or later; drafter: who was
- *              to guess; model_rounds: rounds guessed by the draft model; draft_off: why most steps without a draft had none
+ *              to guess; verify: how guesses were checked; model_rounds: rounds guessed by the draft model; draft_off: why most
+ *              steps without a draft had none
  *              why: "stop" | "length" | "context" | "cancel" | "error" | "interrupted"; len = bytes and crc = CRC-32C (8 hex
  *              digits) of the whole message text, base included
  *   snap  {g, upto, x, st, why?}              instead of events that are no longer kept: x = the whole message text as of

@@ -40,6 +40,9 @@ static const struct {
     {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"min_p\":1}}", CODE_BAD_FIELD},
     {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"repeat_penalty\":0}}", CODE_BAD_FIELD},
     {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"seed\":-1}}", CODE_BAD_FIELD},
+    {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"drafter\":\"crystal\"}}", CODE_BAD_FIELD},
+    {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"verify\":\"blindly\"}}", CODE_BAD_FIELD},
+    {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"verify\":7}}", CODE_BAD_FIELD},
     {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"temp\":1e999}}", CODE_BAD_JSON},
     {"{\"t\":\"regen\",\"id\":\"1\",\"cid\":\"c\",\"msg\":\"" ID "\"}", 0},
     {"{\"t\":\"cont\",\"id\":\"1\",\"cid\":\"c\"}", CODE_BAD_FIELD},
@@ -188,6 +191,7 @@ static void test_events(void **state) {
         .prompt_tokens = 5, .cached_tokens = 2, .output_tokens = 11, .decode_ms = 1000, .ttft_ms = 1.0f / 0.0f};
     result.usage.accepted_at[0] = 4, result.usage.accepted_at[2] = 1;
     result.usage.drafter = ENGINE_DRAFTER_MERGE;
+    result.usage.verify = ENGINE_VERIFY_MULTI_STEP;
     result.usage.draft_off = ENGINE_DRAFT_OFF_GUESS;
     result.usage.model_rounds = 7;
     reader.ready = NULL;
@@ -222,6 +226,7 @@ static void test_events(void **state) {
             assert_int_equal(json_integer_value(json_array_get(json_object_get(usage, "accepted_at"), 0)), 4);
             assert_int_equal(integer_in(usage, "model_rounds"), 7);
             assert_string_equal(string_in(usage, "drafter"), "merge");
+            assert_string_equal(string_in(usage, "verify"), "multi-step");
             assert_string_equal(string_in(usage, "draft_off"), "no guess");
             assert_true(json_number_value(json_object_get(usage, "ttft_ms")) == 0.0); /* no infinity in JSON */
             assert_int_equal(integer_in(err, "code"), CODE_STORE_DOWN);

@@ -1,0 +1,127 @@
+/* draft_verify.c - drafts verified by distribution: the modes of speculative/verify.c on the engine's rows.
+ *
+ *  (1) p behind a node is what the request's next token would be drawn from with the node's path as text: after temperature,
+ *      penalties, bias and cuts. At temperature 0 it is one token, so what comes out is plain decoding's text.
+ *  (2) The draft model draws its guesses from at most DRAWN_MOST tokens, the likeliest of its own such distribution; that is q.
+ *      Other drafters choose their guesses.
+ *  (3) Guesses and dice have noise of their own, keyed by the text's length when the round began, which no two rounds share.
+ *
+ * One row of p is in memory, and nothing is allocated. Engine thread. */
+#include <assert.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "engine/philox.h"
+
+static const double TYPICAL_EPSILON = 0.09, TYPICAL_DELTA = 0.3; /* of Medusa's published runs */
+
+/* One round. */
+struct verifying {
+    struct engine *engine;
+    struct request *request;
+    const struct token_tree *tree;
+    int first_row;
+    bool is_finite;
+    uint32_t n_thrown;
+};
+
+/* The first place at which the weights so far exceed unit times all of them: its own weight is not 0. */
+static int pick_at(const double *weights, int n, double unit) {
+    double left = 0;
+    int last = 0;
+    for (int i = 0; i < n; i++) left += weights[i];
+    left *= unit;
+    for (int i = 0; i < n; i++) {
+        if (weights[i] <= 0) continue;
+        last = i;
+        if (left < weights[i]) break;
+        left -= weights[i];
+    }
+    return last;
+}
+
+/* --- guesses --- */
+
+void draft_draw(struct engine *e, struct sampler_draw *draw, int n_tokens, int index, struct drawn_row *row) {
+    struct engine_sampling params = *draw->params;
+    struct sampler_draw own = *draw;
+    const struct sampler_candidate *c = e->sampler.candidates;
+    double sum = 0;
+    if (params.top_k == 0 || params.top_k > DRAWN_MOST) params.top_k = DRAWN_MOST;
+    own.params = &params;
+    row->n = sampler_row(&e->sampler, &own);
+    draw->status = own.status;
+    assert(row->n <= DRAWN_MOST);
+    for (int i = 0; i < row->n; i++) sum += (double)c[i].weight;
+    for (int i = 0; i < row->n; i++) row->tokens[i] = c[i].token, row->p[i] = (double)c[i].weight / sum;
+    if (row->n == 0) return;
+    double unit = philox_unit(params.seed, (uint64_t)n_tokens, (uint32_t)index, PHILOX_GUESSES);
+    draw->token = row->tokens[pick_at(row->p, row->n, unit)];
+}
+
+/* --- the target --- */
+
+static void target_row(void *self, int node, double *p) {
+    struct verifying *v = self;
+    struct sequence *seq = &v->request->seq;
+    const struct sampler_candidate *c = v->engine->sampler.candidates;
+    double sum = 0;
+    for (int at = node; at > 0; at = v->tree->parent[at]) /* there is room: a draft never reaches the last token */
+        seq->tokens[seq->n_tokens + v->tree->depth[at] - 1] = v->tree->tokens[at];
+    struct sampler_draw draw = {
+        .params = &v->request->sampling,
+        .history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens + v->tree->depth[node]},
+        .logits = model_logits(v->engine->model, v->first_row + node),
+    };
+    int n = sampler_row(&v->engine->sampler, &draw);
+    memset(p, 0, (size_t)v->engine->sampler.vocab_size * sizeof *p);
+    for (int i = 0; i < n; i++) sum += (double)c[i].weight;
+    for (int i = 0; i < n; i++) p[c[i].token] = (double)c[i].weight / sum;
+    if (n > 0) return;
+    v->is_finite = false;
+    p[0] = 1; /* the verifiers need a distribution to come to an end */
+}
+
+static double throw_dice(struct verifying *v) {
+    const struct request *r = v->request;
+    return philox_unit(r->sampling.seed, (uint64_t)r->seq.n_tokens, v->n_thrown++, PHILOX_DICE);
+}
+
+static bool accept(void *self, double chance) { return throw_dice(self) < chance; }
+static int pick(void *self, const double *weights, int n) { return pick_at(weights, n, throw_dice(self)); }
+
+int draft_verify(struct engine *e, struct request *r, int first_row, int32_t *out) {
+    const struct draft_slot *slot = r->draft;
+    const struct drawn_row *drawn[TREE_MAX_NODES] = {0};
+    struct token_tree tree = slot->tree;
+    struct verifying v = {.engine = e, .request = r, .tree = &tree, .first_row = first_row, .is_finite = true};
+    const struct verify_dice dice = {accept, pick, &v};
+    const struct verify_problem problem = {.tree = &tree,
+                                           .n_vocab = e->sampler.vocab_size,
+                                           .target = target_row,
+                                           .self = &v,
+                                           .drawn = drawn,
+                                           .scratch = e->drafting.target_row};
+    int n = 0;
+    tree.n_nodes = 1 + r->seq.n_draft;
+    for (int i = 0; i < tree.n_nodes && slot->is_drawn; i++) {
+        if (tree.depth[i] < DRAWN_DEPTH) drawn[i] = &slot->rows[tree.depth[i]];
+    }
+    switch (r->verify) {
+    case ENGINE_VERIFY_TOKEN:
+    case ENGINE_VERIFY_MULTI_STEP:
+        n = verify_multi_step(&problem, true, &dice, out);
+        break;
+    case ENGINE_VERIFY_BLOCK:
+    case ENGINE_VERIFY_TRAVERSAL:
+        n = verify_traversal(&problem, &dice, out);
+        break;
+    case ENGINE_VERIFY_TYPICAL:
+        n = verify_typical(&problem, TYPICAL_EPSILON, TYPICAL_DELTA, out);
+        break;
+    case ENGINE_VERIFY_DEFAULT:
+    case ENGINE_VERIFY_MATCH:
+        assert(false);
+    }
+    return v.is_finite ? n : 0;
+}
