@@ -111,9 +111,9 @@ static const float ALL_DECAY = 0.998f; /* all together about 500 */
 static const float PRIOR_WEIGHT = 4;   /* guesses that the assumption is worth */
 
 void odds_init_prior(struct draft_odds *all) {
-    /* The lookup drafter's classes, then the draft model's; any other class starts at one half. */
+    /* The lookup drafter's classes, those of draws, the draft model's; any other class starts at one half. */
     static const float prior[ODDS_CLASSES] = {.35f, .45f, .52f, .58f, .63f, .68f, .72f, .76f, .80f, .85f, .90f,
-                                              .15f, .5f,  .5f,  .5f,  .5f,  .04f, .09f, .16f, .27f, .42f, .57f,
+                                              .15f, .5f,  .5f,  .5f,  .7f,  .04f, .09f, .16f, .27f, .42f, .57f,
                                               .72f, .88f, .2f,  .25f, .3f,  .4f,  .5f,  .6f,  .75f, .92f};
     for (size_t i = 0; i < ODDS_CLASSES; i++) {
         all->tried[i] = PRIOR_WEIGHT;

@@ -70,33 +70,103 @@ static void expect_same(const struct outcome *got, const struct outcome *want) {
     assert_memory_equal(got->logprobs, want->logprobs, (size_t)(want->n_ids * want->stride) * sizeof *want->logprobs);
 }
 
-/* Protects: at temperature 0 no way to verify changes a token, a log-probability or the end, whatever was guessed: by models that
- * are near, far and the same, by trees that know the answer, hide it, or have no idea. */
+/* Protects: at temperature 0 no way to verify changes a token, a log-probability or the end, be it an end token or the limit,
+ * whatever was guessed: by models that are near, far and the same, by trees that know the answer, hide it, or have no idea. */
 static void at_temperature_0_the_text_is_plain_decoding_s(void **state) {
     (void)state;
     const char *const files[] = {near_path, other_path, path};
     struct engine *plain = open_with(ENGINE_DRAFTER_NONE, NULL);
-    struct engine_request request = request_of(1, 120, 0);
-    request.logprobs = true;
-    request.n_top_logprobs = 2;
-    struct outcome want = fixture_run(plain, &request);
-    for (int i = 0; i < 3 + N_TEST_DRAFTERS; i++) {
+    for (int i = 0; i < 2 * (3 + N_TEST_DRAFTERS); i++) {
         struct test_drafter test;
-        struct engine *engine = i < 3 ? open_with(ENGINE_DRAFTER_MODEL, files[i]) : open_knowing(&test, i - 3, &want, 1);
+        struct engine_request request = request_of(1, 90, 0);
+        int which = i / 2;
+        request.ignore_eos = i % 2;
+        request.logprobs = true;
+        request.n_top_logprobs = 2;
+        struct outcome want = fixture_run(plain, &request);
+        assert_int_equal(want.end.finish, i % 2 ? ENGINE_FINISH_LENGTH : ENGINE_FINISH_STOP);
+        struct engine *engine =
+            which < 3 ? open_with(ENGINE_DRAFTER_MODEL, files[which]) : open_knowing(&test, which - 3, &want, 1);
         for (enum engine_verify v = ENGINE_VERIFY_MATCH; v <= ENGINE_VERIFY_TYPICAL; v++) {
             request.verify = v;
             struct outcome o = fixture_run(engine, &request);
             expect_same(&o, &want);
             assert_int_equal(o.end.usage.verify, v);
             assert_true(o.end.usage.draft_rounds > 0);
-            print_message("%d %d: %d of %d in %d\n", i, v, o.end.usage.accepted_tokens, o.end.usage.drafted_tokens,
-                          o.end.usage.draft_rounds);
+            if (files[which % 3] == path && which < 3) assert_true(o.end.usage.accepted_tokens > want.n_ids / 2);
             outcome_free(&o);
         }
         assert_true(nothing_left(engine));
         engine_close(engine);
+        outcome_free(&want);
     }
-    outcome_free(&want);
+    engine_close(plain);
+}
+
+/* A text at some temperature; what plain decoding finds likeliest at each of its places, with which log-probability, is what was
+ * told with it. */
+static void expect_the_model_s_logprobs(struct engine *plain, const struct outcome *o) {
+    int32_t ids[256];
+    struct token_list list = {.limit = 256};
+    struct engine_request request = request_of(0, 1, 0);
+    assert_int_equal(tokenizer_encode_prompt(plain->tokenizer, request.prompt, request.prompt_len, &list), ENGINE_OK);
+    memcpy(ids, list.ids, list.n * sizeof *ids);
+    memcpy(ids + list.n, o->ids, (size_t)o->n_ids * sizeof *ids);
+    request.prompt = NULL;
+    request.ids = ids;
+    request.logprobs = true;
+    request.n_top_logprobs = 2;
+    request.ignore_eos = true;
+    for (int i = 0; i < o->n_ids; i++) {
+        request.n_ids = (int)list.n + i;
+        struct outcome want = fixture_run(plain, &request);
+        assert_memory_equal(o->logprobs + i * o->stride + 1, want.logprobs + 1, 2 * sizeof *want.logprobs);
+        outcome_free(&want);
+    }
+    token_list_free(&list);
+}
+
+/* Protects: behind accepted and rejected guesses the keys and values are those of the text; log-probabilities are the model's; a
+ * stop string ends the text inside a draft; a fresh engine gives the same text again. */
+static void rounds_leave_the_text_s_state_alone(void **state) {
+    (void)state;
+    static const char *const stop[] = {"never in this noise \x01"};
+    struct engine *plain = open_with(ENGINE_DRAFTER_NONE, NULL);
+    for (enum engine_verify v = ENGINE_VERIFY_TOKEN; v <= ENGINE_VERIFY_TYPICAL; v++) {
+        struct outcome first = {0};
+        for (int again = 0; again < 2; again++) {
+            struct engine *engine = open_with(ENGINE_DRAFTER_MODEL, near_path);
+            struct engine_request request = request_of(7, 60, 0.9f);
+            request.verify = v;
+            request.ignore_eos = request.logprobs = true;
+            request.n_top_logprobs = 2;
+            request.stop = stop;
+            request.n_stop = 1;
+            struct outcome o = fixture_run(engine, &request);
+            assert_int_equal(o.n_ids, 60);
+            assert_true(o.end.usage.accepted_tokens > 10 && o.end.usage.accepted_tokens < o.end.usage.drafted_tokens);
+            if (again) {
+                expect_same(&o, &first);
+                size_t at = o.len / 2;
+                while (at < o.len && (unsigned char)o.text[at] >= 0x80) at++; /* a character of one byte */
+                const char part[2] = {o.text[at]}, *const parts[] = {part};
+                assert_true(part[0]);
+                request.stop = parts;
+                request.logprobs = false;
+                struct outcome stopped = fixture_run(engine, &request);
+                assert_int_equal(stopped.end.finish, ENGINE_FINISH_STOP);
+                assert_true(stopped.len <= at && memcmp(stopped.text, o.text, stopped.len) == 0);
+                outcome_free(&stopped);
+                outcome_free(&o);
+            } else {
+                expect_the_model_s_logprobs(plain, &o);
+                first = o;
+            }
+            assert_true(nothing_left(engine));
+            engine_close(engine);
+        }
+        outcome_free(&first);
+    }
     engine_close(plain);
 }
 
@@ -187,9 +257,34 @@ static void first_tokens_are_distributed_as_plain_decoding_s(void **state) {
     for (int i = 0; i < DRAFTERS_MAX_ANSWERS; i++) outcome_free(&known[i]);
 }
 
+/* Protects: auto asks where it pays and counts what was accepted, and where it does not pay it rests. */
+static void auto_weighs_what_pays(void **state) {
+    (void)state;
+    for (int pays = 0; pays < 2; pays++) {
+        struct engine *engine = open_with(ENGINE_DRAFTER_AUTO, near_path);
+        struct controller *c = &engine->drafting.controller;
+        for (int i = 0; i < COST_SAMPLES; i++) { /* as if so; the engine's thread sleeps */
+            for (int rows = 1; rows <= 20; rows++) cost_learn(&c->steps, rows, pays ? 100 + rows : rows);
+            for (int rows = 1; rows <= 128; rows++) cost_learn(&c->passes, rows, pays ? 0.1 : 100);
+        }
+        struct engine_request request = request_of(7, 100, 0.9f);
+        request.verify = ENGINE_VERIFY_BLOCK;
+        request.ignore_eos = true;
+        struct outcome o = fixture_run(engine, &request);
+        const struct engine_usage *u = &o.end.usage;
+        assert_int_equal(u->output_tokens, 100);
+        assert_true(pays ? u->model_rounds > 2 && u->accepted_tokens > 4 : u->model_rounds < 20);
+        outcome_free(&o);
+        assert_true(nothing_left(engine));
+        engine_close(engine);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(at_temperature_0_the_text_is_plain_decoding_s),
+        cmocka_unit_test(rounds_leave_the_text_s_state_alone),
+        cmocka_unit_test(auto_weighs_what_pays),
         cmocka_unit_test(first_tokens_are_distributed_as_plain_decoding_s),
     };
     struct tiny_model tiny = tiny_model_default(), near = tiny, other = tiny;
