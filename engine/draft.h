@@ -100,6 +100,9 @@ static inline bool draft_wants_draws(enum engine_verify verify) {
 /* A guess from the draft model's logits, the index-th of a round that began with so many tokens; row: what it was drawn from. The
  * draw's status tells whether there is one. */
 void draft_draw(struct engine *e, struct sampler_draw *draw, int n_tokens, int index, struct drawn_row *row);
+/* A chain of such guesses gets siblings, as many as the ask has room for: more draws from the same rows, with nothing behind
+ * them. */
+void draft_widen(const struct draft_ask *ask);
 /* The request's draft, of which all nodes are computed: row i of the logits from first_row on belongs to node i. Returns the
  * number of tokens that come out, at least 1 and the last of them not the draft's; 0 when a row is not finite. */
 int draft_verify(struct engine *e, struct request *r, int first_row, int32_t *out);

@@ -57,7 +57,6 @@ static void add_ask(struct engine *e, struct request *r, float least_chance, int
     *ask = (struct draft_ask){.slot = (int)(r->draft - d->slots), .context = draft_context_of(e, r), .tree = &r->draft->asked};
     ask->context.least_chance = least_chance;
     ask->rows = rows_for(d, r);
-    if (ask->rows && ask->context.max_nodes > DRAWN_DEPTH) ask->context.max_nodes = DRAWN_DEPTH;
 }
 
 /* Offers of those whom the controller decides for; the others decide themselves. */

@@ -269,6 +269,7 @@ static void take_guess(struct draft_model *d, struct chain *chain, const struct 
     int node = tree_add(tree, tree->n_nodes - 1, drawn->token, class, odds_estimate(context->own, context->all, class));
     if (chain->n_tokens == d->limits.ctx_len || tree->n_nodes > context->max_nodes || tree->chance[node] < context->least_chance)
         return;
+    if (is_drawn && tree->n_nodes > DRAWN_DEPTH) return;
     chain->slot->tokens[chain->n_tokens++] = drawn->token;
     chain->goes_on = true;
 }
@@ -296,6 +297,7 @@ static void propose_all(void *self, const struct draft_ask *asks, int n) {
     }
     for (int i = 0; i < d->n_chains; i++) {
         struct model_slot *s = d->chains[i].slot;
+        if (d->chains[i].ask->rows) draft_widen(d->chains[i].ask);
         int known = s->n_computed < s->n_text ? s->n_computed : s->n_text - 1;
         kv_cache_publish(&d->cache, &s->table, s->tokens, known);
     }

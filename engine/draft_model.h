@@ -18,8 +18,9 @@
 #include "speculative/speculative.h"
 
 enum {
-    DRAFT_DRAWN_CLASS = 15, /* guesses that are drawn: their odds must not depend on the token, see speculative.h */
-    DRAFT_MODEL_CLASS = 24  /* and the seven after it: odds by the probability that it gives its token */
+    DRAFT_SIBLING_CLASS = 14, /* further draws for the same place */
+    DRAFT_DRAWN_CLASS = 15,   /* guesses that are drawn: their odds must not depend on the token, see speculative.h */
+    DRAFT_MODEL_CLASS = 24    /* and the seven after it: odds by the probability that it gives its token */
 };
 
 struct draft_model;

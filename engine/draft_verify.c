@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "engine/draft_model.h"
 #include "engine/internal.h"
 #include "engine/philox.h"
 
@@ -57,6 +58,52 @@ void draft_draw(struct engine *e, struct sampler_draw *draw, int n_tokens, int i
     if (row->n == 0) return;
     double unit = philox_unit(params.seed, (uint64_t)n_tokens, (uint32_t)index, PHILOX_GUESSES);
     draw->token = row->tokens[pick_at(row->p, row->n, unit)];
+}
+
+/* Further draws for a place whose first is `token`: up to n others, none twice. Returns how many there are. */
+static int draw_more(const struct draft_ask *ask, int depth, int32_t token, int32_t *out, int n) {
+    const struct drawn_row *row = &ask->rows[depth - 1];
+    const struct request *r = ask->context.request;
+    double left[DRAWN_MOST];
+    int at = 0, n_left = 0;
+    memcpy(left, row->p, sizeof left);
+    for (int i = 0; i < row->n; i++) {
+        n_left += left[i] > 0;
+        if (row->tokens[i] == token) at = i;
+    }
+    n = n < n_left - 1 ? n : n_left - 1;
+    for (int i = 0; i < n; i++) {
+        uint32_t index = (uint32_t)(DRAWN_DEPTH * (i + 1) + depth);
+        left[at] = 0;
+        at = pick_at(left, row->n, philox_unit(r->sampling.seed, (uint64_t)ask->context.n_tokens, index, PHILOX_GUESSES));
+        out[i] = row->tokens[at];
+    }
+    return n;
+}
+
+/* Where the controller decides how many nodes pay, their number must not depend on how many tokens a row has: no siblings. */
+void draft_widen(const struct draft_ask *ask) {
+    const struct draft_context *c = &ask->context;
+    const struct request *r = c->request;
+    const struct token_tree chain = *ask->tree;
+    struct token_tree *tree = ask->tree;
+    float odds = odds_estimate(c->own, c->all, DRAFT_SIBLING_CLASS), most = odds_estimate(c->own, c->all, DRAFT_DRAWN_CLASS);
+    int32_t more[TREE_MAX_NODES];
+    int8_t place[TREE_MAX_NODES] = {0};
+    if (c->max_width < 2 || r->drafter == ENGINE_DRAFTER_AUTO) return;
+    if (odds > most) odds = most; /* or the second draw would stand before the first */
+    tree_init(tree, chain.tokens[0]);
+    for (int next = 1, depth = 1; tree->n_nodes <= c->max_nodes && depth < chain.n_nodes;) {
+        if (next < chain.n_nodes && chain.chance[next] >= chain.chance[depth - 1] * odds) {
+            place[next] = (int8_t)tree_push(tree, place[next - 1], chain.tokens[next], DRAFT_DRAWN_CLASS, most);
+            next++;
+            continue;
+        }
+        int n = draw_more(ask, depth, chain.tokens[depth], more, c->max_width - 1);
+        for (int i = 0; i < n && tree->n_nodes <= c->max_nodes; i++)
+            tree_push(tree, place[depth - 1], more[i], DRAFT_SIBLING_CLASS, odds);
+        depth++;
+    }
 }
 
 /* --- the target --- */

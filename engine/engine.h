@@ -62,12 +62,12 @@ enum engine_drafter {
 bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **files);
 const char *engine_drafter_name(enum engine_drafter drafter);
 
-/* How guesses are checked. MATCH is the engine's promise: the same text as without guesses, byte by byte. The exact others accept
- * guesses of a draft model more often: it draws them with noise of its own, and its distribution is weighed against the model's
- * after temperature, penalties, bias and cuts. The text is then another one for the same seed, and depends on what was guessed,
- * but its distribution is the same, and at temperature 0 it is the same text. Guesses that are not drawn (all but the draft
- * model's) these modes accept as often as MATCH. With a drafter that is named (not AUTO), on a fresh engine that does nothing
- * else, a seed gives the same text again. */
+/* How guesses are checked. MATCH is the engine's promise: the same text as without guesses, byte by byte. In the other exact ways
+ * a draft model draws its guesses with noise of its own, and its distribution is weighed against the model's after temperature,
+ * penalties, bias and cuts. The text is then another one for the same seed, and depends on what was guessed, but its distribution
+ * is the same, and at temperature 0 it is the same text. What they gain over MATCH, whose draft model draws with the model's own
+ * noise, is little on chains and more with siblings. Guesses that are not drawn (all but the draft model's) they accept as often
+ * as MATCH. With a drafter that is named (not AUTO), on a fresh engine that does nothing else, a seed gives the same text again. */
 enum engine_verify {
     ENGINE_VERIFY_DEFAULT,    /* of a request: as the engine is configured; of an engine: MATCH */
     ENGINE_VERIFY_MATCH,      /* the model's own draws walk the guesses */
