@@ -6,7 +6,7 @@
  *      Other drafters choose their guesses.
  *  (3) Guesses and dice have noise of their own, keyed by the text's length when the round began, which no two rounds share.
  *
- * One row of p is in memory, and nothing is allocated. Engine thread. */
+ * One row of p is in memory, of the others a few values, and nothing is allocated. Engine thread. */
 #include <assert.h>
 #include <string.h>
 
@@ -24,6 +24,8 @@ struct verifying {
     int first_row;
     bool is_finite;
     uint32_t n_thrown;
+    uint64_t looked; /* nodes of which this is known: */
+    struct sampler_softmax softmax[TREE_MAX_NODES];
 };
 
 /* The first place at which the weights so far exceed unit times all of them: its own weight is not 0. */
@@ -46,16 +48,16 @@ static int pick_at(const double *weights, int n, double unit) {
 void draft_draw(struct engine *e, struct sampler_draw *draw, int n_tokens, int index, struct drawn_row *row) {
     struct engine_sampling params = *draw->params;
     struct sampler_draw own = *draw;
+    struct sampler_softmax softmax;
+    int most = e->sampler.vocab_size > DRAWN_MOST ? DRAWN_MOST : e->sampler.vocab_size - 1; /* so there is a list */
     const struct sampler_candidate *c = e->sampler.candidates;
-    double sum = 0;
-    if (params.top_k == 0 || params.top_k > DRAWN_MOST) params.top_k = DRAWN_MOST;
+    if (params.top_k == 0 || params.top_k > most) params.top_k = most;
     own.params = &params;
-    row->n = sampler_row(&e->sampler, &own);
-    draw->status = own.status;
-    assert(row->n <= DRAWN_MOST);
-    for (int i = 0; i < row->n; i++) sum += (double)c[i].weight;
-    for (int i = 0; i < row->n; i++) row->tokens[i] = c[i].token, row->p[i] = (double)c[i].weight / sum;
-    if (row->n == 0) return;
+    draw->status = sampler_look(&e->sampler, &own, &softmax);
+    if (draw->status != ENGINE_OK) return;
+    assert(softmax.n > 0 && softmax.n <= DRAWN_MOST);
+    row->n = softmax.n;
+    for (int i = 0; i < row->n; i++) row->tokens[i] = c[i].token, row->p[i] = (double)c[i].weight / softmax.sum;
     double unit = philox_unit(params.seed, (uint64_t)n_tokens, (uint32_t)index, PHILOX_GUESSES);
     draw->token = row->tokens[pick_at(row->p, row->n, unit)];
 }
@@ -108,25 +110,40 @@ void draft_widen(const struct draft_ask *ask) {
 
 /* --- the target --- */
 
-static void target_row(void *self, int node, double *p) {
-    struct verifying *v = self;
+/* The draw that plain decoding would make behind the node. Its path is put behind the text: there is room, for a draft never
+ * reaches the last token. False when the row is not finite. */
+static bool look(struct verifying *v, int node, struct sampler_draw *draw) {
     struct sequence *seq = &v->request->seq;
-    const struct sampler_candidate *c = v->engine->sampler.candidates;
-    double sum = 0;
-    for (int at = node; at > 0; at = v->tree->parent[at]) /* there is room: a draft never reaches the last token */
-        seq->tokens[seq->n_tokens + v->tree->depth[at] - 1] = v->tree->tokens[at];
-    struct sampler_draw draw = {
+    const struct token_tree *tree = v->tree;
+    int depth = tree->depth[node];
+    for (int at = node; at > 0; at = tree->parent[at]) seq->tokens[seq->n_tokens + tree->depth[at] - 1] = tree->tokens[at];
+    *draw = (struct sampler_draw){
         .params = &v->request->sampling,
-        .history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens + v->tree->depth[node]},
+        .history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens + depth},
         .logits = model_logits(v->engine->model, v->first_row + node),
     };
-    int n = sampler_row(&v->engine->sampler, &draw);
-    memset(p, 0, (size_t)v->engine->sampler.vocab_size * sizeof *p);
-    for (int i = 0; i < n; i++) sum += (double)c[i].weight;
-    for (int i = 0; i < n; i++) p[c[i].token] = (double)c[i].weight / sum;
-    if (n > 0) return;
-    v->is_finite = false;
-    p[0] = 1; /* the verifiers need a distribution to come to an end */
+    if (!(v->looked >> node & 1) && sampler_look(&v->engine->sampler, draw, &v->softmax[node]) != ENGINE_OK) v->is_finite = false;
+    v->looked |= (uint64_t)1 << node;
+    return v->is_finite;
+}
+
+/* Where a row is not finite the verifiers are told something to come to an end with. */
+static void target_chances(void *self, int node, const int32_t *tokens, int n, double *p) {
+    struct verifying *v = self;
+    struct sampler_draw draw;
+    if (look(v, node, &draw))
+        sampler_chances(&v->engine->sampler, &draw, &v->softmax[node], tokens, n, p);
+    else
+        for (int i = 0; i < n; i++) p[i] = 0;
+}
+
+static void target_row(void *self, int node, double *p) {
+    struct verifying *v = self;
+    struct sampler_draw draw;
+    if (look(v, node, &draw))
+        sampler_row(&v->engine->sampler, &draw, &v->softmax[node], p);
+    else
+        for (int i = 0; i < v->engine->sampler.vocab_size; i++) p[i] = 1;
 }
 
 static double throw_dice(struct verifying *v) {
@@ -145,7 +162,8 @@ int draft_verify(struct engine *e, struct request *r, int first_row, int32_t *ou
     const struct verify_dice dice = {accept, pick, &v};
     const struct verify_problem problem = {.tree = &tree,
                                            .n_vocab = e->sampler.vocab_size,
-                                           .target = target_row,
+                                           .chances = target_chances,
+                                           .row = target_row,
                                            .self = &v,
                                            .drawn = drawn,
                                            .scratch = e->drafting.target_row};

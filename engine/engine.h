@@ -67,7 +67,8 @@ const char *engine_drafter_name(enum engine_drafter drafter);
  * penalties, bias and cuts. The text is then another one for the same seed, and depends on what was guessed, but its distribution
  * is the same, and at temperature 0 it is the same text. What they gain over MATCH, whose draft model draws with the model's own
  * noise, is little on chains and more with siblings. Guesses that are not drawn (all but the draft model's) they accept as often
- * as MATCH. With a drafter that is named (not AUTO), on a fresh engine that does nothing else, a seed gives the same text again. */
+ * as MATCH. With a drafter that is named (not AUTO), on a fresh engine that does nothing else, a seed gives the same text
+ * again. */
 enum engine_verify {
     ENGINE_VERIFY_DEFAULT,    /* of a request: as the engine is configured; of an engine: MATCH */
     ENGINE_VERIFY_MATCH,      /* the model's own draws walk the guesses */

@@ -595,24 +595,62 @@ void sampler_draw(struct sampler *s, struct sampler_draw *draws, int n) {
     }
 }
 
-int sampler_row(struct sampler *s, struct sampler_draw *draw) {
+/* A token may have been changed twice: the first change was the model's logit. */
+static void undo_changes(struct sampler *s, const struct sampler_draw *draw) {
+    while (s->n_before > 0) {
+        const struct sampler_candidate *before = &s->before[--s->n_before];
+        draw->logits[before->token] = before->logit;
+    }
+}
+
+/* The candidates that begin_draw and the cuts left. */
+static void sum_up(const struct sampler *s, const struct sampler_work *w, struct sampler_softmax *out) {
+    const struct sampler_candidate *c = s->candidates;
+    *out = (struct sampler_softmax){.max = w->max, .inverse_t = w->inverse_t, .n = out->n};
+    out->worst.token = -1;
+    if (out->n == 0) out->sum = total_weight(w);
+    for (int i = 0; i < out->n; i++) {
+        out->sum += (double)c[i].weight;
+        if (i == 0 || is_better(&out->worst, &c[i])) out->worst = c[i];
+    }
+}
+
+int sampler_look(struct sampler *s, struct sampler_draw *draw, struct sampler_softmax *out) {
     const struct engine_sampling *p = draw->params;
     struct sampler_work *w = &s->work[0];
-    int n = 1;
     w->draw = draw;
     apply_changes(s, draw);
     spread_pass(s, &w, 1, maxima_pass);
     if (begin_draw(s, w)) {
-        if (!has_top_k(s, p) && p->top_p < 1) spread_pass(s, &w, 1, weights_pass);
-        n = has_cut(s, p) ? cut(s, w) : collect(s, w, 0, -INFINITY, INFINITY);
+        if (!has_top_k(s, p)) spread_pass(s, &w, 1, weights_pass);
+        out->n = has_cut(s, p) ? cut(s, w) : 0;
     } else {
+        w->inverse_t = 0; /* all of the weight is the best one's */
         s->candidates[0] = (struct sampler_candidate){w->max, 1, draw->token};
+        out->n = 1;
     }
-    while (s->n_before > 0) { /* a token may have been changed twice: the first change was the model's logit */
-        const struct sampler_candidate *before = &s->before[--s->n_before];
-        draw->logits[before->token] = before->logit;
-    }
-    return draw->status == ENGINE_OK ? n : 0;
+    if (draw->status == ENGINE_OK) sum_up(s, w, out);
+    undo_changes(s, draw);
+    return draw->status;
+}
+
+static double chance_of(const struct sampler_softmax *softmax, float logit, int32_t token) {
+    const struct sampler_candidate x = {.logit = logit, .token = token};
+    if (softmax->worst.token >= 0 && is_better(&softmax->worst, &x)) return 0;
+    return (double)sampler_exp((logit - softmax->max) * softmax->inverse_t) / softmax->sum;
+}
+
+void sampler_chances(struct sampler *s, const struct sampler_draw *draw, const struct sampler_softmax *softmax,
+                     const int32_t *tokens, int n, double *p) {
+    apply_changes(s, draw);
+    for (int i = 0; i < n; i++) p[i] = chance_of(softmax, draw->logits[tokens[i]], tokens[i]);
+    undo_changes(s, draw);
+}
+
+void sampler_row(struct sampler *s, const struct sampler_draw *draw, const struct sampler_softmax *softmax, double *p) {
+    apply_changes(s, draw);
+    for (int i = 0; i < s->vocab_size; i++) p[i] = chance_of(softmax, draw->logits[i], i);
+    undo_changes(s, draw);
 }
 
 void sampler_logprobs(struct sampler *s, struct sampler_draw *draw) {

@@ -97,7 +97,9 @@ struct verify_dice {
 struct verify_problem {
     const struct token_tree *tree; /* children in the order in which they were drawn */
     int n_vocab;
-    void (*target)(void *self, int node, double *p); /* writes the target's distribution behind a node; asked more than once */
+    /* The target's distribution behind a node: the probabilities of some tokens, asked for more than once; those of all. */
+    void (*chances)(void *self, int node, const int32_t *tokens, int n, double *p);
+    void (*row)(void *self, int node, double *p);
     void *self;
     const struct drawn_row *const *drawn; /* [n_nodes]. NULL: the node's children are not drawn but chosen, so each is a draw
                                              from a distribution of its own that has this token alone */

@@ -4,80 +4,92 @@
  * go on with the residual max(0, p - q), made to sum to 1. For a token that was chosen, q(x) is 1: it is accepted with p(x), and
  * the residual is p without it. Tests follow every path of the dice and compare whole distributions.
  *
- * Only one row of the target is in memory at a time, as large as the vocabulary. Whoever comes back to a node takes away again
- * what its rejected children took. */
+ * What is drawn or chosen concerns few tokens: p is known by its values for these and by one factor for all others. Only the last
+ * token of a round needs the whole row. Whoever comes back to a node takes away again what its rejected children took. */
 #include <assert.h>
 #include <math.h>
 #include <string.h>
 
 #include "speculative/speculative.h"
 
-static double sum_of(const double *x, int n) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += x[i];
-    return sum;
-}
+enum { FEW = TREE_MAX_NODES };
+_Static_assert((int)FEW >= (int)DRAWN_MOST, "tokens of a node: children that were chosen, or what they were drawn from");
 
-static void normalize(double *x, int n) {
-    double sum = sum_of(x, n);
-    for (int i = 0; i < n && sum > 0; i++) x[i] /= sum;
-}
-
-/* --- p and q of a node, less what its rejected children took --- */
-
+/* p and q behind a node, less what its rejected children took. */
 struct rows {
     const struct verify_problem *problem;
-    double *p;
-    double q[DRAWN_MOST]; /* of drawn->tokens */
     const struct drawn_row *drawn;
+    int node, n;
+    int32_t tokens[FEW]; /* that children are drawn from, or chosen: */
+    double p[FEW], q[FEW];
+    double rest, scale; /* of all other tokens: the sum of their p; p by what the target gave them */
 };
 
-static void load_rows(struct rows *rows, const struct verify_problem *problem, int node) {
-    rows->problem = problem;
-    rows->p = problem->scratch;
-    rows->drawn = problem->drawn[node];
-    problem->target(problem->self, node, rows->p);
-    if (rows->drawn) memcpy(rows->q, rows->drawn->p, (size_t)rows->drawn->n * sizeof *rows->q);
-}
-
-static int place_of(const struct drawn_row *drawn, int32_t token) {
+static int place_of(const struct rows *rows, int32_t token) {
     int i = 0;
-    while (i < drawn->n && drawn->tokens[i] != token) i++;
-    assert(i < drawn->n); /* or it could not have been drawn */
+    while (i < rows->n && rows->tokens[i] != token) i++;
     return i;
 }
 
+static int next_child(const struct token_tree *tree, int node, int after);
+
+static void load_rows(struct rows *rows, const struct verify_problem *problem, int node) {
+    const struct token_tree *tree = problem->tree;
+    const struct drawn_row *drawn = problem->drawn[node];
+    *rows = (struct rows){.problem = problem, .drawn = drawn, .node = node, .n = drawn ? drawn->n : 0, .rest = 1, .scale = 1};
+    for (int i = 0; i < rows->n; i++) rows->tokens[i] = drawn->tokens[i], rows->q[i] = drawn->p[i];
+    for (int i = next_child(tree, node, node); i >= 0; i = next_child(tree, node, i)) {
+        if (place_of(rows, tree->tokens[i]) < rows->n) continue;
+        assert(!drawn); /* it was not drawn from this */
+        rows->tokens[rows->n++] = tree->tokens[i];
+    }
+    problem->chances(problem->self, node, rows->tokens, rows->n, rows->p);
+    for (int i = 0; i < rows->n; i++) rows->rest -= rows->p[i];
+    if (rows->rest < 1e-12) rows->rest = 0; /* rounding */
+}
+
+static double p_of(const struct rows *rows, int32_t token) { return rows->p[place_of(rows, token)]; }
+
 /* How likely the drafter was to come up with this child. */
-static double draft_chance(const struct rows *rows, int32_t token) {
+static double q_of(const struct rows *rows, int32_t token) {
     if (!rows->drawn) return 1;
-    double q = rows->q[place_of(rows->drawn, token)];
-    assert(q > 0);
+    double q = rows->q[place_of(rows, token)];
+    assert(q > 0); /* or it could not have been drawn */
     return q;
 }
 
 /* p becomes the residual of weight * p over the child's q. Returns its sum before it was made 1; where nothing is left (p and q
  * are the same) p stays: then no draw is rejected but by rounding. */
 static double take_residual(struct rows *rows, int32_t token, double weight) {
-    const double one = 1;
-    int n = rows->drawn ? rows->drawn->n : 1, n_vocab = rows->problem->n_vocab;
-    const int32_t *tokens = rows->drawn ? rows->drawn->tokens : &token;
-    const double *q = rows->drawn ? rows->q : &one;
-    double *p = rows->p, before[DRAWN_MOST];
-    for (int i = 0; i < n && weight > 0; i++) {
-        before[i] = p[tokens[i]];
-        p[tokens[i]] = fmax(0, weight * before[i] - q[i]) / weight;
+    double left = weight * rows->rest, next[FEW];
+    for (int i = 0; i < rows->n; i++) {
+        double q = rows->drawn ? rows->q[i] : rows->tokens[i] == token ? 1 : 0;
+        next[i] = fmax(0, weight * rows->p[i] - q);
+        left += next[i];
     }
-    double sum = weight > 0 ? sum_of(p, n_vocab) : 0;
-    for (int i = 0; i < n && weight > 0 && sum <= 0; i++) p[tokens[i]] = before[i];
-    for (int i = 0; i < n_vocab && sum > 0; i++) p[i] /= sum;
-    return weight * sum;
+    if (left <= 0) return 0;
+    for (int i = 0; i < rows->n; i++) rows->p[i] = next[i] / left;
+    rows->rest *= weight / left;
+    rows->scale *= weight / left;
+    return left;
 }
 
 /* The next child is drawn from what is left. */
 static void remove_token(struct rows *rows, int32_t token) {
+    double sum = 0;
     if (!rows->drawn) return;
-    rows->q[place_of(rows->drawn, token)] = 0;
-    normalize(rows->q, rows->drawn->n);
+    rows->q[place_of(rows, token)] = 0;
+    for (int i = 0; i < rows->n; i++) sum += rows->q[i];
+    for (int i = 0; i < rows->n && sum > 0; i++) rows->q[i] /= sum;
+}
+
+static int32_t pick_from(const struct rows *rows, const struct verify_dice *dice) {
+    const struct verify_problem *problem = rows->problem;
+    double *p = problem->scratch;
+    problem->row(problem->self, rows->node, p);
+    for (int i = 0; i < problem->n_vocab; i++) p[i] *= rows->scale;
+    for (int i = 0; i < rows->n; i++) p[rows->tokens[i]] = rows->p[i];
+    return dice->pick(dice->self, p, problem->n_vocab);
 }
 
 /* The next child of a node behind `after`, or -1. */
@@ -99,7 +111,7 @@ int verify_multi_step(const struct verify_problem *problem, bool no_repeats, con
         int child = next_child(tree, node, node);
         for (; child >= 0; child = next_child(tree, node, child)) {
             int32_t token = tree->tokens[child];
-            if (dice->accept(dice->self, fmin(1, rows.p[token] / draft_chance(&rows, token)))) break;
+            if (dice->accept(dice->self, fmin(1, p_of(&rows, token) / q_of(&rows, token)))) break;
             take_residual(&rows, token, 1);
             if (no_repeats) remove_token(&rows, token);
         }
@@ -107,7 +119,7 @@ int verify_multi_step(const struct verify_problem *problem, bool no_repeats, con
         out[n_out++] = tree->tokens[child];
         node = child;
     }
-    out[n_out++] = dice->pick(dice->self, rows.p, problem->n_vocab);
+    out[n_out++] = pick_from(&rows, dice);
     return n_out;
 }
 
@@ -147,7 +159,7 @@ static int descend(struct traversal *t, int node) {
         if (child < 0) return node;
         int32_t token = t->tree->tokens[child];
         load(t, node);
-        t->weight[child] = fmin(1, t->weight[node] * t->rows.p[token] / draft_chance(&t->rows, token));
+        t->weight[child] = fmin(1, t->weight[node] * p_of(&t->rows, token) / q_of(&t->rows, token));
         node = child;
     }
 }
@@ -174,7 +186,7 @@ int verify_traversal(const struct verify_problem *problem, const struct verify_d
     while (node > 0 && !dice->accept(dice->self, t.weight[node])) node = reject(&t, node);
     load(&t, node);
     int n_out = put_path(problem->tree, node, out);
-    out[n_out++] = dice->pick(dice->self, t.rows.p, problem->n_vocab);
+    out[n_out++] = pick_from(&t.rows, dice);
     return n_out;
 }
 
@@ -203,7 +215,7 @@ int verify_typical(const struct verify_problem *problem, double epsilon, double 
     for (int node = 0; node < tree->n_nodes; node++) {
         int child = next_child(tree, node, node);
         if (!(accepted >> node & 1) || child < 0) continue;
-        problem->target(problem->self, node, p);
+        problem->row(problem->self, node, p);
         int32_t first = likeliest(p, n_vocab);
         double border = typical_border(p, n_vocab, epsilon, delta);
         for (; child >= 0; child = next_child(tree, node, child)) {
@@ -214,7 +226,7 @@ int verify_typical(const struct verify_problem *problem, double epsilon, double 
             if (tree->depth[child] > tree->depth[best]) best = child;
         }
     }
-    problem->target(problem->self, best, p);
+    problem->row(problem->self, best, p);
     int n_out = put_path(tree, best, out);
     out[n_out++] = likeliest(p, n_vocab);
     return n_out;

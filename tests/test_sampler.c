@@ -361,27 +361,24 @@ static void rows_are_the_plain_softmax(void **state) {
         random_logits(logits, VOCAB, n);
         memcpy(row, logits, sizeof row);
         struct sampler_draw draw = {.params = &p, .history = {tokens, 10, 40}, .logits = row};
-        int n_left = sampler_row(&s, &draw), n_kept = 0;
+        struct sampler_softmax softmax;
+        double all[VOCAB], some[2], total = 0;
+        const int32_t asked[2] = {bias[0].token, 3};
+        assert_int_equal(sampler_look(&s, &draw, &softmax), ENGINE_OK);
+        sampler_row(&s, &draw, &softmax, all);
+        sampler_chances(&s, &draw, &softmax, asked, 2, some);
+        assert_true(some[0] == all[asked[0]] && some[1] == all[3]);
         assert_memory_equal(row, logits, sizeof row);
-        sampler_draw(&s, &(struct sampler_draw){.params = &p, .history = draw.history, .logits = row}, 1); /* changes it */
+        sampler_draw(&s, &draw, 1); /* changes it */
         best = 0;
         for (int i = 0; i < VOCAB; i++) best = row[i] > row[best] ? i : best;
+        for (int i = 0; i < VOCAB; i++) keep[i] = i == best;
         if (p.temperature > 0) plain_cut(row, VOCAB, &p, keep);
-        double total = 0, sum = 0;
+        double inverse_t = p.temperature > 0 ? 1 / (double)p.temperature : 0;
+        for (int i = 0; i < VOCAB; i++) total += keep[i] ? exp((double)(row[i] - row[best]) * inverse_t) : 0;
         for (int i = 0; i < VOCAB; i++) {
-            if (p.temperature > 0 ? !keep[i] : i != best) continue;
-            n_kept++;
-            if (p.temperature > 0) total += exp((double)(row[i] - row[best]) / (double)p.temperature);
-        }
-        assert_int_equal(n_left, n_kept);
-        for (int i = 0; i < n_left; i++) sum += (double)s.candidates[i].weight;
-        for (int i = 0; i < n_left; i++) {
-            int32_t token = s.candidates[i].token;
-            assert_true(p.temperature > 0 ? keep[token] : token == best);
-            if (p.temperature <= 0) continue;
-            double want = exp((double)(row[token] - row[best]) / (double)p.temperature) / total;
-            assert_true(fabs((double)s.candidates[i].weight / sum - want) < 1e-5);
-            keep[token] = false; /* none comes twice */
+            double want = exp((double)(row[i] - row[best]) * inverse_t) / total;
+            assert_true(keep[i] ? fabs(all[i] - want) < 1e-5 : all[i] == 0);
         }
     }
     sampler_free(&s);

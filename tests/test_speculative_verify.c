@@ -176,6 +176,12 @@ static void target_row(void *self, int node, double *p) {
     memcpy(p, t->x->models->target[t->tree->depth[node]][prefix_number(t->tree, node)], VOCAB * sizeof *p);
 }
 
+static void target_chances(void *self, int node, const int32_t *tokens, int n, double *p) {
+    double row[VOCAB];
+    target_row(self, node, row);
+    for (int i = 0; i < n; i++) p[i] = row[tokens[i]];
+}
+
 static void fill_table(struct table *t, const struct experiment *x, const struct token_tree *tree) {
     t->x = x;
     t->tree = tree;
@@ -213,8 +219,13 @@ static void run_path(struct experiment *x) {
     draw_children(x, &tree, 0);
     if (x->path->chance == 0) return;
     fill_table(&table, x, &tree);
-    struct verify_problem problem = {
-        .tree = &tree, .n_vocab = VOCAB, .target = target_row, .self = &table, .drawn = table.drawn, .scratch = scratch};
+    struct verify_problem problem = {.tree = &tree,
+                                     .n_vocab = VOCAB,
+                                     .chances = target_chances,
+                                     .row = target_row,
+                                     .self = &table,
+                                     .drawn = table.drawn,
+                                     .scratch = scratch};
     int n = x->mode == TRAVERSAL ? verify_traversal(&problem, &dice, out)
                                  : verify_multi_step(&problem, x->mode == MULTI_STEP_NO_REPEATS, &dice, out);
     assert_true(n >= 1 && n <= x->depth + 1);
@@ -330,7 +341,7 @@ static void typical_paths_are_accepted(void **state) {
     tree_push(&tree, 0, 2, 0, 1); /* not the likeliest first token */
     int flat = tree_push(&tree, likely, 1, 0, 1);
     tree_push(&tree, flat, 2, 0, 1);
-    struct verify_problem problem = {.tree = &tree, .n_vocab = VOCAB, .target = given_row, .self = target, .scratch = scratch};
+    struct verify_problem problem = {.tree = &tree, .n_vocab = VOCAB, .row = given_row, .self = target, .scratch = scratch};
     assert_int_equal(verify_typical(&problem, .09, .3, out), 4);
     assert_true(out[0] == 1 && out[1] == 1 && out[2] == 2 && out[3] == 1);
     assert_int_equal(verify_typical(&problem, .38, 2, out), 2); /* .35 is not above .38 */
