@@ -89,7 +89,8 @@ static void test_send_fields(void **state) {
                                 "\",\"root\":true,\"text\":\"h\\u00e9 \\ud83d\\ude42\",\"drop_oldest\":true,"
                                 "\"gen\":{\"temp\":0.5,\"top_p\":0.75,\"top_k\":40,\"min_p\":0.25,\"max\":99,\"seed\":"
                                 "9007199254740993,\"repeat_penalty\":1.5,"
-                                "\"frequency_penalty\":-0.5,\"presence_penalty\":2,\"stop\":[\"a\",\"bc\"],\"system\":\"be\"}}";
+                                "\"frequency_penalty\":-0.5,\"presence_penalty\":2,\"stop\":[\"a\",\"bc\"],\"system\":\"be\","
+                                "\"drafter\":\"suffix\",\"verify\":\"block\"}}";
     struct request r;
     struct wire_error error;
     assert_true(wire_parse(frame, sizeof frame - 1, &r, &error));
@@ -110,6 +111,8 @@ static void test_send_fields(void **state) {
     assert_int_equal(r.gen.n_stop, 2);
     assert_string_equal(r.gen.stop[1], "bc");
     assert_string_equal(r.gen.system, "be");
+    assert_int_equal(r.gen.drafter, ENGINE_DRAFTER_SUFFIX);
+    assert_int_equal(r.gen.verify, ENGINE_VERIFY_BLOCK);
     wire_request_free(&r);
 }
 
