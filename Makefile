@@ -48,7 +48,7 @@ all_c       := $(wildcard kernels/*.[ch] kernels/cpu/*.[ch] engine/*.[ch] specul
 all: $(BUILD)/foresay ## build the binary (default)
 
 .PHONY: all help deps test-deps model model-gemma run install test unit check-kernels check-emulated emulated check-rows check-equality e2e e2e-fake oracle oracle-text oracle-model oracle-types browser \
-        page page-check asan tsan binaries sanitizer fuzz fuzzers fuzz-run fuzz-long soak bench bench-peer bench-sizes format tidy clean
+        page page-check asan tsan check-answers binaries sanitizer fuzz fuzzers fuzz-run fuzz-long soak bench bench-peer check-peer-head bench-sizes format tidy clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -192,6 +192,8 @@ emulated:
 
 check-rows: $(BUILD)/tests/check_rows ## a row's logits: same bits whatever stands beside it, for every type and family
 	$<
+check-answers: $(BUILD)/tests/check_answers $(MODEL) ## 240 answers of 256 tokens with guesses and without: half an hour
+	$(BUILD)/tests/check_answers $(MODEL)
 check-equality: $(BUILD)/tests/check_equality $(MODEL) ## texts: same bits for batch, threads, chunks, cache, preemption, drafter, ISA
 	$(BUILD)/tests/check_equality
 	$(BUILD)/tests/check_equality $(MODEL)
@@ -277,6 +279,8 @@ $(VENV)/.peer: $(VENV)/.done
 	@touch $@
 bench-peer: $(BUILD)/foresay $(MODEL) $(GEMMA) $(VENV)/.peer ## beside llama-cpp-python (built on first use), alternating, as ratios (ARGS="--rounds 5")
 	$(PY) tests/bench_peer.py --bin $(BUILD)/foresay --model $(MODEL) $(GEMMA) $(ARGS)
+check-peer-head: $(BUILD)/tests/check_head $(VENV)/.peer ## llama.cpp loads our EAGLE head and computes the same
+	FORESAY_BIN=$(BUILD)/foresay $(PY) tests/check_peer_head.py
 bench-sizes: $(BUILD)/foresay $(VENV)/.done ## random weights of 135M, 1B and 3B shapes: how cost grows (ARGS="--shape 7b --type q4_k_m")
 	$(PY) tests/bench_sizes.py --bin $(BUILD)/foresay --folder $(BUILD) $(ARGS)
 

@@ -99,10 +99,11 @@ static int sources_of(enum engine_drafter drafter) {
 
 struct draft_context draft_context_of(const struct engine *e, const struct request *r) {
     bool is_chain = r->verify == ENGINE_VERIFY_TOKEN || r->verify == ENGINE_VERIFY_BLOCK;
+    bool is_alone = draft_is_weighed(r->verify) && r->drafter != ENGINE_DRAFTER_AUTO; /* its text may not depend on others */
     return (struct draft_context){.tokens = r->seq.tokens,
                                   .n_tokens = r->seq.n_tokens,
                                   .own = &r->draft->own,
-                                  .all = draft_is_weighed(r->verify) ? &e->drafting.prior : &e->drafting.odds,
+                                  .all = is_alone ? &e->drafting.prior : &e->drafting.odds,
                                   .max_nodes = most_nodes(e, &r->seq),
                                   .max_width = is_chain ? 1 : e->config.draft_width,
                                   .sources = sources_of(r->drafter),

@@ -71,16 +71,24 @@ static int open_store(struct engine *e, struct engine_error *error) {
     return trouble ? fail(error, ENGINE_ERR_ARGUMENT, d->store_path, trouble) : ENGINE_OK;
 }
 
-/* Nobody named a file: the binary's own store, if it has one for this model. */
-static void find_store(struct engine *e) {
+/* Nobody named a store: the binary's own, if it has one for this model. */
+static int find_store(struct engine *e, struct engine_error *error) {
     struct drafting *d = &e->drafting;
+    enum engine_drafter drafter = e->config.drafter;
     uint64_t vocab, target;
     draft_digests(e->tokenizer, e->model, &vocab, &target);
-    if (!draft_find_store(&d->store, (uint32_t)tokenizer_vocab_size(e->tokenizer), vocab, target))
-        d->store = (struct ngram_store){0};
-    else
+    if (draft_find_store(&d->store, (uint32_t)tokenizer_vocab_size(e->tokenizer), vocab, target)) {
         log_info("engine", "this model's own n-gram store drafts, made of %llu tokens of its text",
                  (unsigned long long)d->store.header->n_text);
+        return ENGINE_OK;
+    }
+    d->store = (struct ngram_store){0};
+    if (drafter == ENGINE_DRAFTER_NGRAM)
+        return fail(error, ENGINE_ERR_ARGUMENT, "ngram", "needs a store, none for this model is built in: --drafter ngram:FILE");
+    if (drafter == ENGINE_DRAFTER_MERGE && !d->model && !d->head_file)
+        return fail(error, ENGINE_ERR_ARGUMENT, "merge",
+                    "needs a store, a draft model or a head; no store for this model is built in: --drafter merge:FILE");
+    return ENGINE_OK;
 }
 
 static bool begins_as_model(const char *path, bool *can_read) {
@@ -127,7 +135,6 @@ static int check_files(const struct engine *e, struct engine_error *error) {
     enum engine_drafter drafter = e->config.drafter;
     bool is_eagle = d->head_file && d->head_shape.kind == HEAD_EAGLE, is_medusa = d->head_file && !is_eagle;
     const char *trouble = NULL;
-    if (drafter == ENGINE_DRAFTER_NGRAM && !d->store_path) trouble = "ngram needs a store: --drafter ngram:FILE";
     if (drafter == ENGINE_DRAFTER_MODEL && !d->model && d->store_path)
         return fail(error, ENGINE_ERR_ARGUMENT, d->store_path, "is not a GGUF file: --drafter model needs one");
     if (drafter == ENGINE_DRAFTER_MODEL && !d->model) trouble = "model needs a GGUF file of a model: --drafter model:FILE";
@@ -137,8 +144,6 @@ static int check_files(const struct engine *e, struct engine_error *error) {
     if ((drafter == ENGINE_DRAFTER_MEDUSA || drafter == ENGINE_DRAFTER_BLOCKWISE) && !is_medusa)
         trouble = is_eagle ? "medusa and blockwise are given an EAGLE head: --drafter eagle:FILE"
                            : "medusa and blockwise need a Medusa head that was trained for the model: --drafter medusa:FILE";
-    if (drafter == ENGINE_DRAFTER_MERGE && !d->model && !d->head_file && !d->store_path)
-        trouble = "merge needs a store, a draft model or a head: --drafter merge:FILE";
     return trouble ? fail(error, ENGINE_ERR_ARGUMENT, "--drafter", trouble) : ENGINE_OK;
 }
 
@@ -222,8 +227,7 @@ int draft_open(struct engine *e, struct engine_error *error) {
     odds_init_prior(&d->odds);
     d->prior = d->odds;
     if (e->config.drafter == ENGINE_DRAFTER_NONE) return ENGINE_OK;
-    if (d->store_path && (rc = open_store(e, error))) return rc;
-    if (!e->config.draft_files && e->config.drafter == ENGINE_DRAFTER_AUTO) find_store(e);
+    if ((rc = d->store_path ? open_store(e, error) : find_store(e, error))) return rc;
     if (d->model && (rc = draft_model_open(d->model, error))) return rc;
     if (d->head_file && (rc = open_head(e, error))) return rc;
     return open_tables(e, error);

@@ -57,7 +57,8 @@ enum engine_drafter {
 /* "auto", "none", "suffix" and so on. With a colon files may follow all but "none" and "suffix", if files is given: it points
  * into text then, or is NULL. False for anything else. */
 #define ENGINE_DRAFTER_FORMS                                                                                                     \
-    "auto, auto:FILES, none, suffix, ngram:FILE, model:FILE, eagle:FILE, medusa:FILE, blockwise:FILE or merge:FILES"
+    "auto, auto:FILES, none, suffix, ngram, ngram:FILE, model:FILE, eagle:FILE, medusa:FILE, blockwise:FILE, merge or "          \
+    "merge:FILES"
 #define ENGINE_DRAFTER_NAMES "auto, none, suffix, ngram, model, eagle, medusa, blockwise or merge"
 bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **files);
 const char *engine_drafter_name(enum engine_drafter drafter);
@@ -112,7 +113,8 @@ struct engine_config {
     size_t kv_bytes;     /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
     enum engine_drafter drafter; /* of requests that ask for AUTO; NONE: no memory for drafts, so none can be asked for */
     /* An n-gram store that belongs to this model, a draft model (GGUF) of its vocabulary or a drafting head (GGUF) that was
-     * trained for it, or a store and one of these with a comma between; NULL = none. Read during engine_open only. */
+     * trained for it, or a store and one of these with a comma between; NULL = none. Without a store the binary's own serves, if
+     * it has one for this model. Read during engine_open only. */
     const char *draft_files;
     enum engine_verify verify; /* of requests that do not say */
     int draft_max;             /* tokens a sequence may guess in one step, 1 .. 63 */

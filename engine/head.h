@@ -8,6 +8,8 @@
  * Medusa: n_ahead blocks x + silu(W x) on the norm of the target's last state; block k guesses the token k + 2 places on. All
  * share one output matrix.
  *
+ * RoPE turns pairs (2i, 2i + 1), as llama.cpp does for this architecture.
+ *
  * This file has what inference (head_forward.c) and training (train.h) share: shapes, and tensors by number. */
 #ifndef FORESAY_HEAD_H
 #define FORESAY_HEAD_H
@@ -61,10 +63,13 @@ int head_default_shape(struct head_shape *out, enum head_kind kind, const struct
 
 /* --- the file ---
  *
- * A GGUF file with the names that llama.cpp uses for EAGLE-3, matrices as Q8_0 (fc as BF16), and what is ours under draft.*. */
+ * A GGUF file with the names that llama.cpp uses for EAGLE-3, matrices as Q8_0 (fc as BF16), and what is ours under draft.*.
+ * llama.cpp loads it: it counts layers from 0 and reads what enters them, as we do, and wants to know how many tokens the target
+ * has; their texts it finds in the target. */
 
 struct head_facts {
     uint64_t vocab_digest, target_digest; /* see draft_digests */
+    int target_vocab, target_ctx;         /* for readers other than us */
     uint64_t tokens_trained;
     float accuracy[HEAD_DEPTHS]; /* share of right guesses at each depth, on text kept out, those before it being right */
     const char *lineage;         /* how it came to be, for people; NULL = unknown */

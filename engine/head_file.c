@@ -209,7 +209,6 @@ static void put_shape(struct writer *w, const struct head_shape *s) {
     put_key_u32(w, ".attention.key_length", s->head_dim);
     put_key_u32(w, ".attention.value_length", s->head_dim);
     put_key_u32(w, ".rope.dimension_count", s->head_dim);
-    put_key_u32(w, ".vocab_size", s->n_vocab);
     put_key_f32(w, ".attention.layer_norm_rms_epsilon", s->norm_eps);
     put_key_f32(w, ".rope.freq_base", s->rope_base);
     put_key_list(w, ".target_layers", GGUF_U32, MODEL_FEATURES);
@@ -220,6 +219,9 @@ static void put_shape(struct writer *w, const struct head_shape *s) {
 
 static void put_facts(struct writer *w, const struct head_facts *facts) {
     char digest[17];
+    put_key_u32(w, ".vocab_size", facts->target_vocab);
+    put_key_u32(w, ".context_length", facts->target_ctx);
+    put_key_string(w, "tokenizer.ggml.model", "no_vocab");
     put_key_string(w, "draft.vocab_digest", digest_text(facts->vocab_digest, digest));
     put_key_string(w, "draft.target_digest", digest_text(facts->target_digest, digest));
     put_key_u64(w, "draft.tokens_trained", facts->tokens_trained);

@@ -41,7 +41,7 @@ static void attend(struct head *h, const struct kernels_seq *seq) {
     struct matmul_job jobs[3] = {{.weight = h->weights[EAGLE_Q], .out = h->q, .out_stride = h->q_stride},
                                  {.weight = h->weights[EAGLE_K], .out = h->k, .out_stride = h->kv_stride},
                                  {.weight = h->weights[EAGLE_V], .out = h->v, .out_stride = h->kv_stride}};
-    const struct rope_spec rope = {.cos_sin = h->cos_sin, .kind = ROPE_HALVES, .rope_dim = s->head_dim};
+    const struct rope_spec rope = {.cos_sin = h->cos_sin, .kind = ROPE_INTERLEAVED, .rope_dim = s->head_dim};
     const struct attention_spec spec = {.scale = 1 / sqrtf((float)s->head_dim), .window = HEAD_MEMORY};
     ops->matmul(self, jobs, 3, &h->wide_act, seq->n_rows);
     ops->rope_kv(self, &qkv, &rope, seq, 1, &h->kv, 0);

@@ -5,7 +5,7 @@
  * times topics (train_prompts.h), so that lists, tables, code and letters are not rare. What it says goes to OUT.text, token by
  * token, one answer after the other; that file is the checkpoint: after a kill --resume goes on behind the last whole answer. At
  * the end an n-gram store is distilled from it and written to OUT. One answer in twenty is kept out of the store and tells how
- * often its first guess is right. Main thread. */
+ * often its first guess is right, and how many tokens a step would have given there. Main thread. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -255,6 +255,21 @@ static double share_right(const struct ngram_store *store, const int32_t *held, 
     return n_tried ? (double)n_right / (double)n_tried : 0;
 }
 
+/* Trees and chains of equal size, played again on what was kept out. */
+static void report_gain(const struct ngram_store *store, const int32_t *held, uint64_t n) {
+    static const int nodes[] = {1, 3, 7, 15}, widths[] = {1, 4};
+    printf("tokens a step there, with what the text itself repeats: guesses a step  1     3     7     15\n");
+    for (int w = 0; w < 2; w++) {
+        printf("%67s", w == 0 ? "chains" : "trees");
+        for (int i = 0; i < 4; i++) {
+            struct replay_sums sums;
+            if (speculative_replay(held, n, store, nodes[i], widths[w], &sums) == 0 && sums.n_steps > 0)
+                printf("  %.2f", (double)sums.n_tokens / (double)sums.n_steps);
+        }
+        printf("\n");
+    }
+}
+
 static int write_store(const char *path, const void *image, uint64_t size) {
     char part[4096];
     snprintf(part, sizeof part, "%s.part", path);
@@ -279,10 +294,12 @@ static int distill(struct training *t) {
     void *image = ngram_build(text, n_text, n_vocab, t->head.vocab_digest, t->head.target_digest, s->max_bytes, &size);
     struct ngram_store store;
     int rc = image ? write_store(s->out, image, size) : fail("no memory for the store", NULL);
-    if (rc == 0 && !ngram_open(&store, image, size, n_vocab, 0, 0))
+    if (rc == 0 && !ngram_open(&store, image, size, n_vocab, 0, 0)) {
         printf("%s: %llu bytes from %llu tokens; on %llu tokens kept out its first guess is right %.1f %% of the time\n", s->out,
                (unsigned long long)size, (unsigned long long)n_text, (unsigned long long)n_held,
                100 * share_right(&store, held, n_held));
+        report_gain(&store, held, n_held);
+    }
     free(image);
     free(all);
     return rc;

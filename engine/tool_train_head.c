@@ -312,6 +312,8 @@ static void score(struct head_training *t, int n_answers, float accuracy[HEAD_DE
 static int write_head(struct head_training *t) {
     struct head_facts facts = {.vocab_digest = t->head.text.vocab_digest,
                                .target_digest = t->head.text.target_digest,
+                               .target_vocab = t->model->shape.vocab_size,
+                               .target_ctx = t->model->shape.ctx_train,
                                .tokens_trained = t->head.n_tokens};
     struct engine_error error;
     char lineage[160];

@@ -25,9 +25,9 @@ static void turn_row(const void *arg, int row) {
     float *head = call->x + (size_t)row * (size_t)(call->n_heads * call->head_dim);
     for (int h = 0; h < call->n_heads; h++, head += call->head_dim) {
         for (int i = 0; i < half; i++) {
-            float a = head[i], b = head[i + half], c = angles[2 * i], s = call->sign * angles[2 * i + 1];
-            head[i] = a * c - b * s;
-            head[i + half] = a * s + b * c;
+            float a = head[2 * i], b = head[2 * i + 1], c = angles[2 * i], s = call->sign * angles[2 * i + 1];
+            head[2 * i] = a * c - b * s;
+            head[2 * i + 1] = a * s + b * c;
         }
     }
 }

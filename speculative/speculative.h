@@ -244,6 +244,15 @@ int lookup_drafter_open(struct drafter *out, int n_slots, int max_tokens, const 
 /* Bytes that lookup_drafter_open allocates. */
 uint64_t lookup_drafter_bytes(int n_slots, int max_tokens);
 
+struct replay_sums {
+    uint64_t n_steps, n_tokens, n_drafted; /* n_tokens / n_steps: tokens a step */
+};
+/* Plays rounds of this drafter on answers that are there already, with max_nodes guesses a step at most and max_width of them for
+ * the same place. text: tokens; of a prompt, which stands before its answer, token t as -2 - t; -1 ends an answer. Returns 0, or
+ * -1 when memory is refused. */
+int speculative_replay(const int32_t *text, uint64_t n_text, const struct ngram_store *store, int max_nodes, int max_width,
+                       struct replay_sums *out);
+
 /* --- costs --- */
 
 enum { COST_MAX_ROWS = 256, COST_SAMPLES = 15 };

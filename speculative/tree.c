@@ -106,15 +106,16 @@ bool walk_step(struct tree_walk *walk, int32_t token) {
 
 /* --- odds --- */
 
-static const float OWN_DECAY = 0.97f;  /* a sequence remembers about 33 guesses of a class */
-static const float ALL_DECAY = 0.998f; /* all together about 500 */
-static const float PRIOR_WEIGHT = 4;   /* guesses that the assumption is worth */
+static const float OWN_DECAY = 0.97f;   /* a sequence remembers about 33 guesses of a class */
+static const float ALL_DECAY = 0.9995f; /* all together about 2000 */
+static const float PRIOR_WEIGHT = 12;   /* guesses that the assumption is worth */
 
 void odds_init_prior(struct draft_odds *all) {
-    /* The lookup drafter's classes, those of draws, the draft model's; any other class starts at one half. */
-    static const float prior[ODDS_CLASSES] = {.35f, .45f, .52f, .58f, .63f, .68f, .72f, .76f, .80f, .85f, .90f,
-                                              .15f, .5f,  .5f,  .5f,  .7f,  .04f, .09f, .16f, .27f, .42f, .57f,
-                                              .72f, .88f, .2f,  .25f, .3f,  .4f,  .5f,  .6f,  .75f, .92f};
+    /* The lookup drafter's classes as found on answers that its store was not made of, half of them at temperature 0.8; two of
+     * draws; then the draft model's; any other class starts at one half. */
+    static const float prior[ODDS_CLASSES] = {.45f, .52f, .64f, .69f, .77f, .82f, .87f, .91f, .93f, .94f, .98f,
+                                              .13f, .5f,  .5f,  .2f,  .7f,  .04f, .07f, .12f, .18f, .23f, .38f,
+                                              .50f, .77f, .2f,  .25f, .3f,  .4f,  .5f,  .6f,  .75f, .92f};
     for (size_t i = 0; i < ODDS_CLASSES; i++) {
         all->tried[i] = PRIOR_WEIGHT;
         all->right[i] = PRIOR_WEIGHT * prior[i];

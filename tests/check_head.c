@@ -2,6 +2,7 @@
  *
  *     check_head gradients eagle|medusa   a small random head and text: loss and gradients of every tensor
  *     check_head serve eagle|medusa       a random head on a tiny model, written and read: what it guesses, by the serving path
+ *     check_head serve eagle FOLDER       the same; FOLDER/model.gguf and FOLDER/head.gguf stay, for tests/check_peer_head.py
  *
  * On standard output, array after array: a line "name rows cols", then floats. */
 #include <stdio.h>
@@ -99,17 +100,19 @@ struct served {
     struct head *head;
 };
 
-static int open_served(struct served *s, enum head_kind kind, const struct backend *backend, struct engine_error *error) {
+static int open_served(struct served *s, enum head_kind kind, const struct backend *backend, const char *folder,
+                       struct engine_error *error) {
     const struct model_limits limits = {.max_rows = 64, .max_logits = 1, .ctx_len = CTX};
     struct tiny_model tiny = tiny_model_default();
-    struct head_facts facts = {.vocab_digest = 1, .target_digest = 2, .lineage = "random"};
+    struct head_facts facts = {
+        .vocab_digest = 1, .target_digest = 2, .target_vocab = TINY_VOCAB, .target_ctx = CTX, .lineage = "random"};
     struct trainer t;
     int32_t vocab[TINY_VOCAB];
-    char model_path[64], path[64];
+    char model_path[256], path[256];
     int rc;
     tiny.n_layers = 4;
-    snprintf(model_path, sizeof model_path, "/tmp/foresay_check_head_%d.gguf", getpid());
-    snprintf(path, sizeof path, "/tmp/foresay_check_head_%d.head", getpid());
+    snprintf(model_path, sizeof model_path, "%s/model.gguf", folder);
+    snprintf(path, sizeof path, "%s/head.gguf", folder);
     if (!tiny_model_write(model_path, &tiny) || (rc = gguf_open(&s->gguf, model_path, error)) ||
         (rc = model_read_shape(&s->shape, s->gguf, error)) ||
         (rc = model_open(&s->model, s->gguf, &s->shape, backend, &limits, error)) ||
@@ -125,8 +128,6 @@ static int open_served(struct served *s, enum head_kind kind, const struct backe
         (rc = head_read_shape(&s->head_shape, s->file, &s->shape, error)) || (rc = head_check_digests(s->file, 1, 2, error)) ||
         (rc = head_open(&s->head, s->file, &s->head_shape, s->model, 2, error)))
         return 2;
-    unlink(model_path);
-    unlink(path);
     return s->head->vocab[2] == 7 ? 0 : 2;
 }
 
@@ -152,8 +153,9 @@ static void serve_eagle(struct served *s) {
     int n_embd = s->head_shape.n_embd, n = N_KNOWN + N_DRAFTED;
     float *features = drawn((size_t)(N_KNOWN * MODEL_FEATURES * n_embd), 3), *out = drawn((size_t)(n * n_embd), 0);
     float *logits = drawn((size_t)(N_DRAFTED * s->head_shape.n_vocab), 0), embeddings[(N_KNOWN + N_DRAFTED) * 64];
+    float numbers[N_KNOWN + N_DRAFTED];
     int32_t tokens[N_KNOWN + N_DRAFTED];
-    for (int i = 0; i < n; i++) tokens[i] = (int32_t)((draw() + 1) * (TINY_VOCAB / 2 - 1));
+    for (int i = 0; i < n; i++) numbers[i] = (float)(tokens[i] = (int32_t)((draw() + 1) * (TINY_VOCAB / 2 - 1)));
     s->model->backend.ops->embed(s->model->backend.self, s->model->embedding, tokens, n, 1, embeddings, n_embd);
     for (int first = 0; first < N_KNOWN; first += HEAD_MOST_ROWS) {
         int rows = N_KNOWN - first < HEAD_MOST_ROWS ? N_KNOWN - first : HEAD_MOST_ROWS;
@@ -168,6 +170,7 @@ static void serve_eagle(struct served *s) {
         memcpy(out + (size_t)((N_KNOWN + i) * n_embd), h->state, (size_t)n_embd * sizeof *out);
         memcpy(logits + i * s->head_shape.n_vocab, head_logits(h, h->state), (size_t)s->head_shape.n_vocab * sizeof *logits);
     }
+    put("tokens", numbers, 1, n);
     put("features", features, N_KNOWN, MODEL_FEATURES * n_embd);
     put("embeddings", embeddings, n, n_embd);
     put("out", out, n, n_embd);
@@ -187,10 +190,10 @@ static void serve_medusa(struct served *s) {
     free(state);
 }
 
-static int serve(enum head_kind kind, const struct backend *backend) {
+static int serve(enum head_kind kind, const struct backend *backend, const char *folder) {
     struct served s = {0};
     struct engine_error error = {""};
-    int rc = open_served(&s, kind, backend, &error);
+    int rc = open_served(&s, kind, backend, folder, &error);
     if (rc == 0) {
         put_weights(&s);
         kind == HEAD_EAGLE ? serve_eagle(&s) : serve_medusa(&s);
@@ -204,16 +207,33 @@ static int serve(enum head_kind kind, const struct backend *backend) {
     return rc;
 }
 
+/* In a folder of its own that goes again. */
+static int serve_only(enum head_kind kind, const struct backend *backend) {
+    char folder[] = "/tmp/foresay_check_head_XXXXXX", path[64];
+    if (!mkdtemp(folder)) return 2;
+    int rc = serve(kind, backend, folder);
+    snprintf(path, sizeof path, "%s/model.gguf", folder);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/head.gguf", folder);
+    unlink(path);
+    rmdir(folder);
+    return rc;
+}
+
 int main(int argc, char **argv) {
     struct backend backend;
     char reason[160];
     if (backend_open_cpu(&backend, &(struct backend_config){.n_threads = 2}, reason, sizeof reason) != KERNELS_OK) return 2;
     int rc = 2;
+    enum head_kind kind = argc > 2 && strcmp(argv[2], "medusa") == 0 ? HEAD_MEDUSA : HEAD_EAGLE;
     if (argc == 3 && strcmp(argv[1], "gradients") == 0)
-        rc = gradients(strcmp(argv[2], "medusa") == 0 ? HEAD_MEDUSA : HEAD_EAGLE, &backend);
-    if (argc == 3 && strcmp(argv[1], "serve") == 0)
-        rc = serve(strcmp(argv[2], "medusa") == 0 ? HEAD_MEDUSA : HEAD_EAGLE, &backend);
-    if (argc != 3) fprintf(stderr, "usage: check_head gradients|serve eagle|medusa\n");
+        rc = gradients(kind, &backend);
+    else if (argc == 3 && strcmp(argv[1], "serve") == 0)
+        rc = serve_only(kind, &backend);
+    else if (argc == 4 && strcmp(argv[1], "serve") == 0)
+        rc = serve(kind, &backend, argv[3]);
+    else
+        fprintf(stderr, "usage: check_head gradients|serve eagle|medusa [FOLDER]\n");
     backend.ops->close(backend.self);
     return rc;
 }

@@ -189,11 +189,41 @@ static void trees_grow_from_both_sources(void **state) {
     free(image);
 }
 
+/* Protects: rounds played again count every token of every answer once, prompts are known but not counted, and a text whose
+ * continuation is certain is taken in full trees. */
+static void replays_count_whole_answers(void **state) {
+    (void)state;
+    enum { PERIOD = 9, N = 300, N_PROMPT = 5 };
+    int32_t again[3 * (N_PROMPT + N + 1)];
+    struct replay_sums sums, wide;
+    int n = 0;
+    for (int answer = 0; answer < 3; answer++) {
+        for (int i = 0; i < N_PROMPT; i++) again[n++] = -2 - i;
+        for (int i = 0; i < N; i++) again[n++] = (N_PROMPT + i) % PERIOD;
+        again[n++] = -1;
+    }
+    assert_int_equal(speculative_replay(again, (uint64_t)n, NULL, 3, 1, &sums), 0);
+    assert_int_equal(sums.n_tokens, 3 * N);
+    /* One period is new in each answer; then three guesses of three are right. */
+    assert_true(sums.n_steps >= 3 * (N - PERIOD) / 4 && sums.n_steps <= 3 * ((N - PERIOD) / 4 + PERIOD + 3));
+    assert_true(sums.n_drafted <= 3 * sums.n_steps);
+    /* Where chance has a part, trees are right more often than chains of the same size. */
+    struct ngram_store store;
+    uint64_t size;
+    write_text();
+    void *image = build(N_TEXT / 2, 1 << 24, &size, &store);
+    assert_int_equal(speculative_replay(text + N_TEXT / 2, N_TEXT / 2, &store, 3, 1, &sums), 0);
+    assert_int_equal(speculative_replay(text + N_TEXT / 2, N_TEXT / 2, &store, 3, 4, &wide), 0);
+    assert_int_equal(sums.n_tokens, wide.n_tokens);
+    assert_true(wide.n_steps < sums.n_steps);
+    free(image);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(single_contexts_are_counted),  cmocka_unit_test(probabilities_are_true),
         cmocka_unit_test(stores_fit_their_size),        cmocka_unit_test(wrong_images_are_refused),
-        cmocka_unit_test(trees_grow_from_both_sources),
+        cmocka_unit_test(trees_grow_from_both_sources), cmocka_unit_test(replays_count_whole_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

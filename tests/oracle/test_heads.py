@@ -31,11 +31,11 @@ def norm(x, gamma, eps=EPS):
 
 
 def turn(x, first, dim, base=BASE):
-    """x: [rows, heads, dim], row i at position first + i; pairs (i, i + dim / 2)."""
+    """x: [rows, heads, dim], row i at position first + i; pairs (2i, 2i + 1)."""
     frequency = base ** (-torch.arange(0, dim, 2, dtype=x.dtype) / dim)
     angle = (first + torch.arange(x.shape[0], dtype=x.dtype))[:, None, None] * frequency
-    a, b = x[..., : dim // 2], x[..., dim // 2 :]
-    return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1)
+    a, b = x[..., 0::2], x[..., 1::2]
+    return torch.stack([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1).flatten(-2)
 
 
 def attend(q, keys, values, mask, dim):
