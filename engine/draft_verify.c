@@ -154,6 +154,24 @@ static double throw_dice(struct verifying *v) {
 static bool accept(void *self, double chance) { return throw_dice(self) < chance; }
 static int pick(void *self, const double *weights, int n) { return pick_at(weights, n, throw_dice(self)); }
 
+static int run(enum engine_verify verify, const struct verify_problem *problem, const struct verify_dice *dice, int32_t *out) {
+    switch (verify) {
+    case ENGINE_VERIFY_TOKEN:
+    case ENGINE_VERIFY_MULTI_STEP:
+        return verify_multi_step(problem, true, dice, out);
+    case ENGINE_VERIFY_BLOCK:
+    case ENGINE_VERIFY_TRAVERSAL:
+        return verify_traversal(problem, dice, out);
+    case ENGINE_VERIFY_TYPICAL:
+        return verify_typical(problem, TYPICAL_EPSILON, TYPICAL_DELTA, out);
+    case ENGINE_VERIFY_DEFAULT:
+    case ENGINE_VERIFY_MATCH:
+        break;
+    }
+    assert(false);
+    return 0;
+}
+
 int draft_verify(struct engine *e, struct request *r, int first_row, int32_t *out) {
     const struct draft_slot *slot = r->draft;
     const struct drawn_row *drawn[TREE_MAX_NODES] = {0};
@@ -167,26 +185,10 @@ int draft_verify(struct engine *e, struct request *r, int first_row, int32_t *ou
                                            .self = &v,
                                            .drawn = drawn,
                                            .scratch = e->drafting.target_row};
-    int n = 0;
     tree.n_nodes = 1 + r->seq.n_draft;
     for (int i = 0; i < tree.n_nodes && slot->is_drawn; i++) {
         if (tree.depth[i] < DRAWN_DEPTH) drawn[i] = &slot->rows[tree.depth[i]];
     }
-    switch (r->verify) {
-    case ENGINE_VERIFY_TOKEN:
-    case ENGINE_VERIFY_MULTI_STEP:
-        n = verify_multi_step(&problem, true, &dice, out);
-        break;
-    case ENGINE_VERIFY_BLOCK:
-    case ENGINE_VERIFY_TRAVERSAL:
-        n = verify_traversal(&problem, &dice, out);
-        break;
-    case ENGINE_VERIFY_TYPICAL:
-        n = verify_typical(&problem, TYPICAL_EPSILON, TYPICAL_DELTA, out);
-        break;
-    case ENGINE_VERIFY_DEFAULT:
-    case ENGINE_VERIFY_MATCH:
-        assert(false);
-    }
+    int n = run(r->verify, &problem, &dice, out);
     return v.is_finite ? n : 0;
 }

@@ -42,7 +42,8 @@ struct engine_error {
     char text[512];
 };
 
-/* Who guesses tokens ahead. A guess is checked by the model's own draws: it changes how fast a text comes, never the text. */
+/* Who guesses tokens ahead. A guess is checked by the model's own draws: it changes how fast a text comes, never the text; but
+ * see enum engine_verify. */
 enum engine_drafter {
     ENGINE_DRAFTER_AUTO,      /* whatever measurements say is fastest, which may be nothing */
     ENGINE_DRAFTER_NONE,      /* one token a step */

