@@ -165,6 +165,7 @@ enum {
     ENGINE_MAX_STOP = 8,       /* stop strings a request */
     ENGINE_MAX_STOP_LEN = 128, /* bytes of one */
     ENGINE_TEXT_MAX = 256,     /* bytes of text in one event */
+    ENGINE_TRACE_NODES = 64,   /* of one round, node 0 included */
 };
 
 /* Everything is copied by engine_submit. */
@@ -186,7 +187,8 @@ struct engine_request {
     const char *const *stop; /* n_stop strings that end the answer and are not part of it */
     int n_stop;
     enum engine_drafter drafter; /* AUTO = as the engine is configured */
-    enum engine_verify verify;
+    enum engine_verify verify;   /* DEFAULT = as the engine is configured */
+    bool trace;                  /* TRACE events tell of every round that checked a guess; memory: 50 KiB */
     bool logprobs;       /* TEXT events carry log-probabilities; memory: 8 * (1 + n_top_logprobs) bytes a token of the answer */
     int n_top_logprobs;  /* how many of the likeliest tokens beside the one drawn, 0 .. ENGINE_MAX_TOP_LOGPROBS */
     bool ignore_eos;     /* for measurements: an end token is sampled but does not end the answer */
@@ -203,6 +205,7 @@ enum engine_event_kind {
     ENGINE_EVENT_STARTED, /* the prompt is rendered and tokenized: prompt_tokens, dropped_messages are known */
     ENGINE_EVENT_PREFILL, /* progress of a long prompt: n_tokens of usage.prompt_tokens are computed */
     ENGINE_EVENT_TEXT,    /* text: whole UTF-8 characters, never part of a stop string */
+    ENGINE_EVENT_TRACE,   /* trace, when the request asked for it; before the round's tokens, though text held back may follow */
     ENGINE_EVENT_DONE,    /* the last event of a request */
 };
 
@@ -223,15 +226,38 @@ struct engine_usage {
     enum engine_drafter drafter;          /* who was to guess */
     enum engine_verify verify;            /* how guesses were checked */
     enum engine_draft_off draft_off;      /* why most of the steps without a guess had none */
+    int dropped_traces;                   /* rounds whose TRACE nobody fetched in time */
     float queue_ms, prefill_ms, ttft_ms, decode_ms; /* ttft: submit to first token; decode: first to last token */
+};
+
+/* One round: what was guessed ahead, and how far the model drew the same. A slow consumer loses rounds (of 64 that wait, the next
+ * ones), never text. */
+struct engine_trace_node {
+    int32_t token;
+    float chance;   /* that the draws reach it, as it was estimated before */
+    int8_t parent;  /* stands before it; -1 for node 0 */
+    uint8_t source; /* enum engine_drafter: who guessed it; AUTO for node 0 */
+    bool accepted;  /* the draws reached it */
+};
+struct engine_trace {
+    int round;      /* the answer's rounds are counted from 1, as in usage.draft_rounds; a number that is missing was dropped */
+    int first;      /* tokens of the answer before it */
+    int n_accepted; /* the answer's next tokens were guessed right ... */
+    int32_t bonus;  /* ... and this one was drawn behind them; an end token is not part of the text */
+    int n_nodes;    /* node 0 is the last token before the round, the others are guesses: rows computed for this request */
+    struct engine_trace_node nodes[ENGINE_TRACE_NODES];
 };
 
 struct engine_event {
     uint64_t id;
     enum engine_event_kind kind;
-    int n_tokens; /* TEXT: tokens this text completes, may be 0 (rest of a long piece); PREFILL: see above */
+    int n_tokens;   /* TEXT: tokens this text completes, may be 0 (rest of a long piece); PREFILL: see above */
+    int n_accepted; /* TEXT: of these, guessed ahead and right. Where one event has a round's text it is what the round accepted;
+                     * where it has several rounds, their sum; where it has a part of one, that part's. All events together say
+                     * usage.accepted_tokens, but for tokens whose text a stop string or the end swallowed */
     int text_len;
     char text[ENGINE_TEXT_MAX]; /* not terminated */
+    struct engine_trace trace;  /* TRACE */
     int32_t token;              /* TEXT: the last token of it */
     /* TEXT, when the request asked for it: the token and the likeliest ones, best first. Then each token has an event of its own,
      * which comes when the first of its text does: n_tokens is 1 and n_logprobs the length, or both are 0 (rest of a long text).

@@ -1,9 +1,9 @@
 /* events.c - the consumer's side: news of requests become events. Detokenizing and stop strings happen here, off the engine
  * thread.
  *
- * Order of a request's events: STARTED, PREFILL ..., TEXT ..., DONE. Tokens that pile up between two polls come out as one event;
- * with log-probabilities each has its own. A stop string ends the text here; the engine thread is told to stop,
- * and DONE follows once it has given the blocks back. */
+ * Order of a request's events: STARTED, PREFILL ..., TEXT and TRACE ..., DONE. Tokens that pile up between two polls come out as
+ * one event, but not over the beginning of a round that is traced; with log-probabilities each has its own. A stop string ends
+ * the text here; the engine thread is told to stop, and DONE follows once it has given the blocks back. */
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -13,7 +13,7 @@
 /* What the engine thread has published of a request, copied under the lock. */
 struct news {
     bool is_started, is_finished;
-    int n_ready, n_prefilled;
+    int n_ready, n_prefilled, n_traces;
 };
 
 void engine_events_per_token(struct engine *e) { e->each_token = true; }
@@ -21,16 +21,18 @@ void engine_events_per_token(struct engine *e) { e->each_token = true; }
 /* --- text --- */
 
 static void push_token(struct engine *e, struct request *r) {
-    r->last_token = r->seq.tokens[r->seq.n_prompt + r->n_read++];
     r->n_unreported++;
+    r->n_unreported_right += r->is_guess[r->n_read];
+    r->last_token = r->seq.tokens[r->seq.n_prompt + r->n_read++];
     detokenizer_push(&r->detokenizer, r->last_token);
     if (!r->detokenizer.stopped) return;
     r->n_read_at_stop = r->n_read;
     request_stop(e, r);
 }
 
-/* The next token, or the end of the text. False when there is nothing new. */
+/* The next token, or the end of the text. False when there is nothing new, or a round to tell of first. */
 static bool advance(struct engine *e, struct request *r, const struct news *news) {
+    if (trace_next(r, news->n_traces)) return false;
     if (!r->detokenizer.stopped && r->n_read < news->n_ready) {
         push_token(e, r);
         return true;
@@ -62,8 +64,9 @@ static bool text_event(struct engine *e, struct request *r, const struct news *n
     if (event->text_len == 0 && !(e->each_token && r->n_read > n_read)) return false;
     event->kind = ENGINE_EVENT_TEXT;
     event->n_tokens = r->n_unreported;
+    event->n_accepted = r->n_unreported_right;
     event->token = r->last_token;
-    r->n_unreported = 0;
+    r->n_unreported = r->n_unreported_right = 0;
     return true;
 }
 
@@ -78,6 +81,7 @@ static void report_token(const struct engine *e, struct request *r, struct engin
     const struct engine_logprob *from = r->logprobs + (size_t)r->n_reported * (size_t)(1 + r->n_top);
     size_t len;
     event->n_tokens = 1;
+    event->n_accepted = r->is_guess[r->n_reported];
     event->token = from->token;
     event->n_logprobs = 1 + r->n_top;
     memcpy(event->logprobs, from, (size_t)event->n_logprobs * sizeof *from);
@@ -100,6 +104,15 @@ static bool logprob_event(struct engine *e, struct request *r, const struct news
 
 /* --- events --- */
 
+static bool trace_event(struct request *r, const struct news *news, struct engine_event *event) {
+    const struct engine_trace *trace = trace_next(r, news->n_traces);
+    if (!trace) return false;
+    event->kind = ENGINE_EVENT_TRACE;
+    event->trace = *trace;
+    r->n_traces_read++;
+    return true;
+}
+
 static void done_event(struct request *r, struct engine_event *event) {
     event->kind = ENGINE_EVENT_DONE;
     event->finish = r->finish;
@@ -115,7 +128,7 @@ static void done_event(struct request *r, struct engine_event *event) {
 
 /* The next event of a request, DONE as the last. False when there is none yet. */
 static bool next_event(struct engine *e, struct request *r, const struct news *news, struct engine_event *event) {
-    /* The text is not cleared: it is as long as text_len says. */
+    /* Text and trace are not cleared: they are as long as text_len and the kind say. */
     memset(event, 0, offsetof(struct engine_event, text));
     memset((char *)event + offsetof(struct engine_event, token), 0, sizeof *event - offsetof(struct engine_event, token));
     event->id = r->id;
@@ -133,6 +146,7 @@ static bool next_event(struct engine *e, struct request *r, const struct news *n
         return true;
     }
     if (r->wants_logprobs ? logprob_event(e, r, news, event) : text_event(e, r, news, event)) return true;
+    if (trace_event(r, news, event)) return true;
     if (news->is_finished) done_event(r, event);
     return news->is_finished;
 }
@@ -144,7 +158,8 @@ static struct request *take_news(struct engine *e, struct news *news) {
         e->news_head = r->news_next;
         if (!e->news_head) e->news_tail = NULL;
         r->has_news = false;
-        *news = (struct news){r->is_started, r->is_finished, r->n_ready, r->n_prefilled};
+        *news = (struct news){r->is_started, r->is_finished, r->n_ready, r->n_prefilled, r->n_traces_ready};
+        r->n_traces_done = r->n_traces_read;
     }
     pthread_mutex_unlock(&e->lock);
     return r;

@@ -66,6 +66,11 @@ struct request {
     bool wants_logprobs;
     int n_top;                       /* likeliest tokens beside the one drawn */
     struct engine_logprob *logprobs; /* [tokens of the answer][1 + n_top]; written and read like seq.tokens */
+    bool *is_guess;                  /* [tokens of the answer] it was guessed right; likewise */
+    bool wants_trace;
+    struct engine_trace *traces; /* [TRACE_KEPT], a ring, see trace.c; NULL = not asked for */
+    int n_traces, n_traces_lost; /* written so far, and those there was no room for; engine thread */
+    int n_traces_freed;          /* of these the consumer has read; engine thread */
     bool ignore_eos;
     int max_output; /* tokens; 0 = until the context is full */
     enum engine_drafter drafter;
@@ -84,17 +89,18 @@ struct request {
 
     /* The engine thread's news, lock. */
     bool is_started, is_finished;
-    int n_ready;     /* sampled tokens that the consumer may read */
-    int n_prefilled; /* prompt tokens computed, when the prompt takes several steps */
+    int n_ready;                       /* sampled tokens that the consumer may read */
+    int n_traces_ready, n_traces_done; /* rounds that it may read, and that it has read */
+    int n_prefilled;                   /* prompt tokens computed, when the prompt takes several steps */
     enum engine_finish finish;
     struct engine_usage usage;
 
     /* The consumer's own. */
     struct detokenizer detokenizer;
     bool gave_started, is_flushed;
-    int gave_prefilled, n_read, n_read_at_stop;
-    int n_unreported; /* tokens read whose text has not come out yet */
-    int n_reported;   /* tokens whose log-probabilities are given out, and the bytes of their text */
+    int gave_prefilled, n_read, n_read_at_stop, n_traces_read;
+    int n_unreported, n_unreported_right; /* tokens read whose text has not come out yet; of these, guessed right */
+    int n_reported;                       /* tokens whose log-probabilities are given out, and the bytes of their text */
     size_t reported_bytes;
     int32_t last_token;
 };
@@ -103,6 +109,7 @@ struct request {
 struct drawing {
     struct request *request;
     int first_row; /* the first of its rows among the logits; node i of its draft has row first_row + i */
+    int first;     /* tokens of the answer before them */
     struct tree_walk walk;
     int32_t drawn[TREE_MAX_NODES];
     int n_drawn;
@@ -170,6 +177,15 @@ void *tokenizer_thread_run(void *engine);
 void request_free(struct request *r);
 /* The consumer has seen a stop string: the engine thread need not go on. */
 void request_stop(struct engine *e, struct request *r);
+
+/* trace.c. Memory for n tokens of an answer; false: there is none. */
+bool trace_open(struct request *r, int n);
+/* Engine thread: the draws of a step are made, and the first n_accepted of them were guessed. */
+void trace_round(const struct engine *e, const struct drawing *d, int n_accepted);
+/* Lock held, engine thread: what is written is the consumer's now, what it has read is free. */
+void trace_publish(struct request *r);
+/* Consumer, n rounds being ready: the next one begins with the next token to read, or NULL. */
+const struct engine_trace *trace_next(const struct request *r, int n);
 
 /* step.c */
 void *engine_thread_run(void *engine);

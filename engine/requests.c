@@ -149,6 +149,8 @@ void request_free(struct request *r) {
     free(r->input);
     free(r->bias);
     free(r->logprobs);
+    free(r->is_guess);
+    free(r->traces);
     free(r->seq.tokens);
     free(r->seq.table.blocks);
     free(r);
@@ -172,6 +174,7 @@ static struct request *request_new(const struct engine_request *q, size_t n_byte
     r->verify = q->verify;
     r->wants_logprobs = q->logprobs;
     r->n_top = q->n_top_logprobs;
+    r->wants_trace = q->trace;
     r->seq.salt = q->cache_salt;
     r->submitted_ms = now_ms();
     return r;
@@ -296,7 +299,7 @@ static bool sequence_open(const struct engine *e, struct request *r, const struc
         if (r->n_top > vocab_size) r->n_top = vocab_size;
         r->logprobs = malloc((size_t)(most - n_prompt) * (size_t)(1 + r->n_top) * sizeof *r->logprobs);
     }
-    if (!seq->tokens || !blocks || (r->wants_logprobs && !r->logprobs)) {
+    if (!seq->tokens || !blocks || (r->wants_logprobs && !r->logprobs) || !trace_open(r, most - n_prompt)) {
         free(blocks);
         return false;
     }

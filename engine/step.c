@@ -46,6 +46,7 @@ static struct engine_usage usage_of(const struct request *r) {
         .drafter = r->drafter,
         .verify = r->verify,
         .draft_off = draft_off_of(r),
+        .dropped_traces = r->n_traces_lost,
         .queue_ms = (float)(scheduled - r->submitted_ms),
     };
     memcpy(usage.accepted_at, r->n_accepted_at, sizeof usage.accepted_at);
@@ -64,6 +65,7 @@ static void tell_progress(struct engine *e, struct request *r) {
     bool has_prefilled = n_output == 0 && seq->n_computed < seq->n_prompt && seq->n_computed > r->n_prefilled;
     if (n_output == r->n_ready && !has_prefilled) return;
     r->n_ready = n_output;
+    trace_publish(r);
     if (has_prefilled) r->n_prefilled = seq->n_computed;
     add_news(e, r);
 }
@@ -71,6 +73,7 @@ static void tell_progress(struct engine *e, struct request *r) {
 /* Lock held. From here on the request is the consumer's. */
 static void tell_finished(struct engine *e, struct request *r) {
     r->n_ready = r->seq.n_tokens - r->seq.n_prompt;
+    trace_publish(r);
     r->finish = r->ending;
     r->usage = usage_of(r);
     r->is_finished = true;
@@ -183,7 +186,7 @@ static struct model_batch gather_batch(struct engine *e) {
         for (int row = 0; row < seq->n_rows; row++) e->row_tokens[batch.n_rows++] = seq->tokens[seq->n_computed + row];
         if (!sequence_wants_logits(seq)) continue;
         struct drawing *d = &e->sampled[e->n_sampled++];
-        *d = (struct drawing){.request = r, .first_row = batch.n_logits};
+        *d = (struct drawing){.request = r, .first_row = batch.n_logits, .first = seq->n_tokens - seq->n_prompt};
         if (r->draft) walk_begin(&d->walk, &r->draft->tree, 1 + seq->n_draft);
         for (int row = seq->n_draft; row >= 0; row--) e->logit_rows[batch.n_logits++] = batch.n_rows - 1 - row;
     }
@@ -250,6 +253,7 @@ static void settle(struct engine *e, struct drawing *d, double now) {
     r->last_path = r->seq.n_draft > 0 ? r->draft->tree.ancestors[d->walk.node] : 0;
     int n_accepted = draft_accept(e, r, d->walk.node);
     draft_count(e, r, n_accepted);
+    trace_round(e, d, n_accepted);
     scheduler_accept(&e->scheduler, &r->seq, n_accepted);
     draft_learn(e, r, d->drawn, d->n_drawn);
     if (d->is_over) end_request(e, r, d->finish);

@@ -323,6 +323,7 @@ void connection_closed(struct connection *c) {
 static void greet(struct connection *c, const struct request *request) {
     const struct gateway *gateway = c->gateway;
     const struct wire_welcome welcome = {
+        .has_traces = turns_show_guesses(gateway),
         .sid = c->sid,
         .user_name = c->user.name,
         .admin = c->user.admin,

@@ -75,8 +75,7 @@ static void put_token(struct buffer *out, const struct engine_token_text *text) 
     put_text(out, "\"");
 }
 
-/* [226,156], or null for a token that has no text. */
-static void put_bytes(struct buffer *out, const struct engine_token_text *text) {
+void put_token_bytes(struct buffer *out, const struct engine_token_text *text) {
     if (text->is_control) {
         put_text(out, "null");
         return;
@@ -96,7 +95,7 @@ static void put_members(struct buffer *out, const struct engine *engine, const s
     put_text(out, ",\"logprob\":");
     put_logprob(out, of->logprob);
     put_text(out, ",\"bytes\":");
-    put_bytes(out, &text);
+    put_token_bytes(out, &text);
 }
 
 void put_chat_logprobs(struct buffer *out, const struct engine *engine, const struct logprob_list *list, int first, int end) {

@@ -33,5 +33,7 @@ void put_chat_logprobs(struct buffer *out, const struct engine *engine, const st
 /* {"tokens":[...],"token_logprobs":[...],"top_logprobs":[{...}],"text_offset":[...]}; offsets count characters */
 void put_completion_logprobs(struct buffer *out, const struct engine *engine, const struct logprob_list *list, int first,
                              int end);
+/* [226,156], or null for a token that has no text. */
+void put_token_bytes(struct buffer *out, const struct engine_token_text *text);
 
 #endif

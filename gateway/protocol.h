@@ -13,13 +13,15 @@
  * Client -> server. `id` (string, at most 64 bytes) names the request; exactly one `ok` or `err` with this id answers it.
  *   hello  {v:1, cid (client instance, 1..64 chars), resume?:[{g, from}]}
  *              first message of a connection; answered by `welcome`, then each resumed stream continues as if by sub
- *   send   {id, cid, conv?, parent?, root?, text, gen?, drop_oldest?:bool}
+ *   send   {id, cid, conv?, parent?, root?, text, gen?, drop_oldest?:bool, trace?:bool}
  *              -> ok {conv, msg, ans (assistant message's id), g} once both messages are on disk
  *              cid: unique per message of this user, 1..64 chars; the same cid again returns the first answer, nothing is
  *              done twice. parent: the assistant message it follows; null or absent with conv = its newest branch's end;
  *              editing = the parent of the edited message. root:true = a new first message in conv
- *   regen  {id, cid, msg (assistant message), gen?, drop_oldest?}   a sibling answer  -> ok {conv, msg:<user msg>, ans, g}
- *   cont   {id, cid, msg, gen?}               goes on in the same message -> ok {conv, ans, g}
+ *              trace: the answer's stream has trace events; where welcome says trace:false the wish is without effect
+ *   regen  {id, cid, msg (assistant message), gen?, drop_oldest?, trace?}
+ *              a sibling answer  -> ok {conv, msg:<user msg>, ans, g}
+ *   cont   {id, cid, msg, gen?, trace?}       goes on in the same message -> ok {conv, ans, g}
  *              msg: an assistant message with st interrupted, stopped or length
  *   cancel {id, g}                            the only stop; the partial text stays   -> ok {}
  *   sub    {id, g, from}                      events from sequence number `from` (>= 1) on   -> ok {}, then events
@@ -34,7 +36,8 @@
  *       (names: who guesses ahead and how guesses are checked, see engine.h)}; unknown members are an error that names them.
  *
  * Server -> client
- *   welcome {v:1, sid, user:{name, admin}, model:{name, ctx, quant}, server:{version, node}, hb_ms, max_frame, now}
+ *   welcome {v:1, sid, user:{name, admin}, model:{name, ctx, quant}, server:{version, node}, trace, hb_ms, max_frame,
+ *            now}    trace: the server tells of guesses; false with --pace-ms, where sizes must not say which came true
  *   ok  {id, ...}     err {id?, g?, code, msg, retry_ms?}
  *   msg  {conv, m}                            a message was added (to all sockets of the user)
  *   conv {c} | {conv, deleted:true}           a conversation was added, renamed, got a new end, or went away (likewise)
@@ -42,10 +45,18 @@
  *   start {g, s:1, conv, msg (assistant message), parent, base (bytes of text it continues, 0 for a new answer), ts}
  *   state {g, s, st:"prefill", done, total}   progress of a long prompt, tokens; or {st:"trimmed", dropped:n}: oldest messages
  *                                             that the model did not see
- *   d     {g, s, n, x, tok}                   covers events s .. s + n - 1: text x, tok tokens. A lagging reader gets fewer,
- *                                             larger ones
+ *   d     {g, s, n, x, tok, acc?}             covers events s .. s + n - 1: text x, tok tokens, acc of them guessed ahead and
+ *                                             right (absent = 0; never with --pace-ms). A lagging reader gets fewer, larger ones
+ *   trace {g, s, r, acc, bonus:TOKEN, nodes:[[parent, TOKEN, chance, right:0|1, drafter], ...]}
+ *              when asked for: round r checked a tree of guesses. It stands before the text of the round's tokens: the acc right
+ *              nodes in order, then the bonus, which the model drew behind them. Node 0 is the last token before the round, it
+ *              has parent -1; parents stand before children; chance: as estimated before, that the draws come there.
+ *              TOKEN: its text, or [bytes] when these are not whole characters, or {name} for a control token, which has no text.
+ *              In the live log alone, as long as that is kept (also for sub after a break, or after the end), not in the
+ *              history; a snap has none. At most 1 MiB an answer; rounds that found no room are counted in usage.traces_lost,
+ *              their r is missing
  *   done  {g, s, why, usage:{in, cached, out, queue_ms, prefill_ms, ttft_ms, tps, rounds, drafted, accepted, accepted_at,
- *              drafter, verify, model_rounds, draft_off, seed}, len, crc, err?:{code, msg}}
+ *              drafter, verify, model_rounds, draft_off, traces_lost?, seed}, len, crc, err?:{code, msg}}
  *              rounds: steps that checked a draft; drafted, accepted: tokens guessed ahead, of these right; accepted_at: of the
  *              latter, how many were the first guess of their round, the second, ..., the eighth or later; drafter: who was
  *              to guess; verify: how guesses were checked; model_rounds: rounds guessed by the draft model; draft_off: why most

@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* TEXT: a = where its bytes begin, b = how many. */
+/* TEXT, TRACE: a = where its bytes begin, b = how many. */
 struct stream_event {
     uint32_t a, b;
-    uint16_t tokens;
+    uint16_t tokens, accepted;
     uint8_t kind;
 };
 
@@ -35,16 +35,20 @@ uint32_t crc32c(uint32_t crc, const char *bytes, size_t n) {
     return ~crc;
 }
 
+static bool bytes_reserve(char **bytes, size_t *capacity, size_t len) {
+    if (len <= *capacity) return true;
+    size_t wanted = *capacity ? *capacity * 2 : 2048;
+    while (wanted < len) wanted *= 2;
+    char *grown = realloc(*bytes, wanted);
+    if (!grown) return false;
+    *bytes = grown;
+    *capacity = wanted;
+    return true;
+}
+
 static bool text_append(struct stream *stream, const char *text, size_t len) {
     if (len > STREAM_MAX_TEXT - stream->text_len) return false;
-    if (stream->text_len + len > stream->text_capacity) {
-        size_t wanted = stream->text_capacity ? stream->text_capacity * 2 : 2048;
-        while (wanted < stream->text_len + len) wanted *= 2;
-        char *grown = realloc(stream->text, wanted);
-        if (!grown) return false;
-        stream->text = grown;
-        stream->text_capacity = wanted;
-    }
+    if (!bytes_reserve(&stream->text, &stream->text_capacity, stream->text_len + len)) return false;
     memcpy(stream->text + stream->text_len, text, len);
     stream->text_len += len;
     stream->crc = crc32c(stream->crc, text, len);
@@ -96,6 +100,7 @@ void stream_free(struct stream *stream) {
     if (!stream) return;
     assert(!stream->readers);
     free(stream->text);
+    free(stream->traces);
     free(stream->events);
     free(stream);
 }
@@ -103,13 +108,25 @@ void stream_free(struct stream *stream) {
 uint64_t stream_head(const struct stream *stream) { return stream->first_seq + stream->n_events - 1; }
 
 size_t stream_bytes(const struct stream *stream) {
-    return sizeof *stream + stream->text_capacity + stream->events_capacity * sizeof *stream->events;
+    return sizeof *stream + stream->text_capacity + stream->traces_capacity + stream->events_capacity * sizeof *stream->events;
 }
 
-bool stream_add_text(struct stream *stream, const char *text, size_t len, int tokens) {
-    uint32_t begin = (uint32_t)stream->text_len;
+bool stream_add_text(struct stream *stream, const char *text, size_t len, int tokens, int accepted) {
+    struct stream_event event = {.a = (uint32_t)stream->text_len, .b = (uint32_t)len, .kind = STREAM_TEXT};
+    event.tokens = (uint16_t)tokens;
+    event.accepted = (uint16_t)accepted;
     if (!events_reserve(stream) || !text_append(stream, text, len)) return false;
-    append(stream, (struct stream_event){.a = begin, .b = (uint32_t)len, .tokens = (uint16_t)tokens, .kind = STREAM_TEXT});
+    append(stream, event);
+    return true;
+}
+
+bool stream_add_trace(struct stream *stream, const char *trace, size_t len) {
+    size_t begin = stream->traces_len;
+    if (len > STREAM_MAX_TRACES - begin || !events_reserve(stream)) return false;
+    if (!bytes_reserve(&stream->traces, &stream->traces_capacity, begin + len)) return false;
+    memcpy(stream->traces + begin, trace, len);
+    stream->traces_len += len;
+    append(stream, (struct stream_event){.a = (uint32_t)begin, .b = (uint32_t)len, .kind = STREAM_TRACE});
     return true;
 }
 
@@ -149,13 +166,18 @@ enum stream_read_result stream_read(struct stream_reader *reader, struct stream_
     const struct stream_event *e = &stream->events[i];
     *slice =
         (struct stream_slice){.kind = (enum stream_kind)e->kind, .seq = reader->next, .n = 1, .a = (int)e->a, .b = (int)e->b};
-    if (e->kind == STREAM_TEXT) {
+    if (e->kind == STREAM_TRACE) {
+        slice->text = stream->traces + e->a;
+        slice->len = e->b;
+    } else if (e->kind == STREAM_TEXT) {
         slice->text = stream->text + e->a;
         slice->len = e->b;
         slice->tokens = e->tokens;
+        slice->accepted = e->accepted;
         for (i++, e++; i < stream->n_events && e->kind == STREAM_TEXT && slice->len + e->b <= STREAM_SLICE; i++, e++) {
             slice->len += e->b;
             slice->tokens += e->tokens;
+            slice->accepted += e->accepted;
             slice->n++;
         }
     }

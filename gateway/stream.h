@@ -7,6 +7,7 @@
  *  (4) A log has a bound. When there are more than STREAM_MAX_EVENTS the older half of the event records is forgotten (the
  *      text stays); a reader that wanted one of those is told STREAM_GAP and gets the whole text instead, never a partial
  *      replay.
+ *  (5) Traces are told in their place among the text while there is room for them; what has none was never in the log.
  * The log knows nothing of transports: the WebSocket (connection.c) and the OpenAI streams (openai.c) are two kinds of readers.
  * Service thread only. */
 #ifndef FORESAY_STREAM_H
@@ -19,8 +20,9 @@
 #include <stdint.h>
 
 enum {
-    STREAM_MAX_TEXT = 3 * 1024 * 1024, /* bytes of one answer; with the records below this keeps a log under 4 MiB */
-    STREAM_MAX_EVENTS = 64 * 1024,     /* 12 bytes each */
+    STREAM_MAX_TEXT = 3 * 1024 * 1024, /* bytes of one answer; with what is below this keeps a log under 6 MiB */
+    STREAM_MAX_EVENTS = 64 * 1024,     /* 16 bytes each */
+    STREAM_MAX_TRACES = 1024 * 1024,   /* bytes of them */
     STREAM_SLICE = 16 * 1024,          /* bytes of text in one slice */
 };
 
@@ -28,7 +30,8 @@ enum stream_kind {
     STREAM_START,
     STREAM_PREFILL, /* a of b prompt tokens are computed */
     STREAM_TRIMMED, /* a oldest messages were left out */
-    STREAM_TEXT,    /* text, `tokens` tokens */
+    STREAM_TEXT,    /* text, `tokens` tokens, `accepted` of them guessed right */
+    STREAM_TRACE,   /* text: a round's trace, as it is to be sent */
     STREAM_DONE,
 };
 
@@ -50,7 +53,9 @@ struct stream {
     size_t base_len;
     char *text;
     size_t text_len, text_capacity;
-    uint32_t crc;       /* CRC-32C of text */
+    uint32_t crc; /* CRC-32C of text */
+    char *traces;
+    size_t traces_len, traces_capacity;
     uint64_t first_seq; /* number of the oldest event that is kept */
     struct stream_event *events;
     size_t n_events, events_capacity;
@@ -66,7 +71,8 @@ uint64_t stream_head(const struct stream *stream); /* number of the last event *
 size_t stream_bytes(const struct stream *stream);
 
 /* Append and tell the readers. False: the bound is reached or memory is out; nothing was added. */
-bool stream_add_text(struct stream *stream, const char *text, size_t len, int tokens);
+bool stream_add_text(struct stream *stream, const char *text, size_t len, int tokens, int accepted);
+bool stream_add_trace(struct stream *stream, const char *trace, size_t len);
 bool stream_add_state(struct stream *stream, enum stream_kind kind, int a, int b);
 /* Always succeeds: the place for DONE is kept from the start. */
 void stream_finish(struct stream *stream, const struct stream_result *result);
@@ -84,9 +90,9 @@ struct stream_slice {
     enum stream_kind kind;
     uint64_t seq;     /* of the first event it covers */
     uint64_t n;       /* events covered */
-    const char *text; /* TEXT: valid until the stream changes */
+    const char *text; /* TEXT, TRACE: valid until the stream changes */
     size_t len;
-    int tokens;
+    int tokens, accepted;
     int a, b;
 };
 enum stream_read_result { STREAM_NOTHING, STREAM_SLICE_READ, STREAM_GAP };

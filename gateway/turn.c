@@ -2,6 +2,7 @@
 #include "gateway/turn.h"
 
 #include "engine/log.h"
+#include "gateway/trace.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -217,6 +218,7 @@ static bool submit(struct generation *g, struct engine_request *request, struct 
     request->n_stop = g->params.n_stop;
     request->logprobs = g->params.logprobs;
     request->n_top_logprobs = g->params.n_top_logprobs;
+    request->trace = g->params.trace && turns_show_guesses(gateway);
     request->cache_salt = mix(mix((uint64_t)g->user ^ gateway->salt_key[0]) ^ gateway->salt_key[1]);
     int status = gateway->engine ? engine_submit(gateway->engine, request, &g->engine_id, &trouble) : ENGINE_ERR_CLOSED;
     if (status != ENGINE_OK) {
@@ -255,7 +257,9 @@ static bool is_much_unsaved(const struct generation *g) {
 
 static bool keep_event(struct generation *g, const struct engine_event *event) {
     struct stream *s = g->stream;
-    if (event->text_len > 0 && !stream_add_text(s, event->text, (size_t)event->text_len, event->n_tokens)) return false;
+    int n_accepted = turns_show_guesses(g->gateway) ? event->n_accepted : 0;
+    size_t len = (size_t)event->text_len;
+    if (len > 0 && !stream_add_text(s, event->text, len, event->n_tokens, n_accepted)) return false;
     return logprobs_add(&g->logprobs, g->gateway->engine, event, s->text, s->text_len);
 }
 
@@ -270,6 +274,14 @@ static void on_text(struct generation *g, const struct engine_event *event) {
     engine_cancel(g->gateway->engine, g->engine_id);
 }
 
+/* What finds no room is lost: the answer does not need it. */
+static void on_trace(struct generation *g, const struct engine_trace *trace) {
+    struct buffer *out = &g->gateway->scratch;
+    buffer_clear(out);
+    put_trace(out, g->gateway->engine, trace);
+    if (out->failed || !stream_add_trace(g->stream, out->data, out->len)) g->n_traces_lost++;
+}
+
 static void on_engine_done(struct generation *g, const struct engine_event *event) {
     static const enum stream_why whys[] = {
         [ENGINE_FINISH_STOP] = WHY_STOP,        [ENGINE_FINISH_LENGTH] = WHY_LENGTH, [ENGINE_FINISH_CONTEXT] = WHY_CONTEXT,
@@ -277,6 +289,7 @@ static void on_engine_done(struct generation *g, const struct engine_event *even
     };
     enum stream_why why = whys[event->finish];
     g->result.usage = event->usage;
+    g->result.usage.dropped_traces += g->n_traces_lost;
     if (why == WHY_CANCEL && g->overflowed)
         why = WHY_LENGTH;
     else if (why == WHY_CANCEL && g->interrupted)
@@ -306,6 +319,9 @@ static void on_engine_event(struct gateway *gateway, const struct engine_event *
     case ENGINE_EVENT_TEXT:
         on_text(g, event);
         break;
+    case ENGINE_EVENT_TRACE:
+        on_trace(g, &event->trace);
+        break;
     case ENGINE_EVENT_DONE:
         on_engine_done(g, event);
         break;
@@ -324,7 +340,10 @@ static void look_at_engine(struct gateway *gateway) {
 }
 
 /* When text comes out tells which guesses of a drafter came true, and so something about the text, also to those who see nothing
- * but the sizes and times of encrypted packets. Paced, it comes out by the clock. */
+ * but the sizes and times of encrypted packets. Paced, it comes out by the clock, and nothing of a round's guesses is sent beside
+ * it: that would be seen in the sizes. */
+bool turns_show_guesses(const struct gateway *gateway) { return gateway->config.pace_ms == 0; }
+
 void turns_poll_engine(struct gateway *gateway) {
     const int64_t now = clock_ms(), pace_ms = gateway->config.pace_ms;
     if (pace_ms > 0 && now < gateway->next_look_ms) {

@@ -41,6 +41,7 @@ struct generation {
     bool cancel_wanted;
     bool interrupted; /* the server is going away */
     bool overflowed;  /* the text reached STREAM_MAX_TEXT */
+    int n_traces_lost;
 
     struct timer timer; /* RUNNING: next checkpoint. ENDED: next try to save, or time to forget */
     size_t checkpoint_len;
@@ -80,6 +81,8 @@ struct generation *turn_find_live(struct gateway *gateway, const struct store_id
 void turns_cancel_conversation(struct gateway *gateway, const struct store_id *conv, int64_t user);
 
 void turns_poll_engine(struct gateway *gateway);
+/* Streams may say what was guessed ahead. */
+bool turns_show_guesses(const struct gateway *gateway);
 void turns_on_pace(struct timer *timer); /* gateway->pace_timer: the same */
 void turns_interrupt_all(struct gateway *gateway);
 /* The engine did not answer in time: whatever still runs is ended as interrupted with the text it has. */

@@ -149,6 +149,7 @@ static bool take_gen(const json_t *root, struct gen_params *params, struct wire_
     *params = gen_params_default();
     const json_t *gen = member(root, "gen");
     if (!take_flag(root, "drop_oldest", &params->drop_oldest, error)) return false;
+    if (!take_flag(root, "trace", &params->trace, error)) return false;
     if (!gen) return true;
     if (!json_is_object(gen)) return fail(error, CODE_BAD_FIELD, "gen must be an object.");
     const char *name;

@@ -22,7 +22,7 @@ struct gen_params {
     bool logprobs; /* the answer's tokens with their log-probabilities and those of the n_top_logprobs likeliest */
     int n_top_logprobs;
     char *system; /* first message for the model, or NULL */
-    bool drop_oldest;
+    bool drop_oldest, trace;
 };
 struct gen_params gen_params_default(void);
 void gen_params_free(struct gen_params *params);

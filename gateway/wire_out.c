@@ -104,7 +104,7 @@ void wire_welcome(struct buffer *out, const struct wire_welcome *w) {
     put_text(out, "},\"server\":{\"version\":");
     put_cstring(out, w->version);
     put_member(out, "node", w->node);
-    put_text(out, "}");
+    put_text(out, w->has_traces ? "},\"trace\":true" : "},\"trace\":false");
     put_member_integer(out, "hb_ms", PROTOCOL_HEARTBEAT_MS);
     put_member_integer(out, "max_frame", PROTOCOL_MAX_FRAME);
     put_member_integer(out, "now", clock_wall_ms());
@@ -264,6 +264,7 @@ static void put_result(struct buffer *out, const struct stream_result *r) { /* "
     put_member(out, "verify", engine_verify_name(u->verify));
     put_member_integer(out, "model_rounds", u->model_rounds);
     put_member(out, "draft_off", engine_draft_off_name(u->draft_off));
+    if (u->dropped_traces > 0) put_member_integer(out, "traces_lost", u->dropped_traces);
     put_member_integer(out, "seed", (int64_t)r->seed);
     put_text(out, "}");
     if (r->code == 0) return;
@@ -292,7 +293,7 @@ static void put_done(struct buffer *out, const struct stream *stream) {
 
 void wire_slice(struct buffer *out, const struct wire_stream *ids, const struct stream *stream,
                 const struct stream_slice *slice) {
-    static const char *const types[] = {"start", "state", "state", "d", "done"};
+    static const char *const types[] = {"start", "state", "state", "d", "trace", "done"};
     put_text(out, "{\"t\":");
     put_cstring(out, types[slice->kind]);
     put_member_id(out, "g", &ids->generation);
@@ -319,6 +320,11 @@ void wire_slice(struct buffer *out, const struct wire_stream *ids, const struct 
         put_text(out, ",\"x\":");
         put_string(out, slice->text, slice->len);
         put_member_integer(out, "tok", slice->tokens);
+        if (slice->accepted > 0) put_member_integer(out, "acc", slice->accepted);
+        break;
+    case STREAM_TRACE:
+        put_text(out, ",");
+        buffer_append(out, slice->text, slice->len);
         break;
     case STREAM_DONE:
         put_done(out, stream);

@@ -21,6 +21,7 @@ void put_real(struct buffer *out, double number);                           /* t
 
 /* --- messages --- */
 struct wire_welcome {
+    bool has_traces;
     const char *sid, *user_name, *model_name, *quant, *version, *node;
     bool admin;
     int ctx_len;

@@ -15,7 +15,6 @@
 
 enum {
     SECOND_PLACE_CLASS = 11, /* the first node of any but the best place */
-    STORE_CLASS = 16,        /* and the seven after it */
     MAX_CANDIDATES = SUFFIX_MAX_PLACES + TREE_MAX_NODES * NGRAM_NEXT,
 };
 
@@ -79,7 +78,7 @@ static void ask_store(struct growth *g, int node) {
     for (int i = n_tokens - 1; i >= 0 && n < NGRAM_ORDERS; i--) last[NGRAM_ORDERS - ++n] = g->context->tokens[i];
     int n_guesses = ngram_find(g->store, last + NGRAM_ORDERS - n, n, guesses);
     for (int i = 0; i < n_guesses; i++)
-        add_candidate(g, node, guesses[i].token, odds_class_of(STORE_CLASS, guesses[i].probability), -1);
+        add_candidate(g, node, guesses[i].token, odds_class_of(DRAFT_STORE_CLASS, guesses[i].probability), -1);
 }
 
 /* Takes the likeliest candidate out. In a chain only what hangs on its end counts. False when there is none. */

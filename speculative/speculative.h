@@ -26,6 +26,7 @@
 enum {
     TREE_MAX_NODES = 64, /* the root included: a set of nodes fits a word */
     ODDS_CLASSES = 32,
+    DRAFT_STORE_CLASS = 16, /* and the seven after it: guesses of an n-gram store; those below: of the text itself */
 };
 
 struct token_tree {

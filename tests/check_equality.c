@@ -72,6 +72,7 @@ static void add_case(bool chat, int which, float temperature, uint64_t seed, int
     struct test_case *c = &cases[n_cases++];
     c->request = prompt_request(texts[which], n_tokens, temperature, seed);
     c->request.ignore_eos = !chat && which < 2;
+    c->request.trace = seed % 2 == 0; /* engine_fixture.h compares the tokens with it */
     if (temperature > 1) c->request.sampling.top_p = 1;
     if (seed % 3 == 1) c->request.sampling.repeat_penalty = 1.1f;
     if (seed % 3 == 2) c->request.sampling.top_k = 40;

@@ -1,7 +1,8 @@
 /* engine_fixture.h - what tests of the engine share: submit, follow all requests to their DONE, keep what came out.
  *
- * An outcome checks the order of its own events as they come: STARTED before text, nothing after DONE, whole UTF-8 left to the
- * detokenizer's tests. Works with any model; one consumer thread. Link engine.a and kernels.a. */
+ * An outcome checks its own events as they come: STARTED before text, nothing after DONE, tokens as the trace of their round
+ * had said; whole UTF-8 is left to the detokenizer's tests. Works with any model; one consumer thread. Link engine.a and
+ * kernels.a. */
 #ifndef FORESAY_ENGINE_FIXTURE_H
 #define FORESAY_ENGINE_FIXTURE_H
 
@@ -21,7 +22,9 @@ struct outcome {
     int stride;
     char *text; /* terminated */
     size_t len;
-    struct engine_event end; /* DONE */
+    int n_tokens, n_right, n_traces; /* sums of the events; rounds that were traced */
+    struct engine_trace trace;       /* of the newest of them */
+    struct engine_event end;         /* DONE */
 };
 
 static inline void outcome_free(struct outcome *o) {
@@ -38,6 +41,37 @@ static inline void outcome_add_logprobs(struct outcome *o, const struct engine_e
     o->stride = event->n_logprobs;
     o->logprobs = realloc(o->logprobs, (size_t)o->n_ids * n * sizeof *o->logprobs);
     memcpy(o->logprobs + (size_t)(o->n_ids - 1) * n, event->logprobs, n * sizeof *o->logprobs);
+}
+
+/* The round's token number k: of those guessed right, then the bonus. */
+static inline int32_t trace_token(const struct engine_trace *t, int k) {
+    for (int i = 1; i < t->n_nodes; i++) {
+        if (t->nodes[i].accepted && k-- == 0) return t->nodes[i].token;
+    }
+    return t->bonus;
+}
+
+static inline void outcome_add_trace(struct outcome *o, const struct engine_trace *t) {
+    int n_accepted = -1;
+    assert(o->started && t->round > o->trace.round && t->first >= o->n_tokens && t->n_nodes > 1);
+    assert(t->n_nodes <= ENGINE_TRACE_NODES && t->nodes[0].parent == -1 && t->nodes[0].accepted);
+    for (int i = 0, last = 0; i < t->n_nodes; i++) {
+        const struct engine_trace_node *node = &t->nodes[i];
+        assert(node->parent < i && node->chance >= 0 && node->chance <= 1);
+        assert(!node->accepted || i == 0 || node->parent == last); /* one path */
+        if (node->accepted) last = i;
+        n_accepted += node->accepted;
+    }
+    assert(n_accepted == t->n_accepted);
+    o->trace = *t;
+    o->n_traces++;
+}
+
+/* The trace came before its tokens, and perhaps before the last of earlier ones, whose text was held back. */
+static inline void outcome_check_token(const struct outcome *o, const struct engine_event *event) {
+    int k = o->n_tokens - o->trace.first;
+    if (o->n_traces == 0 || event->n_tokens != 1 || k < 0 || k > o->trace.n_accepted) return;
+    assert(event->n_accepted == (k < o->trace.n_accepted) && event->token == trace_token(&o->trace, k));
 }
 
 static inline void outcome_add(struct outcome *o, const struct engine_event *event) {
@@ -60,7 +94,13 @@ static inline void outcome_add(struct outcome *o, const struct engine_event *eve
         o->text[o->len] = 0;
         o->ids = realloc(o->ids, (size_t)(o->n_ids + 1) * sizeof *o->ids);
         if (event->n_tokens > 0) o->ids[o->n_ids++] = event->token;
+        outcome_check_token(o, event);
+        o->n_tokens += event->n_tokens;
+        o->n_right += event->n_accepted;
         if (event->n_logprobs > 0) outcome_add_logprobs(o, event);
+        break;
+    case ENGINE_EVENT_TRACE:
+        outcome_add_trace(o, &event->trace);
         break;
     case ENGINE_EVENT_DONE:
         o->done = true;

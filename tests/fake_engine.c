@@ -7,6 +7,8 @@
  *   [[prefill 4]]  prefill events before the first token        [[fail 1]] ends as an error after half of the tokens
  *   [[busy 1]]     engine_submit refuses with ENGINE_ERR_BUSY   [[echo 1]] the answer is what follows the brackets
  *   [[halves 1]]   with echo: a token is a byte, so that characters come in parts
+ *   [[guess 3]]    rounds of so many guesses, of which 0, 1, 2, 3, 0, 1 ... are right, and one beside the first that is wrong;
+ *                  wrong ones have ids from WRONG on, guess i of a round has a chance of 0.8 to the power i
  * A token's id is its number, or ECHO_TOKENS + its first two bytes, or BYTE_TOKENS + its byte. Log-probabilities are made up:
  * token i of the answer has -0.25 - i % 4, the likeliest ones are it and those with the next ids at -0.5, -1, -1.5 ...
  * A prompt counts one token for four bytes; more than ctx_len is ENGINE_ERR_TOO_LONG, or the oldest messages are left out if
@@ -21,15 +23,16 @@
 #include <string.h>
 #include <time.h>
 
-enum { QUEUE = 4096, MAX_REQUESTS = 512, ECHO_TOKENS = 1 << 22, BYTE_TOKENS = 1 << 23 };
+enum { QUEUE = 4096, MAX_REQUESTS = 512, ECHO_TOKENS = 1 << 22, BYTE_TOKENS = 1 << 23, WRONG = 1000 };
 
 struct play {
     uint64_t id;
-    char *text;         /* whole answer */
-    int *ends;          /* [n_tokens] where each token's text ends */
-    int32_t *ids;       /* [n_tokens] */
-    bool cut, logprobs; /* cut: a stop string ends the last token, perhaps all of it */
+    char *text;                /* whole answer */
+    int *ends;                 /* [n_tokens] where each token's text ends */
+    int32_t *ids;              /* [n_tokens] */
+    bool cut, logprobs, trace; /* cut: a stop string ends the last token, perhaps all of it */
     int n_top;
+    int n_guesses, n_rounds, n_drafted, n_accepted;
     int first, n_tokens, next; /* the first token to send (a continued answer), how many there are, the next one */
     int prefill, prefill_sent, prompt_tokens, dropped;
     enum engine_finish finish;
@@ -169,6 +172,8 @@ static struct play *play_new(const struct engine *engine, const struct engine_re
     cut_answer(p, request);
     p->logprobs = request->logprobs;
     p->n_top = request->n_top_logprobs;
+    p->trace = request->trace;
+    p->n_guesses = (int)directive(prompt, "guess", NULL, 0);
     p->rate = directive(prompt, "rate", "FORESAY_FAKE_RATE", 0);
     p->prefill = (int)directive(prompt, "prefill", NULL, 0);
     if (directive(prompt, "fail", NULL, 0) > 0) {
@@ -215,6 +220,10 @@ static void push_done(struct engine *engine, const struct play *p) {
     event->status = p->cancelled ? ENGINE_OK : p->status;
     memcpy(event->message, p->message, sizeof event->message);
     event->usage.output_tokens = p->next - p->first;
+    event->usage.draft_rounds = p->n_rounds;
+    event->usage.drafted_tokens = p->n_drafted;
+    event->usage.accepted_tokens = p->n_accepted;
+    event->usage.drafter = p->n_guesses > 0 ? ENGINE_DRAFTER_SUFFIX : ENGINE_DRAFTER_NONE;
     event->usage.ttft_ms = 1;
     event->usage.decode_ms = (float)((now_s() - p->begun_s) * 1000);
     pushed(engine);
@@ -225,6 +234,37 @@ static void put_logprobs(const struct play *p, struct engine_event *event, int l
     event->n_logprobs = 1 + p->n_top;
     event->logprobs[0] = (struct engine_logprob){event->token, -0.25f - (float)(p->next % 4)};
     for (int i = 0; i < p->n_top; i++) event->logprobs[1 + i] = (struct engine_logprob){event->token + i, -0.5f * (float)(i + 1)};
+}
+
+static void add_guess(struct engine_trace *t, int parent, int32_t token, float chance, bool accepted) {
+    t->nodes[t->n_nodes++] = (struct engine_trace_node){token, chance, (int8_t)parent, ENGINE_DRAFTER_SUFFIX, accepted};
+}
+
+static void write_trace(const struct play *p, int n_accepted, struct engine_trace *t) {
+    *t = (struct engine_trace){.round = p->n_rounds, .first = p->next - p->first, .n_accepted = n_accepted};
+    float chance = 1;
+    add_guess(t, -1, p->next > 0 ? p->ids[p->next - 1] : WRONG, chance, true);
+    for (int i = 0; i < p->n_guesses; i++) {
+        chance *= 0.8f;
+        add_guess(t, i, i < n_accepted ? p->ids[p->next + i] : p->ids[p->next] + WRONG + i, chance, i < n_accepted);
+    }
+    add_guess(t, 0, p->ids[p->next] + 2 * WRONG, 0.1f, false);
+    t->bonus = p->ids[p->next + n_accepted];
+}
+
+/* How many tokens come at once: the first token of an answer alone, as nothing is known before it. */
+static int play_round(struct engine *engine, struct play *p) {
+    struct engine_event *event;
+    if (p->n_guesses == 0 || p->next == p->first) return 1;
+    int n_left = p->n_tokens - p->next, n_accepted = p->n_rounds++ % (p->n_guesses + 1);
+    if (n_accepted >= n_left) n_accepted = n_left - 1;
+    p->n_drafted += p->n_guesses + 1;
+    p->n_accepted += n_accepted;
+    if (p->trace && (event = push(engine, p, ENGINE_EVENT_TRACE))) {
+        write_trace(p, n_accepted, &event->trace);
+        pushed(engine);
+    }
+    return n_accepted + 1;
 }
 
 /* One step of one request. True: it is over. */
@@ -247,17 +287,18 @@ static bool step(struct engine *engine, struct play *p, double now) {
         return true;
     }
     if (p->rate > 0 && (p->next - p->first) > (now - p->begun_s) * p->rate) return false;
-    int from = p->next > 0 ? p->ends[p->next - 1] : 0, len = p->ends[p->next] - from;
+    int n = play_round(engine, p), from = p->next > 0 ? p->ends[p->next - 1] : 0, len = p->ends[p->next + n - 1] - from;
     if ((event = push(engine, p, ENGINE_EVENT_TEXT))) {
         memcpy(event->text, p->text + from, (size_t)len);
         event->text_len = len;
-        event->n_tokens = 1;
-        event->token = p->ids[p->next];
+        event->n_tokens = n;
+        event->n_accepted = n - 1;
+        event->token = p->ids[p->next + n - 1];
         put_logprobs(p, event, len);
         pushed(engine);
-        engine->stats.output_tokens++;
+        engine->stats.output_tokens += (uint64_t)n;
     }
-    p->next++;
+    p->next += n;
     return false;
 }
 

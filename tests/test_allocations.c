@@ -102,6 +102,7 @@ static void submit(struct engine *engine, int i) {
     uint64_t id;
     request.max_tokens = LENGTH / 2;
     request.ignore_eos = true;
+    request.trace = i % 2;
     request.stop = stop;
     request.n_stop = 1;
     request.verify = (enum engine_verify)(ENGINE_VERIFY_MATCH + i % (ENGINE_VERIFY_TYPICAL - ENGINE_VERIFY_MATCH + 1));

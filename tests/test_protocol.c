@@ -86,7 +86,7 @@ static void test_frames(void **state) {
 static void test_send_fields(void **state) {
     (void)state;
     static const char frame[] = "{\"t\":\"send\",\"id\":\"r9\",\"cid\":\"uuid\",\"conv\":\"" ID
-                                "\",\"root\":true,\"text\":\"h\\u00e9 \\ud83d\\ude42\",\"drop_oldest\":true,"
+                                "\",\"root\":true,\"text\":\"h\\u00e9 \\ud83d\\ude42\",\"drop_oldest\":true,\"trace\":true,"
                                 "\"gen\":{\"temp\":0.5,\"top_p\":0.75,\"top_k\":40,\"min_p\":0.25,\"max\":99,\"seed\":"
                                 "9007199254740993,\"repeat_penalty\":1.5,"
                                 "\"frequency_penalty\":-0.5,\"presence_penalty\":2,\"stop\":[\"a\",\"bc\"],\"system\":\"be\","
@@ -98,7 +98,7 @@ static void test_send_fields(void **state) {
     assert_string_equal(r.id, "r9");
     assert_string_equal(r.cid, "uuid");
     assert_string_equal(r.conv.text, ID);
-    assert_true(r.as_root && r.gen.drop_oldest && !r.parent.text[0]);
+    assert_true(r.as_root && r.gen.drop_oldest && r.gen.trace && !r.parent.text[0]);
     assert_string_equal(r.text, "h\xc3\xa9 \xf0\x9f\x99\x82");
     assert_int_equal(r.text_len, 8);
     const struct engine_sampling *s = &r.gen.sampling;
@@ -199,12 +199,13 @@ static void test_events(void **state) {
     result.usage.model_rounds = 7;
     reader.ready = NULL;
     assert_true(stream_add_state(stream, STREAM_PREFILL, 3, 5));
-    assert_true(stream_add_text(stream, "a\n", 2, 1));
-    assert_true(stream_add_text(stream, "\"b", 2, 1));
+    assert_true(stream_add_text(stream, "a\n", 2, 1, 0));
+    assert_true(stream_add_text(stream, "\"b", 2, 3, 2));
+    assert_true(stream_add_trace(stream, "\"r\":7", 5));
     stream_finish(stream, &result);
     stream_attach(stream, &reader, 1);
-    static const char *const types[] = {"start", "state", "d", "done"};
-    for (int i = 0; i < 4; i++) {
+    static const char *const types[] = {"start", "state", "d", "trace", "done"};
+    for (int i = 0; i < 5; i++) {
         struct buffer out = {0};
         struct stream_slice slice;
         assert_int_equal(stream_read(&reader, &slice), STREAM_SLICE_READ);
@@ -212,13 +213,16 @@ static void test_events(void **state) {
         json_t *root = parsed(&out);
         assert_string_equal(string_in(root, "t"), types[i]);
         assert_string_equal(string_in(root, "g"), ID);
-        assert_int_equal(integer_in(root, "s"), i == 3 ? 5 : i + 1);
+        assert_int_equal(integer_in(root, "s"), i < 3 ? i + 1 : i + 2);
         if (i == 0) assert_int_equal(integer_in(root, "base"), 4);
         if (i == 0) assert_true(json_is_null(json_object_get(root, "parent")));
         if (i == 1) assert_int_equal(integer_in(root, "total"), 5);
         if (i == 2) assert_string_equal(string_in(root, "x"), "a\n\"b");
         if (i == 2) assert_int_equal(integer_in(root, "n"), 2);
-        if (i == 3) {
+        if (i == 2) assert_int_equal(integer_in(root, "tok"), 4);
+        if (i == 2) assert_int_equal(integer_in(root, "acc"), 2);
+        if (i == 3) assert_int_equal(integer_in(root, "r"), 7);
+        if (i == 4) {
             const json_t *usage = json_object_get(root, "usage"), *err = json_object_get(root, "err");
             assert_int_equal(integer_in(root, "len"), 8);
             assert_int_equal(strlen(string_in(root, "crc")), 8);

@@ -88,7 +88,7 @@ static void test_random_readers(void **state) {
         if (i % 97 == 0) {
             assert_true(stream_add_state(stream, STREAM_PREFILL, i, EVENTS));
         } else {
-            assert_true(stream_add_text(stream, word, (size_t)n, 1));
+            assert_true(stream_add_text(stream, word, (size_t)n, 1, 0));
             memcpy(expected + expected_len, word, (size_t)n);
             expected_len += (size_t)n;
         }
@@ -135,9 +135,9 @@ static void test_slices_merge(void **state) {
     struct stream_slice slice;
     char bytes[200];
     memset(bytes, 'x', sizeof bytes);
-    for (int i = 0; i < 100; i++) assert_true(stream_add_text(stream, bytes, sizeof bytes, 2));
+    for (int i = 0; i < 100; i++) assert_true(stream_add_text(stream, bytes, sizeof bytes, 2, 0));
     assert_true(stream_add_state(stream, STREAM_TRIMMED, 3, 0));
-    assert_true(stream_add_text(stream, "end", 3, 1));
+    assert_true(stream_add_text(stream, "end", 3, 1, 0));
     follow(&f, stream, 1);
     assert_int_equal(stream_read(&f.reader, &slice), STREAM_SLICE_READ);
     assert_int_equal(slice.kind, STREAM_START);
@@ -164,7 +164,7 @@ static void test_forgotten_records_become_a_snapshot(void **state) {
     struct stream *stream = stream_new(NULL, 0);
     struct follower early, late;
     follow(&early, stream, 1);
-    for (int i = 0; i < STREAM_MAX_EVENTS + 10; i++) assert_true(stream_add_text(stream, "ab", 2, 1));
+    for (int i = 0; i < STREAM_MAX_EVENTS + 10; i++) assert_true(stream_add_text(stream, "ab", 2, 1, 0));
     assert_true(stream_bytes(stream) <= 4 * 1024 * 1024);
     assert_true(stream->first_seq > 1);
     struct stream_slice slice;
@@ -175,7 +175,7 @@ static void test_forgotten_records_become_a_snapshot(void **state) {
     follow(&late, stream, stream->first_seq);
     assert_int_equal(stream_read(&late.reader, &slice), STREAM_SLICE_READ);
     assert_int_equal(slice.seq, stream->first_seq);
-    assert_true(stream_add_text(stream, "tail", 4, 1));
+    assert_true(stream_add_text(stream, "tail", 4, 1, 0));
     const struct stream_result result = {.why = WHY_STOP};
     stream_finish(stream, &result);
     while (take(&early)) {
@@ -193,7 +193,7 @@ static void test_skip_keeps_done(void **state) {
     struct stream *stream = stream_new(NULL, 0);
     struct follower f;
     const struct stream_result result = {.why = WHY_ERROR};
-    assert_true(stream_add_text(stream, "x", 1, 1));
+    assert_true(stream_add_text(stream, "x", 1, 1, 0));
     stream_finish(stream, &result);
     follow(&f, stream, 1);
     assert_int_equal(stream_skip(&f.reader), 2);
@@ -212,15 +212,54 @@ static void test_text_bound(void **state) {
     struct stream *stream = stream_new(NULL, 0);
     const struct stream_result result = {.why = WHY_LENGTH};
     int n = 0;
-    while (stream_add_text(stream, block, sizeof block, 1)) n++;
+    while (stream_add_text(stream, block, sizeof block, 1, 0)) n++;
     assert_int_equal(n, STREAM_MAX_TEXT / sizeof block);
     uint64_t head = stream_head(stream);
-    assert_false(stream_add_text(stream, block, sizeof block, 1));
+    assert_false(stream_add_text(stream, block, sizeof block, 1, 0));
     assert_int_equal(stream_head(stream), head);
     stream_finish(stream, &result);
     stream_free(stream);
     static char too_long[STREAM_MAX_TEXT + 1];
     assert_null(stream_new(too_long, sizeof too_long));
+}
+
+/* Traces stand in their place, keep neighbouring text apart, and end before they cost more than their bound; text goes on. */
+static void test_traces(void **state) {
+    (void)state;
+    static char block[1000];
+    struct stream *stream = stream_new(NULL, 0);
+    struct stream_reader reader = {.ready = NULL};
+    struct stream_slice slice;
+    memset(block, 't', sizeof block);
+    assert_true(stream_add_text(stream, "a", 1, 1, 0));
+    assert_true(stream_add_trace(stream, "first", 5));
+    assert_true(stream_add_text(stream, "bc", 2, 2, 1));
+    assert_true(stream_add_text(stream, "def", 3, 3, 2));
+    int n = 0;
+    while (stream_add_trace(stream, block, sizeof block)) n++;
+    assert_int_equal(n, (STREAM_MAX_TRACES - 5) / sizeof block);
+    assert_true(stream_bytes(stream) < STREAM_MAX_TRACES + 100 * 1000);
+    assert_true(stream_add_text(stream, "g", 1, 1, 0));
+    stream_attach(stream, &reader, 2);
+    static const struct stream_slice expected[] = {
+        {.kind = STREAM_TEXT, .seq = 2, .n = 1, .text = "a", .len = 1, .tokens = 1},
+        {.kind = STREAM_TRACE, .seq = 3, .n = 1, .text = "first", .len = 5},
+        {.kind = STREAM_TEXT, .seq = 4, .n = 2, .text = "bcdef", .len = 5, .tokens = 5, .accepted = 3},
+        {.kind = STREAM_TRACE, .seq = 6, .n = 1, .text = block, .len = sizeof block},
+    };
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        const struct stream_slice *e = &expected[i];
+        assert_int_equal(stream_read(&reader, &slice), STREAM_SLICE_READ);
+        assert_int_equal(slice.kind, e->kind);
+        assert_int_equal(slice.seq, e->seq);
+        assert_int_equal(slice.n, e->n);
+        assert_int_equal(slice.len, e->len);
+        assert_memory_equal(slice.text, e->text, e->len);
+        assert_int_equal(slice.tokens, e->tokens);
+        assert_int_equal(slice.accepted, e->accepted);
+    }
+    stream_detach(&reader);
+    stream_free(stream);
 }
 
 int main(void) {
@@ -231,6 +270,7 @@ int main(void) {
         cmocka_unit_test(test_forgotten_records_become_a_snapshot),
         cmocka_unit_test(test_skip_keeps_done),
         cmocka_unit_test(test_text_bound),
+        cmocka_unit_test(test_traces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,11 +11,12 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/weight_blocks.h"
+
+/* --- quantised types: quantized_matmul --- */
+
 #if !defined(__AVX512VNNI__)
 #include "kernels/cpu/matmul_unpacked.h"
-#endif
-
-/* --- quantised types --- */
+#else
 
 /* What does not change along a group: parts first_part .. first_part + parts - 1 for rows first_row .. of the activations. */
 struct tile {
@@ -95,7 +96,6 @@ INLINE void quantized_rows(const enum dtype type, const int m, const struct matm
 
 /* The slice's rows in tiles of the sizes at hand, largest first; the weights are read again for each tile, from a cache. */
 INLINE void quantized_matmul(const enum dtype type, const struct matmul_slice *s) {
-#if defined(__AVX512VNNI__)
     for (int row = 0; row < s->n_rows;) {
         const int left = s->n_rows - row, m = left >= 16 ? 16 : left >= 8 ? 8 : left == 7 ? 4 : left;
         switch (m) {
@@ -126,21 +126,8 @@ INLINE void quantized_matmul(const enum dtype type, const struct matmul_slice *s
         }
         row += m;
     }
-#else
-    if (type_has_lines(type) && s->n_rows <= LINES_ROWS)
-        lines_matmul(type, s);
-    else if (s->n_rows > 4)
-        unpacked_matmul(type, s);
-    else if (s->n_rows == 4)
-        quantized_rows(type, 4, s, 0);
-    else if (s->n_rows == 3)
-        quantized_rows(type, 3, s, 0);
-    else if (s->n_rows == 2)
-        quantized_rows(type, 2, s, 0);
-    else
-        quantized_rows(type, 1, s, 0);
-#endif
 }
+#endif
 
 static void matmul_q4_0(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q4_0, slice); }
 static void matmul_q4_1(const struct matmul_slice *slice) { quantized_matmul(DTYPE_Q4_1, slice); }

@@ -3,8 +3,8 @@
  * 16 registers do not hold the codes of a block beside the sums of many rows, and unpacking a block again for every few rows
  * costs as much as its products. So a run of blocks of 16 output rows is unpacked once, on the stack, for all activation rows
  * of the slice, and then read column by column: 2 vectors of codes and a broadcast of 4 activations are all that live beside
- * the sums of TILE activation rows by 16 output rows. Up to LINES_ROWS rows, codes that one shift and one mask bring out of
- * their line take no stop on the stack.
+ * the sums of TILE activation rows by 16 output rows. For few rows, codes come straight from their lines and take no stop
+ * on the stack.
  *  (1) A run is short enough for the L1 cache; between runs the results wait in an array.
  *  (2) Every lane does what reference.c does: integer sums are exact in any order, blocks follow in ascending order. */
 #ifndef FORESAY_KERNELS_MATMUL_UNPACKED_H
@@ -15,7 +15,6 @@
 enum {
     TILE = 4,        /* activation rows */
     RUN_BLOCKS = 16, /* a K type's super-blocks are never cut */
-    LINES_ROWS = 8,  /* up to so many unpacking again for each tile is cheaper than a stop in memory */
     TILED_SLICE_ROWS = 64,
 };
 
@@ -45,34 +44,74 @@ INLINE void tile_dots(const enum dtype type, const int m, const int first, const
     for (int i = 0; i < m * PARTS; i++) sums[i] = chains[i].sum;
 }
 
-/* A vector of a block straight from its line, in the order in which line_dots takes them: of 4 bits v / 2 and v / 2 + 4 lie
- * together. */
+/* Vector v of a block straight from its lines (weight_layout.h); lines are read again rather than kept. */
+INLINE vint line_codes_5(const uint8_t *codes, const int v, const int part) {
+    if (v < 5) return vi_and(code_line(codes, v, part), 31);
+    if (v < 7) {
+        const int low = 2 * (v - 5);
+        const vint bits = vi_and(vi_shift_right(code_line(codes, low + 1, part), 6), 3);
+        return vi_or_masked(bits, vi_shift_right(code_line(codes, low, part), 3), 0x1c);
+    }
+    const vint bit = vi_and(vi_shift_right(code_line(codes, 3, part), 5), 1);
+    const vint bits = vi_or_masked(bit, vi_shift_right(code_line(codes, 1, part), 4), 2);
+    return vi_or_masked(bits, vi_shift_right(code_line(codes, 4, part), 3), 0x1c);
+}
+
+INLINE vint line_codes_6(const uint8_t *codes, const int v, const int part) {
+    const int line = v / 4 * 3;
+    if (v % 4 < 3) return vi_and(code_line(codes, line + v % 4, part), 63);
+    const vint low = vi_and(vi_shift_right(code_line(codes, line + 2, part), 6), 3);
+    const vint bits = vi_or_masked(low, vi_shift_right(code_line(codes, line + 1, part), 4), 0x0c);
+    return vi_or_masked(bits, vi_shift_right(code_line(codes, line, part), 2), 0x30);
+}
+
+INLINE vint line_codes_3(const uint8_t *codes, const int v, const int part) {
+    if (v < 6) return vi_and(vi_shift_right(code_line(codes, v / 2, part), v % 2 * 3), 7);
+    const vint bit = vi_and(vi_shift_right(code_line(codes, 1, part), v == 6 ? 7 : 6), 1);
+    return vi_or_masked(bit, vi_shift_right(code_line(codes, v == 6 ? 0 : 2, part), 5), 6);
+}
+
 INLINE vint line_codes(const enum dtype type, const uint8_t *codes, const int v, const int part) {
     static const uint8_t table[16] = {IQ4_NL_TABLE};
-    if (type_stored_bits(type) == 8) return SIGNED_BYTES ? vi_flip_signs(code_line(codes, v, part)) : code_line(codes, v, part);
-    const vint nibbles = vi_and(vi_shift_right(code_line(codes, v / 2, part), v % 2 * 4), 15);
+    switch (type_stored_bits(type)) {
+    case 2:
+        return vi_and(vi_shift_right(code_line(codes, v / 4, part), v % 4 * 2), 3);
+    case 3:
+        return line_codes_3(codes, v, part);
+    case 5:
+        return line_codes_5(codes, v, part);
+    case 6:
+        return line_codes_6(codes, v, part);
+    case 8:
+        return SIGNED_BYTES ? vi_flip_signs(code_line(codes, v, part)) : code_line(codes, v, part);
+    default:
+        break;
+    }
+    const vint nibbles = vi_and(vi_shift_right(code_line(codes, v % 4, part), v / 4 * 4), 15);
     if (type != DTYPE_IQ4_NL) return nibbles;
     return SIGNED_BYTES ? vi_flip_signs(vi_lookup(table, nibbles)) : vi_lookup(table, nibbles);
 }
 
-/* The dots of a block for m activation rows without a stop in memory. */
-INLINE void line_dots(const enum dtype type, const int m, const uint8_t *codes, const int8_t *q, size_t q_stride, vint sums[]) {
+/* sums += the dots of vectors first .. first + n - 1 of a block for m activation rows, without a stop in memory. Vectors of 4
+ * bits that share a line stand together. */
+INLINE void line_dots(const enum dtype type, const int m, const int first, const int n, const uint8_t *codes, const int8_t *q,
+                      size_t q_stride, vint sums[]) {
     const int bits = type_code_bits(type);
     struct dot_chain chains[TILE * PARTS];
 #pragma GCC unroll 8
     for (int i = 0; i < m * PARTS; i++) chains[i] = dot_begin(sums[i]);
 #pragma GCC unroll 8
-    for (int v = 0; v < 8; v++) {
-        const int quad = type_stored_bits(type) == 8 ? v : v / 2 + v % 2 * 4;
+    for (int i = 0; i < n; i++) {
+        const int v = type_stored_bits(type) == 4 ? i / 2 + i % 2 * 4 : first + i;
         struct ready_codes w[PARTS];
 #pragma GCC unroll 2
         for (int p = 0; p < PARTS; p++) w[p] = codes_ready(bits, line_codes(type, codes, v, p));
 #pragma GCC unroll 4
         for (int t = 0; t < m; t++) {
-            const vint quads = vi_set(load_quad(q + (size_t)t * q_stride + 4 * quad));
+            const vint quads = vi_set(load_quad(q + (size_t)t * q_stride + 4 * v));
 #pragma GCC unroll 2
             for (int p = 0; p < PARTS; p++) {
-                dot_step(bits, v, 8, w[p], quads, &chains[t * PARTS + p]);
+                dot_step(bits, i, n, w[p], quads, &chains[t * PARTS + p]);
                 dot_hold(bits, &chains[t * PARTS + p]);
             }
         }
@@ -81,13 +120,10 @@ INLINE void line_dots(const enum dtype type, const int m, const uint8_t *codes, 
     for (int i = 0; i < m * PARTS; i++) sums[i] = chains[i].sum;
 }
 
-/* A block for m activation rows from row `at` = row * (n_cols / 32) + b of the activations on. */
-INLINE void tile_block_unpacked(const enum dtype type, const int m, const struct unpacked *w, const struct activation *in,
-                                size_t at, float (*acc)[ROW_GROUP]) {
+/* What the dots of m rows begin with. at: row * (n_cols / 32) + b of the first. */
+INLINE void begin_dots(const enum dtype type, const int m, const struct activation *in, size_t at, vint first[], vint second[]) {
     const size_t n_blocks = (size_t)in->n_cols / QUANT_BLOCK;
     const bool corrected = SIGNED_BYTES && type_code_bits(type) == 8, halves = type_scales_halves(type);
-    const int8_t *q = in->q + at * QUANT_BLOCK;
-    vint first[TILE * PARTS], second[TILE * PARTS];
 #pragma GCC unroll 8
     for (int i = 0; i < m * PARTS; i++) {
         const size_t row = at + (size_t)(i / PARTS) * n_blocks;
@@ -99,6 +135,16 @@ INLINE void tile_block_unpacked(const enum dtype type, const int m, const struct
             first[i] = zero_start(type, in->sum[row]);
         }
     }
+}
+
+/* A block for m activation rows from row `at` = row * (n_cols / 32) + b of the activations on. */
+INLINE void tile_block_unpacked(const enum dtype type, const int m, const struct unpacked *w, const struct activation *in,
+                                size_t at, float (*acc)[ROW_GROUP]) {
+    const size_t n_blocks = (size_t)in->n_cols / QUANT_BLOCK;
+    const bool halves = type_scales_halves(type);
+    const int8_t *q = in->q + at * QUANT_BLOCK;
+    vint first[TILE * PARTS], second[TILE * PARTS];
+    begin_dots(type, m, in, at, first, second);
     tile_dots(type, m, 0, halves ? 4 : 8, w->codes, q, (size_t)in->n_cols, first);
     if (halves) tile_dots(type, m, 4, 4, w->codes, q, (size_t)in->n_cols, second);
 #pragma GCC unroll 8
@@ -140,35 +186,31 @@ INLINE void group_unpacked(const enum dtype type, const struct matmul_slice *s, 
     }
 }
 
-/* True for the types of which line_dots makes the dots. */
-INLINE bool type_has_lines(const enum dtype type) {
-    return (type_stored_bits(type) == 4 || type_stored_bits(type) == 8) && !type_scales_halves(type);
-}
-
-/* A group of such a type for few activation rows: each block is read once, for both parts and all rows. */
+/* A group for few activation rows: each block is read once, for both parts and all rows. */
 INLINE void group_lines(const enum dtype type, const int m, const struct matmul_slice *s, const uint8_t *group, int row,
                         vfloat acc[]) {
-    const size_t n_blocks = (size_t)s->in->n_cols / QUANT_BLOCK, first = (size_t)(s->first_row + row) * n_blocks;
-    const bool corrected = SIGNED_BYTES && type_code_bits(type) == 8;
+    const size_t n_blocks = (size_t)s->in->n_cols / QUANT_BLOCK, first_block = (size_t)(s->first_row + row) * n_blocks;
+    const bool halved = type_scales_halves(type);
+    const size_t stride = (size_t)s->in->n_cols;
     struct block_factors halves[PARTS] = {0};
 #pragma GCC unroll 8
     for (int i = 0; i < m * PARTS; i++) acc[i] = vf_zero();
     for (size_t b = 0; b < n_blocks; b++) {
         const struct block_place place = block_place(type, group, (int)b);
-        vint dots[TILE * PARTS];
+        const int8_t *q = s->in->q + (first_block + b) * QUANT_BLOCK;
+        vint first[TILE * PARTS], second[TILE * PARTS];
         prefetch_block(type, place.codes + PREFETCH_BYTES);
-#pragma GCC unroll 8
-        for (int i = 0; i < m * PARTS; i++)
-            dots[i] = corrected ? vi_zero() : zero_start(type, s->in->sum[first + b + (size_t)(i / PARTS) * n_blocks]);
-        line_dots(type, m, place.codes, s->in->q + (first + b) * QUANT_BLOCK, (size_t)s->in->n_cols, dots);
+        begin_dots(type, m, s->in, first_block + b, first, second);
+        line_dots(type, m, 0, halved ? 4 : 8, place.codes, q, stride, first);
+        if (halved) line_dots(type, m, 4, 4, place.codes, q, stride, second);
         for (int p = 0; p < PARTS; p++) {
             if (!type_is_k(type) || b % SUPER_BLOCKS == 0) halves[p] = load_halves(type, &place, p);
             const struct block_factors factors = load_factors(type, &place, p, &halves[p]);
 #pragma GCC unroll 4
             for (int t = 0; t < m; t++) {
-                const struct block_dots sum = {dots[t * PARTS + p], vi_zero()};
+                const struct block_dots dots = {first[t * PARTS + p], second[t * PARTS + p]};
                 vfloat *to = &acc[t * PARTS + p];
-                *to = add_block(type, &factors, sum, s->in, first + b + (size_t)t * n_blocks, *to);
+                *to = add_block(type, &factors, dots, s->in, first_block + b + (size_t)t * n_blocks, *to);
             }
         }
     }
@@ -207,6 +249,11 @@ INLINE void lines_matmul(const enum dtype type, const struct matmul_slice *s) {
     }
 }
 
+/* Up to so many rows unpacking again for each tile is cheaper than a stop in memory; codes of 5 and 6 bits take longest. */
+INLINE int lines_rows(const enum dtype type) {
+    return type_stored_bits(type) == 5 || type_stored_bits(type) == 6 ? TILE : 2 * TILE;
+}
+
 INLINE void unpacked_matmul(const enum dtype type, const struct matmul_slice *s) {
     for (int g = 0; g < s->n_groups; g++) {
         float acc[TILED_SLICE_ROWS][ROW_GROUP];
@@ -218,6 +265,10 @@ INLINE void unpacked_matmul(const enum dtype type, const struct matmul_slice *s)
                 store_out(s->out + (size_t)row * (size_t)s->out_stride + g * ROW_GROUP + lane, vf_load(acc[row] + lane), s->add);
             }
     }
+}
+
+INLINE void quantized_matmul(const enum dtype type, const struct matmul_slice *s) {
+    s->n_rows <= lines_rows(type) ? lines_matmul(type, s) : unpacked_matmul(type, s);
 }
 
 #endif

@@ -235,7 +235,7 @@ class Stream:
 
     def __init__(self, g, base=""):
         self.g, self.last, self.text, self.done, self.start, self.states, self.frames = g, 0, base, None, None, [], 0
-        self.snapped = None
+        self.snapped, self.accepted, self.traces, self.trace_at = None, 0, [], []
 
     def apply(self, m):
         self.frames += 1
@@ -252,6 +252,10 @@ class Stream:
             self.states.append(m)
         elif m["t"] == "d":
             self.text += m["x"]
+            self.accepted += m.get("acc", 0)
+        elif m["t"] == "trace":
+            self.traces.append({name: m[name] for name in ("r", "acc", "bonus", "nodes")})
+            self.trace_at.append(len(self.text))
         elif m["t"] == "done":
             self.done = m
             self.check()
@@ -314,7 +318,7 @@ class Client:
         if kind in ("ok", "err") and "id" in m:
             assert m["id"] not in self.replies, "answered twice"
             self.replies[m["id"]] = m
-        elif kind in ("start", "state", "d", "done", "snap"):
+        elif kind in ("start", "state", "d", "trace", "done", "snap"):
             self.streams.setdefault(m["g"], Stream(m["g"])).apply(m)
         elif kind == "err":
             self.errors.append(m)

@@ -44,6 +44,52 @@ def test_send_streams_the_answer_exactly_once(server):
     run(main())
 
 
+def rounds_of(text_tokens, guesses):
+    """How many guesses each round of tests/fake_engine.c's script has right."""
+    at, rounds = 1, []
+    while at < text_tokens:
+        rounds.append(min(len(rounds) % (guesses + 1), text_tokens - at - 1))
+        at += rounds[-1] + 1
+    return rounds
+
+
+def test_guesses_are_told_to_those_who_ask_in_their_place_and_again(server):
+    script, right = "[[tokens 400 guess 3]] go", rounds_of(400, 3)
+
+    async def main():
+        async with server.client() as c:
+            assert c.welcome["trace"] is True
+            r = await c.say(script, trace=True)
+            s = await c.done(r["g"])
+            assert s.text == fake_text(400) and s.accepted == s.done["usage"]["accepted"] == sum(right)
+            assert [t["acc"] for t in s.traces] == right and [t["r"] for t in s.traces] == list(range(1, len(right) + 1))
+            known = " w0"
+            for trace, at in zip(s.traces, s.trace_at):
+                nodes = trace["nodes"]
+                words = [token for _, token, _, is_right, _ in nodes if is_right][1:] + [trace["bonus"]]
+                assert nodes[0][:2] == [-1, known] and len(nodes) == 5 and len(words) == trace["acc"] + 1
+                assert s.text.startswith("".join(words), at), "a round comes before its text, and right after the text before it"
+                assert all(0 <= parent < i and 0 < chance <= 1 for i, (parent, _, chance, _, _) in enumerate(nodes) if i)
+                known = words[-1]
+            async with server.client() as late:
+                await late.ask("sub", g=r["g"], **{"from": 1})
+                again = await late.done(r["g"])
+                assert again.traces == s.traces and again.text == s.text
+            plain = await c.done((await c.say(script))["g"])
+            assert plain.text == s.text and not plain.traces and plain.accepted == sum(right)
+            answer = (await c.ask("hist", conv=r["conv"]))["msgs"][1]
+            assert answer["text"] == s.text and "traces_lost" not in answer["usage"]
+            parts = await c.done((await c.say("[[echo 1 halves 1 guess 2]]日本né🙂 end", trace=True))["g"])
+            assert parts.text == "日本né🙂 end" and [0xe6] == parts.traces[0]["nodes"][0][1]
+            data = "日".encode()[:1]
+            for trace in parts.traces:
+                path = [token for _, token, _, is_right, _ in trace["nodes"] if is_right][1:]
+                data += b"".join(bytes(t) if isinstance(t, list) else t.encode() for t in [*path, trace["bonus"]])
+            assert data == parts.text.encode(), "a token that is not whole characters comes as its bytes"
+
+    run(main())
+
+
 def test_paced_text_comes_by_the_clock(make_server):
     server = make_server(args=["--pace-ms", "150"])
 
@@ -55,6 +101,9 @@ def test_paced_text_comes_by_the_clock(make_server):
             looks = (time.monotonic() - begun) / 0.150 + 2
             assert s.text == fake_text(200)
             assert s.frames - 2 <= looks, "one look at the engine a tick, one frame a look; and start and done"
+            assert c.welcome["trace"] is False
+            s = await c.done((await c.say("[[tokens 50 guess 3]]", trace=True))["g"])
+            assert s.text == fake_text(50) and not s.traces and s.accepted == 0 < s.done["usage"]["accepted"]
 
     run(main())
 

@@ -9,7 +9,7 @@ import time
 
 import openai
 import pytest
-from conftest import MODEL, REAL
+from conftest import MODEL, REAL, run
 
 pytestmark = pytest.mark.real_model
 QUOTE = "Repeat this text word for word: The keeper of the lighthouse climbed the stairs, lit the lamp, and wrote the date into the book."
@@ -48,6 +48,19 @@ def test_no_drafter_changes_an_answer(make_server):
             assert told["drafter"] == (drafter or "auto") and sum(told["accepted_at"]) == details.accepted_prediction_tokens
             assert told["model_rounds"] == 0 and told["off"] in ("", "prompts", "no guess", "cost", "loss", "room")
         assert plain.usage.model_extra["speculation"] == {"drafter": "none", "verify": "match", "rounds": 0, "model_rounds": 0, "accepted_at": [], "off": "none"}
+    async def traced():
+        async with server.client() as c:
+            r = await c.say(QUOTE, gen={"max": 40, "temp": 0, "seed": 5}, trace=True)
+            s = await c.done(r["g"])
+            assert s.text == answer("none", 0).choices[0].message.content
+            assert sum(t["acc"] for t in s.traces) == s.accepted == s.done["usage"]["accepted"]
+            assert [t["r"] for t in s.traces] == list(range(1, s.done["usage"]["rounds"] + 1))
+            for trace, at in zip(s.traces, s.trace_at):
+                tokens = [token for _, token, _, is_right, _ in trace["nodes"] if is_right][1:] + [trace["bonus"]]
+                assert "".join(t for t in tokens if isinstance(t, str)).strip() in s.text[max(0, at - 1) :]
+                assert all(node[4] in ("suffix", "ngram") for node in trace["nodes"][1:])
+
+    run(traced())
     for bad, sentence in [("crystal ball", "drafter must be"), ("model", "no draft model"), (3, "drafter must be")]:
         with pytest.raises(openai.BadRequestError) as e:
             answer(bad, 0)

@@ -11,7 +11,8 @@ import { batch, computed, signal, type Signal } from '@preact/signals';
 import { connection, RequestError } from './connection.ts';
 import { randomId } from './ids.ts';
 import { LiveAnswer } from './live.ts';
-import { generation } from './settings.ts';
+import type { Round } from './guesses.ts';
+import { generation, settings } from './settings.ts';
 import { complain } from './toasts.ts';
 import { newestLeaf, newestLeafBelow, pathTo, type Messages } from './tree.ts';
 import { CODE, readHistory, readNothing, readTurn, type Message, type StreamEvent } from './wire.ts';
@@ -20,6 +21,7 @@ const PAGE = 50;
 const FIRST_EVENT_MS = 200; // no event by then: this socket is not subscribed (another tab asked, or the socket is a new one)
 const SILENCE_MS = 15_000; // no event for so long: ask again; an answer that waits for the engine loses nothing by it
 const MAX_FAULTS = 3; // a server that never agrees with itself must not keep us fetching
+const MAX_TRACED = 20; // answers whose guesses are kept
 const OUTGOING_KEY = 'foresay.outgoing';
 
 export interface Outgoing {
@@ -45,6 +47,7 @@ export class Chat {
     readonly outgoing = signal<Outgoing | null>(null);
     readonly queued = signal<string | null>(null); // written during an answer, goes out when that has ended well
     readonly lives = signal<ReadonlyMap<string, LiveAnswer>>(new Map()); // by message id
+    readonly guesses = signal<ReadonlyMap<string, readonly Round[]>>(new Map()); // of finished answers, by message id
     readonly acknowledged = signal<{ cid: string; message: string } | null>(null); // the newest; its turn keeps its key
     readonly sends = signal(0); // counts what this tab sent: the transcript scrolls to each
     readonly path = computed(() => pathTo(this.messages.value, this.leaf.value));
@@ -208,12 +211,24 @@ export class Chat {
     }
 
     private finish(live: LiveAnswer): void {
-        const { text, end } = live.stream.peek();
+        const { text, end, rounds } = live.stream.peek();
         batch(() => {
+            if (settings.value.guesses || rounds.length > 0) this.keepGuesses(live.message, rounds);
             this.setMessage(live.message, { text, st: end!.st, why: end!.why, usage: end!.usage, err: end!.err });
             this.dropLive(live.message);
         });
         if (live.message === this.leaf.value && end!.st !== 'error' && end!.st !== 'interrupted') this.sendQueued();
+    }
+
+    /* An answer that was continued has those of its earlier part, too. */
+    private keepGuesses(message: string, rounds: readonly Round[]): void {
+        const next = new Map(this.guesses.value).set(message, [...this.guessesOf(message), ...rounds]);
+        if (next.size > MAX_TRACED) next.delete(next.keys().next().value!);
+        this.guesses.value = next;
+    }
+
+    guessesOf(message: string): readonly Round[] {
+        return this.guesses.value.get(message) ?? [];
     }
 
     private setMessage(id: string, part: Partial<Message>): void {
@@ -343,6 +358,7 @@ function requestBody(conv: string | null, outgoing: Outgoing): Record<string, un
     const body: Record<string, unknown> = { cid };
     if (Object.keys(gen).length > 0) body.gen = gen;
     if (dropOldest) body.drop_oldest = true;
+    if (settings.value.guesses) body.trace = true;
     if (t !== 'send') return { ...body, msg };
     body.text = text;
     if (conv !== null) body.conv = conv;

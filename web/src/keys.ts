@@ -70,6 +70,7 @@ export const shortcuts: Shortcut[] = [
     { keys: 'C', label: 'Copy', group: 'On a message' },
     { keys: 'E', label: 'Edit', group: 'On a message' },
     { keys: 'R', label: 'Answer again', group: 'On a message' },
+    { keys: 'S', label: 'Show the guesses, if they were asked for', group: 'On a message' },
     { keys: '[', label: 'Previous branch', group: 'On a message' },
     { keys: ']', label: 'Next branch', group: 'On a message' },
 ];

@@ -13,6 +13,7 @@ export interface Settings {
     enterSends: boolean;
     scrolling: Scrolling;
     sidebar: boolean; // shown on wide screens
+    guesses: boolean; // answers are asked to tell what was guessed ahead
     temp: number | null;
     top_p: number | null;
     max: number | null;
@@ -35,6 +36,7 @@ export const defaults: Settings = {
     enterSends: true,
     scrolling: 'anchor',
     sidebar: true,
+    guesses: false,
     temp: null,
     top_p: null,
     max: null,
@@ -54,6 +56,7 @@ export function checkSettings(value: unknown): Settings {
         enterSends: typeof of.enterSends === 'boolean' ? of.enterSends : defaults.enterSends,
         scrolling: of.scrolling === 'follow' || of.scrolling === 'never' ? of.scrolling : 'anchor',
         sidebar: typeof of.sidebar === 'boolean' ? of.sidebar : defaults.sidebar,
+        guesses: of.guesses === true,
         temp: numberIn(of.temp, LIMITS.temp),
         top_p: numberIn(of.top_p, LIMITS.top_p),
         max: numberIn(of.max, LIMITS.max),

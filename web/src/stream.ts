@@ -5,8 +5,10 @@
  *  (2) `text` is the whole message text: what stood there before (base) and every delta since, each exactly once.
  *  (3) `bytes` and `crc` always belong to `text`. When `done` disagrees with them the outcome says so and the caller fetches the
  *      message from the history; the page never claims that a text is whole when it is not.
- *  (4) After the end nothing is applied. */
+ *  (4) After the end nothing is applied.
+ *  (5) `rounds` are those that were told; a snapshot, a slow server or an answer without the wish leaves them out. */
 import { crc32c, crcText } from './crc32c.ts';
+import type { Round } from './guesses.ts';
 import type { Failure, Status, StreamEvent, Usage, Why } from './wire.ts';
 
 export interface Ending {
@@ -23,6 +25,8 @@ export interface Stream {
     bytes: number; // of text as UTF-8
     crc: number; // CRC-32C of those bytes
     tokens: number; // of this generation, so far
+    accepted: number; // of these, guessed ahead and right
+    rounds: readonly Round[];
     prefill: { done: number; total: number } | null; // while the prompt is being read
     trimmed: number; // oldest messages left out to fit the context
     started: boolean; // the first delta has come
@@ -42,6 +46,8 @@ export function newStream(g: string, base: string): Stream {
         bytes: bytes.length,
         crc: crc32c(bytes),
         tokens: 0,
+        accepted: 0,
+        rounds: [],
         prefill: null,
         trimmed: 0,
         started: false,
@@ -104,10 +110,15 @@ export function applyEvent(stream: Stream, event: StreamEvent): [Stream, Outcome
                 bytes: stream.bytes + bytes.length,
                 crc: crc32c(bytes, stream.crc),
                 tokens: stream.tokens + event.tok,
+                accepted: stream.accepted + event.acc,
                 prefill: null,
                 started: true,
             };
             return [next, 'applied'];
+        }
+        case 'trace': {
+            const { r, acc, bonus, nodes } = event;
+            return [{ ...stream, last, rounds: [...stream.rounds, { at: stream.text.length, r, acc, bonus, nodes }] }, 'applied'];
         }
         case 'done': {
             const end = { st: statusOf(event.why), why: event.why, usage: event.usage, err: event.err };

@@ -5,6 +5,7 @@ import type { Conversation } from './wire.ts';
 export type Dialog =
     | { kind: 'settings' }
     | { kind: 'help' }
+    | { kind: 'guesses'; message: string }
     | { kind: 'rename'; conversation: Conversation }
     | { kind: 'delete'; conversation: Conversation };
 

@@ -18,7 +18,20 @@ export interface Usage {
     tps: number;
     drafted: number;
     accepted: number;
+    draft_off: string; // why most steps without a guess had none
+    traces_lost: number;
     seed: number | null;
+}
+
+/* A token's text; or its bytes, when these are not whole characters; or the name of one that adds no text. */
+export type Token = string | number[] | { name: string };
+
+export interface GuessNode {
+    parent: number; // -1: the last token before the round
+    token: Token;
+    chance: number;
+    right: boolean;
+    by: string | null;
 }
 
 export interface Failure {
@@ -51,6 +64,7 @@ export interface Welcome {
     user: { name: string; admin: boolean };
     model: { name: string; ctx: number; quant: string };
     server: { version: string; node: string };
+    trace: boolean; // the server tells of guesses
     hb_ms: number;
     max_frame: number;
     now: number;
@@ -61,7 +75,8 @@ export type StreamEvent =
     | { t: 'state'; g: string; s: number; st: 'prefill'; done: number; total: number }
     | { t: 'state'; g: string; s: number; st: 'trimmed'; dropped: number }
     | { t: 'state'; g: string; s: number; st: 'other' }
-    | { t: 'd'; g: string; s: number; n: number; x: string; tok: number }
+    | { t: 'd'; g: string; s: number; n: number; x: string; tok: number; acc: number }
+    | { t: 'trace'; g: string; s: number; r: number; acc: number; bonus: Token; nodes: GuessNode[] }
     | { t: 'done'; g: string; s: number; why: Why; usage: Usage | null; len: number; crc: string; err: Failure | null }
     | { t: 'snap'; g: string; upto: number; x: string; st: Status; why: Why | null };
 
@@ -128,7 +143,7 @@ function oneOf<T extends string>(of: Fields, name: string, allowed: readonly T[]
     return allowed.includes(value as T) ? (value as T) : refuse(name);
 }
 
-function list<T>(of: Fields, name: string, read: (value: unknown) => T): T[] {
+function list<T>(of: Fields, name: string, read: (value: unknown, i: number) => T): T[] {
     const value = of[name];
     return Array.isArray(value) ? value.map(read) : refuse(name);
 }
@@ -149,6 +164,8 @@ function readUsage(value: unknown): Usage | null {
         tps: numberOr(of, 'tps', 0),
         drafted: numberOr(of, 'drafted', 0),
         accepted: numberOr(of, 'accepted', 0),
+        draft_off: textOr(of, 'draft_off', ''),
+        traces_lost: numberOr(of, 'traces_lost', 0),
         seed: numberOr(of, 'seed', null),
     };
 }
@@ -193,6 +210,7 @@ function readWelcome(of: Fields): Welcome {
         user: { name: text(user, 'name'), admin: user.admin === true },
         model: { name: text(model, 'name'), ctx: number(model, 'ctx'), quant: textOr(model, 'quant', '') },
         server: { version: text(server, 'version'), node: textOr(server, 'node', '') },
+        trace: of.trace === true,
         hb_ms: count(of, 'hb_ms', 1),
         max_frame: count(of, 'max_frame', 1),
         now: number(of, 'now'),
@@ -204,6 +222,41 @@ function readState(of: Fields): StreamEvent {
     if (of.st === 'prefill') return { ...head, st: 'prefill', done: number(of, 'done'), total: number(of, 'total') };
     if (of.st === 'trimmed') return { ...head, st: 'trimmed', dropped: number(of, 'dropped') };
     return { ...head, st: 'other' };
+}
+
+function readToken(value: unknown): Token {
+    if (typeof value === 'string') return value;
+    if (!Array.isArray(value)) return { name: text(fields(value, 'token'), 'name') };
+    return value.every((byte) => Number.isInteger(byte) && byte >= 0 && byte < 256) ? (value as number[]) : refuse('token');
+}
+
+/* Parents stand before children, so whoever walks the tree comes to an end. */
+function readNode(value: unknown, i: number): GuessNode {
+    if (!Array.isArray(value)) refuse('nodes');
+    const [parent, token, chance, right, by] = value as unknown[];
+    const known = Number.isInteger(parent) && (i === 0 ? parent === -1 : (parent as number) >= 0 && (parent as number) < i);
+    if (!known || typeof chance !== 'number') refuse('nodes');
+    return {
+        parent: parent as number,
+        token: readToken(token),
+        chance,
+        right: right === 1,
+        by: typeof by === 'string' ? by : null,
+    };
+}
+
+function readTrace(of: Fields): StreamEvent {
+    const nodes = list(of, 'nodes', readNode);
+    if (nodes.length === 0) refuse('nodes');
+    return {
+        t: 'trace',
+        g: text(of, 'g'),
+        s: count(of, 's', 1),
+        r: count(of, 'r', 1),
+        acc: count(of, 'acc', 0),
+        bonus: readToken(of.bonus),
+        nodes,
+    };
 }
 
 function readObject(of: Fields): Frame | null {
@@ -247,7 +300,10 @@ function readObject(of: Fields): Frame | null {
                 n: count(of, 'n', 1),
                 x: text(of, 'x'),
                 tok: numberOr(of, 'tok', 0),
+                acc: numberOr(of, 'acc', 0),
             };
+        case 'trace':
+            return readTrace(of);
         case 'done':
             return {
                 t: 'done',

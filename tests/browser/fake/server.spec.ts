@@ -1,6 +1,7 @@
 /* server.spec.ts - the page and the real gateway with a scripted engine: sign-in, streams over breaks, crashes and restarts,
  * several tabs. The engine numbers every token, so one that is lost, doubled or moved shows in the text. */
 import type { Page } from '@playwright/test';
+import { expectAccessible } from '../axe.ts';
 import { answers, ask, begun, composer, history, lastAnswer, over, proseHtml, say, stopButton } from '../page.ts';
 import { expect, test } from '../server-test.ts';
 
@@ -192,6 +193,52 @@ test('signing out ends the session in all tabs', async ({ page, context, foresay
     await expect(page.locator('input[name=key]')).toBeVisible();
     await expect(other.locator('input[name=key]')).toBeVisible();
     expect(await page.evaluate(() => fetch('/api/session').then((response) => response.status))).toBe(401);
+});
+
+test('the guesses of an answer: coloured while it is written, over a reload, round by round by keyboard', async ({ page }) => {
+    const dialog = page.getByRole('dialog', { name: 'How this answer came' });
+    const text = dialog.getByRole('region', { name: 'The answer, piece by piece' });
+    const slider = dialog.getByRole('slider', { name: 'Round' });
+    await ask(page, '[[tokens 20 guess 3]]');
+    await expect(lastAnswer(page).getByRole('button', { name: 'Show the guesses' })).toHaveCount(0);
+    await page.keyboard.press('Control+,');
+    await page.getByRole('switch', { name: 'Show guesses' }).check();
+    await page.keyboard.press('Escape');
+    await say(page, '[[tokens 241 rate 40 guess 3]]');
+    await begun(page);
+    await expect(lastAnswer(page)).toContainText('guessed ahead');
+    await page.reload();
+    await begun(page);
+    await lastAnswer(page).focus();
+    await page.keyboard.press('s');
+    await expect(slider).toBeVisible();
+    const before = Number(await slider.getAttribute('max'));
+    expect(before).toBeGreaterThan(1);
+    await expect.poll(async () => Number(await slider.getAttribute('max'))).toBeGreaterThan(before);
+    await expectAccessible(page, 'guesses');
+    await page.keyboard.press('Escape');
+    await over(page);
+    await lastAnswer(page).getByRole('button', { name: 'Show the guesses' }).click();
+    // The first token, then 96 rounds of 1, 2, 3, 4, 1, ... tokens.
+    await expect(text).toHaveText(scripted(241).replaceAll('\t', '⇥').replaceAll('\n', '↵\n'));
+    await expect(text.locator('.guessed')).toHaveCount(144);
+    await expect(text.locator('.drawn')).toHaveCount(96);
+    await expect(dialog.locator('.guess-sums')).toHaveText('Rounds96Tokens a round2.5Guesses384Right144 (38%)');
+    await slider.focus();
+    await page.keyboard.press('Home');
+    for (const right of [0, 1, 2, 3, 0]) {
+        await expect(slider).toHaveAttribute('aria-valuetext', new RegExp(`: ${right} of 4 guesses right`));
+        await expect(dialog.locator('.node.right')).toHaveCount(right);
+        await expect(dialog.locator('.node.wrong')).toHaveCount(4 - right);
+        await expect(dialog.locator('.node.drawn')).toHaveCount(1);
+        await expect(text.locator('.here')).toHaveCount(right + 1);
+        await page.keyboard.press('ArrowRight');
+    }
+    await page.keyboard.press('Escape');
+    await expect(dialog).toHaveCount(0);
+    await page.reload();
+    await expect(lastAnswer(page)).toBeVisible();
+    await expect(lastAnswer(page).getByRole('button', { name: 'Show the guesses' })).toHaveCount(0);
 });
 
 test('hostile text from the engine stays text', async ({ page }) => {

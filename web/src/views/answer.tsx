@@ -51,13 +51,14 @@ export function Progress({ live }: { live: LiveAnswer }) {
 
 export function LiveStats({ live }: { live: LiveAnswer }) {
     useNow(true, 500);
-    const { tokens, started } = live.stream.value;
+    const { tokens, accepted, started } = live.stream.value;
     const rate = live.rate(performance.now());
     if (!started) return null;
     return (
         <span class="stats">
             {rate > 0 && <span>{formatRate(rate)} tok/s</span>}
             <span>{formatCount(tokens)} tokens</span>
+            {accepted > 0 && <span>{formatCount(accepted)} guessed ahead</span>}
         </span>
     );
 }

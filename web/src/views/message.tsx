@@ -9,8 +9,8 @@ import { copyText } from '../clipboard.ts';
 import { formatTime } from '../format.ts';
 import type { LiveAnswer } from '../live.ts';
 import { Markdown } from '../markdown/markdown.tsx';
-import { chat } from '../session.ts';
-import { editing, focusComposer } from '../ui.ts';
+import { chat, welcome } from '../session.ts';
+import { dialog, editing, focusComposer } from '../ui.ts';
 import type { Message } from '../wire.ts';
 import { Ending, LiveStats, Progress, Stats } from './answer.tsx';
 import { isComposing } from './composer.tsx';
@@ -213,6 +213,8 @@ interface AnswerProps {
 export const Answer = memo(function Answer({ message, siblings, live, latest, focusable }: AnswerProps) {
     const again = () => chat.value.regenerate(message);
     const trimmed = live?.stream.value.trimmed ?? 0;
+    const traced = live ? settings.value.guesses && welcome.value?.trace === true : chat.value.guesses.value.has(message.id);
+    const showGuesses = () => traced && void (dialog.value = { kind: 'guesses', message: message.id });
     const writing = live !== null && live.stream.value.started;
     return (
         <article
@@ -224,6 +226,7 @@ export const Answer = memo(function Answer({ message, siblings, live, latest, fo
                 onMessageKey(event, {
                     c: () => void copyText(message.text),
                     r: () => !live && again(),
+                    s: showGuesses,
                     '[': () => turnBy(message, siblings, -1),
                     ']': () => turnBy(message, siblings, 1),
                 })
@@ -236,11 +239,15 @@ export const Answer = memo(function Answer({ message, siblings, live, latest, fo
             {!live && <Ending message={message} latest={latest} />}
             <div class="actions">
                 {live ? (
-                    <LiveStats live={live} />
+                    <>
+                        {traced && <ActionButton label="Show the guesses" icon="fork" onClick={showGuesses} />}
+                        <LiveStats live={live} />
+                    </>
                 ) : (
                     <>
                         <CopyAction text={message.text} />
                         <ActionButton label="Answer again" icon="retry" onClick={again} />
+                        {traced && <ActionButton label="Show the guesses" icon="fork" onClick={showGuesses} />}
                         <Branches message={message} siblings={siblings} />
                         {message.usage && <Stats message={message} usage={message.usage} />}
                     </>

@@ -18,6 +18,11 @@ const SCROLLING: { value: Scrolling; label: string }[] = [
     { value: 'never', label: 'Do not scroll' },
 ];
 
+const GUESSES_HELP = {
+    some: 'New answers tell which words were guessed ahead, as long as the chat stays open.',
+    none: 'This server keeps its guesses to itself (--pace-ms).',
+};
+
 function ThemeChoice() {
     return (
         <div class="segments" role="radiogroup" aria-label="Theme">
@@ -127,6 +132,17 @@ export function SettingsDialog() {
                     <NumberRow name="top_p" label="Top-p" help="Chooses among the likeliest words that reach this share." />
                     <NumberRow name="max" label="Longest answer" help="In tokens. An answer cut here can be continued." />
                     <NumberRow name="seed" label="Seed" help="The same seed and question give the same answer." />
+                    <Row label="Show guesses" help={GUESSES_HELP[welcome.value?.trace === false ? 'none' : 'some']}>
+                        <input
+                            class="switch"
+                            type="checkbox"
+                            role="switch"
+                            aria-label="Show guesses"
+                            checked={settings.value.guesses}
+                            disabled={welcome.value?.trace === false}
+                            onChange={(event) => change({ guesses: event.currentTarget.checked })}
+                        />
+                    </Row>
                     <label class="field">
                         <span>System prompt</span>
                         <textarea

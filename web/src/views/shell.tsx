@@ -10,6 +10,7 @@ import { announce, announcement, dialog, drawer, narrow } from '../ui.ts';
 import { Composer, shortName } from './composer.tsx';
 import { DeleteDialog, RenameDialog } from './conversation-dialogs.tsx';
 import { ExpiredDialog } from './gate.tsx';
+import { GuessesDialog } from './guesses.tsx';
 import { HelpDialog } from './help.tsx';
 import { Icon } from './icons.tsx';
 import { LinkBar } from './linkbar.tsx';
@@ -105,6 +106,8 @@ function OpenDialog() {
             return <SettingsDialog />;
         case 'help':
             return <HelpDialog />;
+        case 'guesses':
+            return <GuessesDialog message={open.message} />;
         case 'rename':
             return <RenameDialog conversation={open.conversation} />;
         case 'delete':

@@ -8,7 +8,7 @@ import { randomFrom } from './random.ts';
 
 const utf8 = new TextEncoder();
 const sum = (text: string) => crcText(crc32c(utf8.encode(text)));
-const delta = (s: number, n: number, x: string): StreamEvent => ({ t: 'd', g: 'g', s, n, x, tok: n });
+const delta = (s: number, n: number, x: string): StreamEvent => ({ t: 'd', g: 'g', s, n, x, tok: n, acc: 0 });
 const start = (base = 0): StreamEvent => ({ t: 'start', g: 'g', s: 1, conv: 'c', msg: 'm', parent: null, base, ts: 1 });
 const done = (s: number, text: string, why: Why = 'stop'): StreamEvent => ({
     t: 'done',

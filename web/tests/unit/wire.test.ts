@@ -7,8 +7,22 @@ import { randomFrom } from './random.ts';
 const read = (value: unknown) => readFrame(typeof value === 'string' ? value : JSON.stringify(value), () => undefined);
 const message = { id: 'm', parent: null, role: 'assistant', text: 'hi', ts: 5, st: 'done' };
 
+const ROUND = [
+    [-1, 'a', 1, 1, null],
+    [0, [226, 156], 0.5, 1, 'suffix'],
+];
+
 test('the frames of the protocol are read', () => {
-    assert.deepEqual(read({ t: 'd', g: 'g', s: 2, n: 3, x: 'abc', tok: 3 }), { t: 'd', g: 'g', s: 2, n: 3, x: 'abc', tok: 3 });
+    assert.deepEqual(read({ t: 'd', g: 'g', s: 2, n: 3, x: 'abc', tok: 3 }), {
+        ...{ t: 'd', g: 'g', s: 2, n: 3, x: 'abc', tok: 3, acc: 0 },
+    });
+    assert.deepEqual(read({ t: 'trace', g: 'g', s: 4, r: 2, acc: 1, bonus: { name: '<end>' }, nodes: ROUND }), {
+        ...{ t: 'trace', g: 'g', s: 4, r: 2, acc: 1, bonus: { name: '<end>' } },
+        nodes: [
+            { parent: -1, token: 'a', chance: 1, right: true, by: null },
+            { parent: 0, token: [226, 156], chance: 0.5, right: true, by: 'suffix' },
+        ],
+    });
     const msg = read({ t: 'msg', conv: 'c', m: { ...message, g: 'g', usage: { in: 1, out: 2 }, why: 'stop' } });
     assert.ok(
         msg?.t === 'msg' && msg.m.usage?.out === 2 && msg.m.usage.seed === null && msg.m.why === 'stop' && msg.m.err === null,
@@ -62,6 +76,11 @@ test('wrong types, ranges and words are refused', () => {
         '{"t":3}',
         '{}',
         { t: 'd', g: 'g', s: 0, n: 1, x: '', tok: 0 },
+        { t: 'trace', g: 'g', s: 4, r: 2, acc: 1, bonus: 'b', nodes: [] },
+        { t: 'trace', g: 'g', s: 4, r: 2, acc: 1, bonus: [300], nodes: ROUND },
+        { t: 'trace', g: 'g', s: 4, r: 2, acc: 1, bonus: 'b', nodes: [ROUND[0], [1, 'b', 0.5, 0, 'suffix']] },
+        { t: 'trace', g: 'g', s: 4, r: 2, acc: 1, bonus: 'b', nodes: [ROUND[0], [0, {}, 0.5, 0, 'suffix']] },
+        { t: 'trace', g: 'g', s: 4, r: 2, acc: 1, bonus: 'b', nodes: [ROUND[0], null] },
         { t: 'd', g: 'g', s: 1.5, n: 1, x: '', tok: 0 },
         { t: 'd', g: 'g', s: 1, n: 0, x: '' },
         { t: 'd', s: 1, n: 1, x: '' },
