@@ -33,8 +33,9 @@ extern const char *const bench_part_names[BENCH_N_PARTS];
 
 struct bench_settings {
     const char *model, *isa, *kv_type, *parts, *prompts, *batches, *rows, *contexts;
-    const char *drafter_name, *draft_files;
+    const char *drafter_name, *draft_files, *verify_name;
     enum engine_drafter drafter;
+    enum engine_verify verify;
     int threads, depth, n_generate, n_runs, step_tokens;
     int draft_max, draft_width;
     bool json, speculative;

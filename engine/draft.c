@@ -107,12 +107,14 @@ static int sources_of(enum engine_drafter drafter) {
 }
 
 struct draft_context draft_context_of(const struct engine *e, const struct request *r) {
+    bool is_chain = r->verify == ENGINE_VERIFY_TOKEN || r->verify == ENGINE_VERIFY_BLOCK;
+    bool is_alone = draft_is_weighed(r->verify) && r->drafter != ENGINE_DRAFTER_AUTO; /* its text may not depend on others */
     return (struct draft_context){.tokens = r->seq.tokens,
                                   .n_tokens = r->seq.n_tokens,
                                   .own = &r->draft->own,
-                                  .all = &e->drafting.odds,
+                                  .all = is_alone ? &e->drafting.prior : &e->drafting.odds,
                                   .max_nodes = most_nodes(e, &r->seq),
-                                  .max_width = e->config.draft_width,
+                                  .max_width = is_chain ? 1 : e->config.draft_width,
                                   .sources = sources_of(r->drafter),
                                   .request = r};
 }
@@ -123,10 +125,11 @@ static void guess(struct engine *e, struct request *r) {
     struct draft_context context = draft_context_of(e, r);
     tree_init(&slot->tree, r->seq.tokens[r->seq.n_tokens - 1]);
     tree_init(&slot->asked, r->seq.tokens[r->seq.n_tokens - 1]);
-    slot->is_model = false;
+    slot->is_model = slot->is_drawn = false;
     slot->n_wanted = 0;
     if (context.max_nodes < 1) return;
-    context.past = user_texts_hold(&e->user_texts, r->user_key);
+    /* Verified in other ways, a text may depend on its guesses: then on nobody's earlier ones. */
+    if (r->verify == ENGINE_VERIFY_MATCH) context.past = user_texts_hold(&e->user_texts, r->user_key);
     d->drafter.ops->propose(d->drafter.self, (int)(slot - d->slots), &context, &slot->tree);
     if (context.past) user_texts_release(&e->user_texts);
     slot->tree.n_nodes = usable_nodes(e, &slot->tree);
@@ -156,6 +159,7 @@ static int give(struct engine *e, struct request *r, int n) {
     r->draft->n_wanted = n;
     n = scheduler_extend(&e->scheduler, seq, n);
     tree_sort_depth_first(tree, n + 1);
+    if (r->draft->is_drawn) tree->n_nodes = n + 1; /* draws that nobody weighs say nothing */
     for (int i = 0; i < n; i++) seq->tokens[seq->n_tokens + i] = tree->tokens[i + 1];
     return n;
 }
@@ -214,8 +218,9 @@ int draft_accept(struct engine *e, struct request *r, int node) {
 void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int n) {
     struct draft_slot *slot = r->draft;
     if (!slot) return;
+    if (slot->is_drawn && r->last_path == 0) slot->tree.n_nodes = 1; /* nothing of it was computed */
     odds_learn(&slot->own, &e->drafting.odds, slot->is_model ? &slot->looked_up : &slot->tree, drawn, n);
-    if (slot->is_model) odds_learn(&slot->own, &e->drafting.odds, &slot->asked, drawn, n);
+    if (slot->is_model) odds_learn(&slot->own, &e->drafting.odds, slot->is_drawn ? &slot->tree : &slot->asked, drawn, n);
     slot->tree.n_nodes = 1; /* the next guess may come many steps later */
     slot->is_model = false;
 }

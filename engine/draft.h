@@ -19,6 +19,7 @@ enum { DRAFT_ROWS = 64 }; /* nodes of all drafts in one step: their logits must 
 
 struct draft_model;
 struct request;
+struct sampler_draw;
 struct tokenizer;
 
 struct draft_slot {
@@ -27,6 +28,8 @@ struct draft_slot {
     struct token_tree tree;             /* the guess of this step; the root alone between steps */
     struct token_tree looked_up, asked; /* with is_model: what tree was made of; scored by the draws instead of it */
     bool is_model;                      /* the draft model or the head had a guess */
+    bool is_drawn;                      /* the tree is one that the draft model drew, from these rows: */
+    struct drawn_row *rows;             /* [DRAWN_DEPTH]; NULL = there is no draft model */
     int n_wanted;                       /* nodes that were to be verified */
 };
 
@@ -41,6 +44,7 @@ struct drafting {
     struct head_shape head_shape;
     struct controller controller;
     struct draft_odds odds;   /* of all sequences */
+    struct draft_odds prior;  /* before anything was learned: what a text depends on must not depend on others */
     struct draft_slot *slots; /* [n_slots]; NULL = speculation is off */
     int n_slots;
     bool is_decode, warned; /* the step under way has decode rows alone */
@@ -51,6 +55,9 @@ struct drafting {
     int *kept;
     struct draft_ask *asks;
     struct draft_offer *offers;
+    /* Scratch of draft_verify.c. */
+    double *target_row;           /* [vocab_size] */
+    struct drawn_row *drawn_rows; /* of all slots */
 };
 
 /* draft_open.c. Looks at the files that the configuration names; tokenizer, the target's shape and ctx_len are known. ENGINE_OK,
@@ -83,6 +90,22 @@ void draft_ask(struct engine *e, int n_rows, int budget);
 /* draft_counts.c. The request has drawn in this step; the first n_accepted guesses of its draft, if it had one, were right. */
 void draft_count(struct engine *e, struct request *r, int n_accepted);
 enum engine_draft_off draft_off_of(const struct request *r);
+
+/* draft_verify.c: for requests that verify otherwise than by matching. */
+static inline bool draft_is_weighed(enum engine_verify verify) { return verify > ENGINE_VERIFY_MATCH; }
+/* The draft model's guesses are drawn. */
+static inline bool draft_wants_draws(enum engine_verify verify) {
+    return draft_is_weighed(verify) && verify != ENGINE_VERIFY_TYPICAL;
+}
+/* A guess from the draft model's logits, the index-th of a round that began with so many tokens; row: what it was drawn from. The
+ * draw's status tells whether there is one. */
+void draft_draw(struct engine *e, struct sampler_draw *draw, int n_tokens, int index, struct drawn_row *row);
+/* A chain of such guesses gets siblings, as many as the ask has room for: more draws from the same rows, with nothing behind
+ * them. */
+void draft_widen(const struct draft_ask *ask);
+/* The request's draft, of which all nodes are computed: row i of the logits from first_row on belongs to node i. Returns the
+ * number of tokens that come out, at least 1 and the last of them not the draft's; 0 when a row is not finite. */
+int draft_verify(struct engine *e, struct request *r, int first_row, int32_t *out);
 
 /* What a drafter is told of a request that has a slot. */
 struct draft_context draft_context_of(const struct engine *e, const struct request *r);

@@ -4,8 +4,9 @@
  *     merge    where the lookup drafter's guess is the worse one
  *     auto     where the controller finds that it pays
  *
- * All who ask are answered together. Both guesses grow into one tree; where only chains are wanted the model's takes the place of
- * the other. Either is scored by the draws, whatever was verified. Engine thread. */
+ * All who ask are answered together. Both guesses grow into one tree; where only chains are wanted, or the model's is drawn (the
+ * verifiers could weigh both kinds in one tree, but a chosen node must not decide which drawn ones find room), the model's takes
+ * the place of the other. Either is scored by the draws, whatever was verified. Engine thread. */
 #include "engine/draft_head.h"
 #include "engine/draft_model.h"
 #include "engine/internal.h"
@@ -31,6 +32,11 @@ static int missing_of(struct drafting *d, int slot, const struct draft_context *
     return d->model ? draft_model_recall(d->model, slot, context) : head_drafter_missing(d->head.self, slot, context);
 }
 
+/* Where the draft model tells what it draws its guesses from; NULL: they are not drawn. */
+static struct drawn_row *rows_for(const struct drafting *d, const struct request *r) {
+    return d->model && draft_wants_draws(r->verify) ? r->draft->rows : NULL;
+}
+
 static struct draft_offer offer_of(struct engine *e, struct request *r) {
     struct drafting *d = &e->drafting;
     const struct draft_context context = draft_context_of(e, r);
@@ -38,7 +44,8 @@ static struct draft_offer offer_of(struct engine *e, struct request *r) {
     int n_missing = context.max_nodes > 0 ? missing_of(d, (int)(slot - d->slots), &context) : 0;
     return (struct draft_offer){.free = &slot->tree,
                                 .asked = &slot->asked,
-                                .odds = odds_estimate_from(&slot->own, &d->odds, DRAFT_MODEL_CLASS),
+                                .odds = rows_for(d, r) ? odds_estimate(context.own, context.all, DRAFT_DRAWN_CLASS)
+                                                       : odds_estimate_from(context.own, context.all, DRAFT_MODEL_CLASS),
                                 .most = n_missing > 0 ? context.max_nodes : 0,
                                 .n_missing = n_missing,
                                 .n_left = r->seq.max_tokens - r->seq.n_tokens};
@@ -49,6 +56,7 @@ static void add_ask(struct engine *e, struct request *r, float least_chance, int
     struct draft_ask *ask = &d->asks[(*n_asks)++];
     *ask = (struct draft_ask){.slot = (int)(r->draft - d->slots), .context = draft_context_of(e, r), .tree = &r->draft->asked};
     ask->context.least_chance = least_chance;
+    ask->rows = rows_for(d, r);
 }
 
 /* Offers of those whom the controller decides for; the others decide themselves. */
@@ -89,7 +97,8 @@ void draft_ask(struct engine *e, int n_rows, int budget) {
         struct draft_slot *slot = &d->slots[d->asks[i].slot];
         if (slot->asked.n_nodes == 1) continue; /* still catching up */
         slot->looked_up = slot->tree;
-        if (d->asks[i].context.max_width > 1)
+        slot->is_drawn = d->asks[i].rows != NULL;
+        if (d->asks[i].context.max_width > 1 && !slot->is_drawn)
             tree_merge(&slot->tree, &slot->asked, &slot->looked_up, d->asks[i].context.max_nodes);
         else
             slot->tree = slot->asked;

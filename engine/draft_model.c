@@ -234,6 +234,9 @@ static void add_rows(struct draft_model *d, struct chain *chain, struct model_ba
     d->drawing[d->n_drawing++] = chain;
 }
 
+/* Of the last guess. */
+static int depth_of(const struct draft_ask *ask) { return ask->tree->n_nodes - 1; }
+
 static void draw(struct draft_model *d) {
     for (int i = 0; i < d->n_drawing; i++) {
         const struct chain *chain = d->drawing[i];
@@ -244,20 +247,29 @@ static void draw(struct draft_model *d) {
             .logits = model_logits(d->model, i),
             .logprobs = &d->logprobs[i]};
     }
-    sampler_draw(&d->engine->sampler, d->draws, d->n_drawing);
+    for (int i = 0, n; i < d->n_drawing; i += n) {
+        const struct draft_ask *ask = d->drawing[i]->ask;
+        if (ask->rows) draft_draw(d->engine, &d->draws[i], ask->context.n_tokens, depth_of(ask), &ask->rows[depth_of(ask)]);
+        for (n = 1; !ask->rows && i + n < d->n_drawing && !d->drawing[i + n]->ask->rows;) n++;
+        if (!ask->rows) sampler_draw(&d->engine->sampler, d->draws + i, n);
+    }
 }
 
-/* The guess joins its chain, if it may, and is the row of the next pass, if that can pay. */
+/* The guess joins its chain, if it may, and is the row of the next pass, if that can pay. One that was drawn always may, whatever
+ * it is, an end token too: a draft without those would be drawn from something else. */
 static void take_guess(struct draft_model *d, struct chain *chain, const struct sampler_draw *drawn) {
     const struct draft_context *context = &chain->ask->context;
     const struct request *r = context->request;
     struct token_tree *tree = chain->ask->tree;
     chain->goes_on = false;
-    if (drawn->status != ENGINE_OK || (!r->ignore_eos && tokenizer_is_eog(d->engine->tokenizer, drawn->token))) return;
-    int class = odds_class_of(DRAFT_MODEL_CLASS, expf(drawn->logprobs->logprob));
+    bool is_drawn = chain->ask->rows != NULL;
+    if (drawn->status != ENGINE_OK || (!is_drawn && !r->ignore_eos && tokenizer_is_eog(d->engine->tokenizer, drawn->token)))
+        return;
+    int class = is_drawn ? DRAFT_DRAWN_CLASS : odds_class_of(DRAFT_MODEL_CLASS, expf(drawn->logprobs->logprob));
     int node = tree_add(tree, tree->n_nodes - 1, drawn->token, class, odds_estimate(context->own, context->all, class));
     if (chain->n_tokens == d->limits.ctx_len || tree->n_nodes > context->max_nodes || tree->chance[node] < context->least_chance)
         return;
+    if (is_drawn && tree->n_nodes > DRAWN_DEPTH) return;
     chain->slot->tokens[chain->n_tokens++] = drawn->token;
     chain->goes_on = true;
 }
@@ -285,6 +297,7 @@ static void propose_all(void *self, const struct draft_ask *asks, int n) {
     }
     for (int i = 0; i < d->n_chains; i++) {
         struct model_slot *s = d->chains[i].slot;
+        if (d->chains[i].ask->rows) draft_widen(d->chains[i].ask);
         int known = s->n_computed < s->n_text ? s->n_computed : s->n_text - 1;
         kv_cache_publish(&d->cache, &s->table, s->tokens, known);
     }
@@ -295,7 +308,7 @@ static void propose_all(void *self, const struct draft_ask *asks, int n) {
 }
 
 static void propose(void *self, int slot, const struct draft_context *context, struct token_tree *tree) {
-    const struct draft_ask ask = {slot, *context, tree};
+    const struct draft_ask ask = {.slot = slot, .context = *context, .tree = tree};
     propose_all(self, &ask, 1);
 }
 

@@ -7,7 +7,8 @@
  *     draft_model_ops.propose_all(d, asks, n);
  *
  * It draws as the target does: with the request's sampling parameters and the noise of the position, from its own logits. So at
- * any temperature it draws the target's token wherever the two models agree well enough. Engine thread only. */
+ * any temperature it draws the target's token wherever the two models agree well enough. Where an ask has rows it draws with
+ * noise of its own instead, and tells what from. Engine thread only. */
 #ifndef FORESAY_DRAFT_MODEL_H
 #define FORESAY_DRAFT_MODEL_H
 
@@ -16,7 +17,11 @@
 #include "engine/engine.h"
 #include "speculative/speculative.h"
 
-enum { DRAFT_MODEL_CLASS = 24 }; /* and the seven after it: odds by the probability that it gives its token */
+enum {
+    DRAFT_SIBLING_CLASS = 14, /* further draws for the same place */
+    DRAFT_DRAWN_CLASS = 15,   /* guesses that are drawn: their odds must not depend on the token, see speculative.h */
+    DRAFT_MODEL_CLASS = 24    /* and the seven after it: odds by the probability that it gives its token */
+};
 
 struct draft_model;
 

@@ -175,7 +175,9 @@ uint64_t draft_bytes(const struct engine *e) {
     uint64_t head = e->drafting.head_file ? head_bytes(e->drafting.head_file, shape, c->max_seqs, c->ctx_len) +
                                                 head_drafter_bytes(shape, c->max_seqs)
                                           : 0;
-    return lookup_drafter_bytes(c->max_seqs, c->ctx_len) + (uint64_t)c->max_seqs * slot + head +
+    if (e->drafting.model) slot += DRAWN_DEPTH * sizeof(struct drawn_row);
+    uint64_t row = (uint64_t)tokenizer_vocab_size(e->tokenizer) * sizeof(double);
+    return lookup_drafter_bytes(c->max_seqs, c->ctx_len) + (uint64_t)c->max_seqs * slot + head + row +
            user_texts_bytes(c->user_texts, c->user_text_tokens);
 }
 
@@ -188,8 +190,11 @@ static int open_tables(struct engine *e, struct engine_error *error) {
     d->kept = calloc(n, sizeof *d->kept);
     d->asks = calloc(n, sizeof *d->asks);
     d->offers = calloc(n, sizeof *d->offers);
+    d->target_row = calloc((size_t)tokenizer_vocab_size(e->tokenizer), sizeof *d->target_row);
+    d->drawn_rows = calloc(d->model ? n : 1, DRAWN_DEPTH * sizeof *d->drawn_rows);
+    for (size_t i = 0; i < n && d->model && d->slots && d->drawn_rows; i++) d->slots[i].rows = d->drawn_rows + i * DRAWN_DEPTH;
     const struct ngram_store *store = d->store.header ? &d->store : NULL;
-    if (d->slots && d->trees && d->guessing && d->kept && d->asks && d->offers &&
+    if (d->slots && d->trees && d->guessing && d->kept && d->asks && d->offers && d->target_row && d->drawn_rows &&
         lookup_drafter_open(&d->drafter, d->n_slots, e->config.ctx_len, store) == 0)
         return ENGINE_OK;
     snprintf(error->text, sizeof error->text, "no memory for the drafter's tables");
@@ -221,6 +226,7 @@ int draft_open(struct engine *e, struct engine_error *error) {
     int rc;
     controller_init(&d->controller, share_of(e));
     odds_init_prior(&d->odds);
+    d->prior = d->odds;
     if (e->config.drafter == ENGINE_DRAFTER_NONE) return ENGINE_OK;
     if ((rc = d->store_path ? open_store(e, error) : find_store(e, error))) return rc;
     if (d->model && (rc = draft_model_open(d->model, error))) return rc;
@@ -241,6 +247,8 @@ void draft_close(struct drafting *d) {
     free(d->kept);
     free(d->asks);
     free(d->offers);
+    free(d->target_row);
+    free(d->drawn_rows);
     *d = (struct drafting){0};
 }
 

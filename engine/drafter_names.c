@@ -1,4 +1,5 @@
-/* drafter_names.c - what drafters are called in settings and requests, and why there was no draft. Any thread. */
+/* drafter_names.c - what drafters and ways to verify are called in settings and requests, and why there was no draft.
+ * Any thread. */
 #include <string.h>
 
 #include "engine/engine.h"
@@ -21,6 +22,22 @@ bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char
 }
 
 const char *engine_drafter_name(enum engine_drafter drafter) { return names[drafter]; }
+
+static const char *const verify_names[] = {
+    [ENGINE_VERIFY_DEFAULT] = "match",  [ENGINE_VERIFY_MATCH] = "match",           [ENGINE_VERIFY_TOKEN] = "token",
+    [ENGINE_VERIFY_BLOCK] = "block",    [ENGINE_VERIFY_MULTI_STEP] = "multi-step", [ENGINE_VERIFY_TRAVERSAL] = "traversal",
+    [ENGINE_VERIFY_TYPICAL] = "typical"};
+
+bool engine_verify_parse(const char *text, enum engine_verify *out) {
+    for (size_t i = ENGINE_VERIFY_MATCH; i < sizeof verify_names / sizeof *verify_names; i++) {
+        if (strcmp(verify_names[i], text) != 0) continue;
+        *out = (enum engine_verify)i;
+        return true;
+    }
+    return false;
+}
+
+const char *engine_verify_name(enum engine_verify verify) { return verify_names[verify]; }
 
 const char *engine_draft_off_name(enum engine_draft_off off) {
     static const char *const off_names[ENGINE_DRAFT_OFF_COUNT] = {

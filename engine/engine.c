@@ -31,6 +31,7 @@ struct engine_config engine_config_default(void) {
     return (struct engine_config){
         .max_seqs = 16,
         .max_waiting = 256,
+        .verify = ENGINE_VERIFY_MATCH,
         .draft_max = 16,
         .draft_width = 4,
         .user_texts = 32,
@@ -70,6 +71,7 @@ static int check_config(const struct engine_config *c, struct engine_error *erro
     if (c->user_text_tokens < MIN_USER_TOKENS || c->user_text_tokens > MAX_USER_TOKENS)
         return fail(error, ENGINE_ERR_ARGUMENT, "user_text_tokens is %d; it must be %d .. %d", c->user_text_tokens,
                     MIN_USER_TOKENS, MAX_USER_TOKENS);
+    if (c->verify > ENGINE_VERIFY_TYPICAL) return fail(error, ENGINE_ERR_ARGUMENT, "--verify is " ENGINE_VERIFY_FORMS);
     if (c->n_threads < 0) return fail(error, ENGINE_ERR_ARGUMENT, "--threads is %d; it must be 0 (all) or more", c->n_threads);
     return ENGINE_OK;
 }
@@ -260,6 +262,7 @@ int engine_open(struct engine **out, const struct engine_config *config, struct 
     struct engine *e = calloc(1, sizeof *e);
     if (!e) return fail(error, ENGINE_ERR_MEMORY, "no memory");
     e->config = *config;
+    if (e->config.verify == ENGINE_VERIFY_DEFAULT) e->config.verify = ENGINE_VERIFY_MATCH;
     init_locks(e);
     if ((rc = gguf_open(&gguf, config->model_path, error)) || (rc = open_model(e, gguf, error))) goto done;
     e->config.model_path = e->config.kv_type = e->config.draft_files = NULL; /* the caller's; not to be read from here on */

@@ -9,7 +9,8 @@
  *     engine_close(engine);
  *
  * Promise: the text of a request is a pure function of (model file, KV type, messages, sampling parameters, seed). Other
- * requests, the order of arrival, thread count, chunking, cache hits and preemption do not change one byte of it.
+ * requests, the order of arrival, thread count, chunking, cache hits and preemption do not change one byte of it. (Unless a
+ * request asks for another way to verify guesses than ENGINE_VERIFY_MATCH: see there.)
  *
  * Threads: the engine runs its own (one steps the model, one renders templates and tokenizes; the backend has compute workers).
  * All but engine_open, engine_close and engine_poll may be called from any thread; engine_poll from one thread at a time, and
@@ -41,7 +42,8 @@ struct engine_error {
     char text[512];
 };
 
-/* Who guesses tokens ahead. A guess is checked by the model's own draws: it changes how fast a text comes, never the text. */
+/* Who guesses tokens ahead. A guess is checked by the model's own draws: it changes how fast a text comes, never the text; but
+ * see enum engine_verify. */
 enum engine_drafter {
     ENGINE_DRAFTER_AUTO,      /* whatever measurements say is fastest, which may be nothing */
     ENGINE_DRAFTER_NONE,      /* one token a step */
@@ -58,8 +60,31 @@ enum engine_drafter {
 #define ENGINE_DRAFTER_FORMS                                                                                                     \
     "auto, auto:FILES, none, suffix, ngram, ngram:FILE, model:FILE, eagle:FILE, medusa:FILE, blockwise:FILE, merge or "          \
     "merge:FILES"
+#define ENGINE_DRAFTER_NAMES "auto, none, suffix, ngram, model, eagle, medusa, blockwise or merge"
 bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **files);
 const char *engine_drafter_name(enum engine_drafter drafter);
+
+/* How guesses are checked. MATCH is the engine's promise: the same text as without guesses, byte by byte. In the other exact ways
+ * a draft model draws its guesses with noise of its own, and its distribution is weighed against the model's after temperature,
+ * penalties, bias and cuts. The text is then another one for the same seed, and depends on what was guessed, but its distribution
+ * is the same, and at temperature 0 it is the same text. What they gain over MATCH, whose draft model draws with the model's own
+ * noise, is little on chains and more with siblings. Guesses that are not drawn (all but the draft model's) they accept as often
+ * as MATCH. With a drafter that is named (not AUTO), on a fresh engine that does nothing else, a seed gives the same text
+ * again. */
+enum engine_verify {
+    ENGINE_VERIFY_DEFAULT,    /* of a request: as the engine is configured; of an engine: MATCH */
+    ENGINE_VERIFY_MATCH,      /* the model's own draws walk the guesses */
+    ENGINE_VERIFY_TOKEN,      /* exact; chains, token by token (Leviathan et al. 2211.17192, Chen et al. 2302.01318) */
+    ENGINE_VERIFY_BLOCK,      /* exact; chains as a whole (Sun et al. 2403.10444) */
+    ENGINE_VERIFY_MULTI_STEP, /* exact; trees, one sibling after the other (SpecInfer, Miao et al. 2305.09781) */
+    ENGINE_VERIFY_TRAVERSAL,  /* exact; trees, from the leaves to the root (Weng et al. 2505.12398) */
+    ENGINE_VERIFY_TYPICAL, /* LOSSY: takes what the model finds typical, not what it would draw (Medusa, Cai et al. 2401.10774);
+                                 changes the distribution, the more the hotter */
+};
+#define ENGINE_VERIFY_FORMS "match, token, block, multi-step, traversal or typical"
+/* False for anything but these. */
+bool engine_verify_parse(const char *text, enum engine_verify *out);
+const char *engine_verify_name(enum engine_verify verify);
 
 /* Why a step had no draft for an answer. */
 enum engine_draft_off {
@@ -92,13 +117,14 @@ struct engine_config {
      * trained for it, or a store and one of these with a comma between; NULL = none. Without a store the binary's own serves, if
      * it has one for this model. Read during engine_open only. */
     const char *draft_files;
-    int draft_max;           /* tokens a sequence may guess in one step, 1 .. 63 */
-    int draft_width;         /* guesses for the same place: 1 = none but the likeliest (chains), more = token trees */
-    int user_texts;          /* users whose own earlier texts are kept to guess from (engine_user_text); 0 = nobody's */
-    int user_text_tokens;    /* of each so many of the latest tokens, at least half of it; 12 bytes a token */
-    int user_tune_idle_ms;   /* when nothing has run for so long, stores of n-grams are made of users' texts; -1 = never */
-    bool prefix_cache;       /* keep finished blocks and reuse them for equal prefixes */
-    void (*wake)(void *arg); /* engine's thread: events went from none to some; must not block, must not call the engine */
+    enum engine_verify verify; /* of requests that do not say */
+    int draft_max;             /* tokens a sequence may guess in one step, 1 .. 63 */
+    int draft_width;           /* guesses for the same place: 1 = none but the likeliest (chains), more = token trees */
+    int user_texts;            /* users whose own earlier texts are kept to guess from (engine_user_text); 0 = nobody's */
+    int user_text_tokens;      /* of each so many of the latest tokens, at least half of it; 12 bytes a token */
+    int user_tune_idle_ms;     /* when nothing has run for so long, stores of n-grams are made of users' texts; -1 = never */
+    bool prefix_cache;         /* keep finished blocks and reuse them for equal prefixes */
+    void (*wake)(void *arg);   /* engine's thread: events went from none to some; must not block, must not call the engine */
     void *wake_arg;
 };
 struct engine_config engine_config_default(void);
@@ -164,6 +190,7 @@ struct engine_request {
     const char *const *stop; /* n_stop strings that end the answer and are not part of it */
     int n_stop;
     enum engine_drafter drafter; /* AUTO = as the engine is configured */
+    enum engine_verify verify;   /* DEFAULT = as the engine is configured */
     bool trace;                  /* TRACE events tell of every round that checked a guess; memory: 50 KiB */
     bool logprobs;       /* TEXT events carry log-probabilities; memory: 8 * (1 + n_top_logprobs) bytes a token of the answer */
     int n_top_logprobs;  /* how many of the likeliest tokens beside the one drawn, 0 .. ENGINE_MAX_TOP_LOGPROBS */
@@ -216,6 +243,7 @@ struct engine_usage {
     int accepted_at[ENGINE_DRAFT_DEPTHS]; /* of the latter: the first guesses of a round, the second ...; the last: and deeper */
     int model_rounds;                     /* of the rounds: the draft model guessed */
     enum engine_drafter drafter;          /* who was to guess */
+    enum engine_verify verify;            /* how guesses were checked */
     enum engine_draft_off draft_off;      /* why most of the steps without a guess had none */
     int dropped_traces;                   /* rounds whose TRACE nobody fetched in time */
     float queue_ms, prefill_ms, ttft_ms, decode_ms; /* ttft: submit to first token; decode: first to last token */

@@ -75,10 +75,11 @@ struct request {
     bool ignore_eos;
     int max_output; /* tokens; 0 = until the context is full */
     enum engine_drafter drafter;
-    uint64_t user_key;        /* whose earlier texts guesses may come from; 0 = nobody's */
-    struct draft_slot *draft; /* NULL = has none; engine thread, as the counts are */
-    int last_logits;          /* of this step: the row of logits that its last token was drawn from; -1 = it drew none */
-    uint64_t last_path;       /* of this step: the nodes of its draft that are text by now, as a set; 0 = it had no draft */
+    enum engine_verify verify; /* not DEFAULT */
+    uint64_t user_key;         /* whose earlier texts guesses may come from; 0 = nobody's */
+    struct draft_slot *draft;  /* NULL = has none; engine thread, as the counts are */
+    int last_logits;           /* of this step: the row of logits that its last token was drawn from; -1 = it drew none */
+    uint64_t last_path;        /* of this step: the nodes of its draft that are text by now, as a set; 0 = it had no draft */
     int n_draft_rounds, n_model_rounds, n_drafted, n_accepted, n_own;
     int n_accepted_at[ENGINE_DRAFT_DEPTHS], n_draft_off[ENGINE_DRAFT_OFF_COUNT];
     int status; /* trouble with the prompt, with its sentence; tokenizer thread, then engine thread */

@@ -52,4 +52,17 @@ static inline uint32_t philox_fine(uint64_t seed, uint64_t position, uint32_t to
     return philox(seed, counter).word[token % 4];
 }
 
+/* --- the noise of guesses and of dice ---
+ *
+ * For modes of verification that need it to be independent of the tokens' noise, and of other rounds': it depends on how long
+ * the text was when the round began. */
+
+enum philox_stream { PHILOX_GUESSES = 2, PHILOX_DICE = 3 }; /* 0 and 1 are the bits above */
+
+/* The index-th number of such a round, in [0, 1). */
+static inline double philox_unit(uint64_t seed, uint64_t position, uint32_t index, enum philox_stream stream) {
+    struct philox_block counter = {{index, (uint32_t)position, (uint32_t)(position >> 32), stream}}, bits = philox(seed, counter);
+    return (double)((uint64_t)bits.word[0] << 21 | bits.word[1] >> 11) * 0x1p-53;
+}
+
 #endif

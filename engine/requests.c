@@ -100,6 +100,7 @@ static int check_request(const struct engine *e, const struct engine_request *q,
     if (q->drafter > ENGINE_DRAFTER_MERGE) return refuse(error, ENGINE_ERR_ARGUMENT, "the drafter is unknown");
     if (e->config.drafter == ENGINE_DRAFTER_NONE && q->drafter > ENGINE_DRAFTER_NONE)
         return refuse(error, ENGINE_ERR_ARGUMENT, "drafters are turned off here (--drafter none)");
+    if (q->verify > ENGINE_VERIFY_TYPICAL) return refuse(error, ENGINE_ERR_ARGUMENT, "the way to verify is unknown");
     bool has_store = e->drafting.store.header != NULL, has_model = e->drafting.model != NULL;
     bool has_head = e->drafting.head.ops != NULL, wants_merge = q->drafter == ENGINE_DRAFTER_MERGE;
     if (q->drafter == ENGINE_DRAFTER_NGRAM && !has_store)
@@ -172,6 +173,7 @@ static struct request *request_new(const struct engine_request *q, size_t n_byte
     r->max_output = q->max_tokens;
     r->drafter = q->drafter;
     r->user_key = q->user_key;
+    r->verify = q->verify;
     r->wants_logprobs = q->logprobs;
     r->n_top = q->n_top_logprobs;
     r->wants_trace = q->trace;
@@ -218,6 +220,7 @@ int engine_submit(struct engine *e, const struct engine_request *request, uint64
     } else {
         if (request->n_messages > 0 && !request->continue_last) detokenizer_begin_text(&r->detokenizer);
         if (r->drafter == ENGINE_DRAFTER_AUTO) r->drafter = e->config.drafter;
+        if (r->verify == ENGINE_VERIFY_DEFAULT) r->verify = e->config.verify;
         rc = enqueue(e, r, id, error);
     }
     if (rc != ENGINE_OK) request_free(r);

@@ -550,24 +550,31 @@ static void sort_best_first(struct sampler_candidate *c, int n) {
     }
 }
 
-/* A draw of its own, because the row is looked at twice: first as the model left it. */
-static void draw_with_logprobs(struct sampler *s, struct sampler_draw *draw) {
+/* The likeliest tokens of a row as the model left it. False when it is not finite. */
+static bool note_top(struct sampler *s, struct sampler_draw *draw, double *log_sum) {
     struct sampler_work *w = &s->work[0];
     struct engine_logprob *top = draw->logprobs + 1;
     w->draw = draw;
     spread_pass(s, &w, 1, maxima_pass);
     draw->status = s->rows->max(w->maxima, s->n_blocks, &w->max) ? ENGINE_OK : ENGINE_ERR_NUMERIC;
-    if (draw->status != ENGINE_OK) return;
+    if (draw->status != ENGINE_OK) return false;
     w->inverse_t = 1;
     spread_pass(s, &w, 1, weights_pass);
-    double log_sum = (double)w->max + sampler_log(total_weight(w));
+    *log_sum = (double)w->max + sampler_log(total_weight(w));
     int n = draw->n_top > 0 ? cut_top_k(s, w, draw->n_top) : 0;
     assert(n == draw->n_top);
     sort_best_first(s->candidates, n);
     for (int i = 0; i < n; i++) {
         const struct sampler_candidate *c = &s->candidates[i];
-        top[i] = (struct engine_logprob){c->token, (float)((double)c->logit - log_sum)};
+        top[i] = (struct engine_logprob){c->token, (float)((double)c->logit - *log_sum)};
     }
+    return true;
+}
+
+/* A draw of its own, because the row is looked at twice: first as the model left it. */
+static void draw_with_logprobs(struct sampler *s, struct sampler_draw *draw) {
+    double log_sum;
+    if (!note_top(s, draw, &log_sum)) return;
     draw_together(s, draw, 1);
     if (draw->status != ENGINE_OK) return;
     float logit = logit_before(s, draw->logits, draw->token);
@@ -586,6 +593,70 @@ void sampler_draw(struct sampler *s, struct sampler_draw *draws, int n) {
             draw_with_logprobs(s, draws + first);
         first += count > 0 ? count : 1;
     }
+}
+
+/* A token may have been changed twice: the first change was the model's logit. */
+static void undo_changes(struct sampler *s, const struct sampler_draw *draw) {
+    while (s->n_before > 0) {
+        const struct sampler_candidate *before = &s->before[--s->n_before];
+        draw->logits[before->token] = before->logit;
+    }
+}
+
+/* The candidates that begin_draw and the cuts left. */
+static void sum_up(const struct sampler *s, const struct sampler_work *w, struct sampler_softmax *out) {
+    const struct sampler_candidate *c = s->candidates;
+    *out = (struct sampler_softmax){.max = w->max, .inverse_t = w->inverse_t, .n = out->n};
+    out->worst.token = -1;
+    if (out->n == 0) out->sum = total_weight(w);
+    for (int i = 0; i < out->n; i++) {
+        out->sum += (double)c[i].weight;
+        if (i == 0 || is_better(&out->worst, &c[i])) out->worst = c[i];
+    }
+}
+
+int sampler_look(struct sampler *s, struct sampler_draw *draw, struct sampler_softmax *out) {
+    const struct engine_sampling *p = draw->params;
+    struct sampler_work *w = &s->work[0];
+    w->draw = draw;
+    apply_changes(s, draw);
+    spread_pass(s, &w, 1, maxima_pass);
+    if (begin_draw(s, w)) {
+        if (!has_top_k(s, p)) spread_pass(s, &w, 1, weights_pass);
+        out->n = has_cut(s, p) ? cut(s, w) : 0;
+    } else {
+        w->inverse_t = 0; /* all of the weight is the best one's */
+        s->candidates[0] = (struct sampler_candidate){w->max, 1, draw->token};
+        out->n = 1;
+    }
+    if (draw->status == ENGINE_OK) sum_up(s, w, out);
+    undo_changes(s, draw);
+    return draw->status;
+}
+
+static double chance_of(const struct sampler_softmax *softmax, float logit, int32_t token) {
+    const struct sampler_candidate x = {.logit = logit, .token = token};
+    if (softmax->worst.token >= 0 && is_better(&softmax->worst, &x)) return 0;
+    return (double)sampler_exp((logit - softmax->max) * softmax->inverse_t) / softmax->sum;
+}
+
+void sampler_chances(struct sampler *s, const struct sampler_draw *draw, const struct sampler_softmax *softmax,
+                     const int32_t *tokens, int n, double *p) {
+    apply_changes(s, draw);
+    for (int i = 0; i < n; i++) p[i] = chance_of(softmax, draw->logits[tokens[i]], tokens[i]);
+    undo_changes(s, draw);
+}
+
+void sampler_row(struct sampler *s, const struct sampler_draw *draw, const struct sampler_softmax *softmax, double *p) {
+    apply_changes(s, draw);
+    for (int i = 0; i < s->vocab_size; i++) p[i] = chance_of(softmax, draw->logits[i], i);
+    undo_changes(s, draw);
+}
+
+void sampler_logprobs(struct sampler *s, struct sampler_draw *draw) {
+    double log_sum;
+    if (!note_top(s, draw, &log_sum)) return;
+    draw->logprobs[0] = (struct engine_logprob){draw->token, (float)((double)draw->logits[draw->token] - log_sum)};
 }
 
 int sampler_sample(struct sampler *sampler, const struct engine_sampling *params, const struct sampler_history *history,

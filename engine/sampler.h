@@ -67,6 +67,23 @@ int sampling_check(const struct engine_sampling *params, int vocab_size, struct 
  * before penalties, bias, temperature and cuts. */
 void sampler_draw(struct sampler *sampler, struct sampler_draw *draws, int n);
 
+/* What a draw is made from, in short: the tokens that steps 1 to 3 leave, their chances as their weights. */
+struct sampler_softmax {
+    float max, inverse_t;           /* a weight is exp((logit - max) * inverse_t) */
+    struct sampler_candidate worst; /* no token is left that is worse (less likely, or as likely and of a higher id); token < 0:
+                                       all are left */
+    double sum;                     /* of the weights */
+    int n; /* tokens that are left: sampler->candidates[0 .. n), until the next call; 0: all are, and not listed */
+};
+/* Instead of a draw. Returns the draw's status. This and the next two leave the logits as they are. */
+int sampler_look(struct sampler *sampler, struct sampler_draw *draw, struct sampler_softmax *out);
+/* The chances of n tokens, and of all, in such a draw. */
+void sampler_chances(struct sampler *sampler, const struct sampler_draw *draw, const struct sampler_softmax *softmax,
+                     const int32_t *tokens, int n, double *p);
+void sampler_row(struct sampler *sampler, const struct sampler_draw *draw, const struct sampler_softmax *softmax, double *p);
+/* Fills the log-probabilities of a draw whose token is known and whose logits are as the model left them. */
+void sampler_logprobs(struct sampler *sampler, struct sampler_draw *draw);
+
 /* One draw: returns its status; *token is not touched unless that is ENGINE_OK. */
 int sampler_sample(struct sampler *sampler, const struct engine_sampling *params, const struct sampler_history *history,
                    float *logits, int32_t *token);

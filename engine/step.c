@@ -45,6 +45,7 @@ static struct engine_usage usage_of(const struct request *r) {
         .own_tokens = r->n_own,
         .model_rounds = r->n_model_rounds,
         .drafter = r->drafter,
+        .verify = r->verify,
         .draft_off = draft_off_of(r),
         .dropped_traces = r->n_traces_lost,
         .queue_ms = (float)(scheduled - r->submitted_ms),
@@ -259,10 +260,38 @@ static void settle(struct engine *e, struct drawing *d, double now) {
     if (d->is_over) end_request(e, r, d->finish);
 }
 
-/* Everyone draws a token, then those draw again whose draft had it, and so on. Returns the number of draws. */
+static bool is_weighed(const struct drawing *d) { return draft_is_weighed(d->request->verify) && d->request->seq.n_draft > 0; }
+
+/* The tokens of a request whose draft is verified by distribution; they are taken like draws. */
+static void take_verified(struct engine *e, struct drawing *d) {
+    int32_t tokens[TREE_MAX_NODES];
+    struct sampler_draw draw;
+    int n = draft_verify(e, d->request, d->first_row, tokens);
+    do {
+        draw = next_draw(d->request, model_logits(e->model, d->first_row + d->walk.node));
+        draw.status = n > 0 ? ENGINE_OK : ENGINE_ERR_NUMERIC;
+        draw.token = n > 0 ? tokens[d->n_drawn] : 0;
+        if (n > 0 && draw.logprobs) sampler_logprobs(&e->sampler, &draw);
+    } while (take_draw(e, d, &draw) && d->n_drawn < n);
+}
+
+/* Returns the number of tokens. */
+static int verify_drafts(struct engine *e) {
+    int n_tokens = 0;
+    for (int i = 0; i < e->n_sampled; i++) {
+        if (!is_weighed(&e->sampled[i])) continue;
+        take_verified(e, &e->sampled[i]);
+        n_tokens += e->sampled[i].n_drawn;
+    }
+    return n_tokens;
+}
+
+/* Everyone else draws a token, then those draw again whose draft had it, and so on. Returns the number of draws. */
 static int draw_tokens(struct engine *e) {
-    int n_drawn = 0, n_going = e->n_sampled;
-    for (int i = 0; i < n_going; i++) e->going[i] = &e->sampled[i];
+    int n_drawn = 0, n_going = 0;
+    for (int i = 0; i < e->n_sampled; i++) {
+        if (!is_weighed(&e->sampled[i])) e->going[n_going++] = &e->sampled[i];
+    }
     while (n_going > 0) {
         for (int i = 0; i < n_going; i++) {
             const struct drawing *d = e->going[i];
@@ -288,11 +317,12 @@ static void step(struct engine *e) {
     assert(batch.n_rows == n_planned + n_drafted);
     double start = now_ms();
     model_forward(e->model, &e->pool, &batch);
-    double forward_ms = now_ms() - start;
     scheduler_commit(&e->scheduler);
-    int n_tokens = draw_tokens(e);
+    int n_tokens = verify_drafts(e);
+    double ms = now_ms() - start; /* to weigh distributions takes time, too, and only drafts need it */
+    n_tokens += draw_tokens(e);
     draft_observe(e, &batch);
-    draft_time(e, batch.n_rows, n_drafted, n_tokens, forward_ms);
+    draft_time(e, batch.n_rows, n_drafted, n_tokens, ms);
     e->counts.steps++;
     e->counts.stepped_ms = now_ms();
 }

@@ -185,6 +185,7 @@ static int open_engine(struct bench *b) {
     config.n_threads = s->threads;
     config.drafter = s->drafter;
     config.draft_files = s->draft_files;
+    config.verify = s->verify;
     config.max_seqs = n_logits > n_seqs ? n_logits : n_seqs;
     if (config.max_seqs < BENCH_BLOCK_SEQS) config.max_seqs = BENCH_BLOCK_SEQS;
     config.step_tokens = s->step_tokens > 2 * config.max_seqs ? s->step_tokens : 2 * config.max_seqs;
@@ -216,6 +217,7 @@ int tool_bench(int argc, char **argv) {
                                    .rows = "1,2,4,8,16",
                                    .contexts = "128,512,2048,8000",
                                    .drafter_name = "none",
+                                   .verify_name = "match",
                                    .depth = 128,
                                    .n_generate = 64,
                                    .n_runs = 3,
@@ -239,6 +241,8 @@ int tool_bench(int argc, char **argv) {
         {"kv-type", OPTION_STRING, &s->kv_type, "TYPE", "keys and values as f16, int8 or int4", 0, 0, false},
         {"isa", OPTION_STRING, &s->isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"drafter", OPTION_STRING, &s->drafter_name, "NAME", "who guesses ahead: " ENGINE_DRAFTER_FORMS, 0, 0, false},
+        {"verify", OPTION_STRING, &s->verify_name, "NAME", "how guesses are checked: " ENGINE_VERIFY_FORMS " (lossy)", 0, 0,
+         false},
         {"speculative", OPTION_FLAG, &s->speculative, NULL, "what the drafter gains, by classes of prompts, instead", 0, 0,
          false},
         {"draft-max", OPTION_INT, &s->draft_max, "N", "tokens guessed in a step at most", 1, 63, false},
@@ -265,6 +269,10 @@ int tool_bench(int argc, char **argv) {
     if (!parse_lists(&b)) return 2;
     if (!engine_drafter_parse(s->drafter_name, &s->drafter, &s->draft_files)) {
         fprintf(stderr, "foresay bench: --drafter is " ENGINE_DRAFTER_FORMS ", not '%s'\n", s->drafter_name);
+        return 2;
+    }
+    if (!engine_verify_parse(s->verify_name, &s->verify)) {
+        fprintf(stderr, "foresay bench: --verify is " ENGINE_VERIFY_FORMS ", not '%s'\n", s->verify_name);
         return 2;
     }
     log_set_level(LOG_WARN);

@@ -11,8 +11,9 @@
 #include "engine/tools.h"
 
 struct settings {
-    const char *model, *prompt, *chat, *system, *isa, *kv_type, *drafter_name;
+    const char *model, *prompt, *chat, *system, *isa, *kv_type, *drafter_name, *verify_name;
     enum engine_drafter drafter;
+    enum engine_verify verify;
     const char *draft_files;
     int draft_max, draft_width, n_tokens, threads, ctx, step_tokens, logprobs; /* logprobs: -1 = none */
     struct engine_sampling sampling;
@@ -178,6 +179,7 @@ static int generate(const struct settings *settings) {
     config.kv_bytes = settings->kv_bytes;
     config.drafter = settings->drafter;
     config.draft_files = settings->draft_files;
+    config.verify = settings->verify;
     config.draft_max = settings->draft_max;
     config.draft_width = settings->draft_width;
     config.max_seqs = 1;
@@ -211,6 +213,7 @@ int tool_generate(int argc, char **argv) {
                          .draft_max = defaults.draft_max,
                          .draft_width = defaults.draft_width,
                          .drafter_name = "auto",
+                         .verify_name = "match",
                          .sampling = engine_sampling_default()};
     struct engine_sampling *p = &s.sampling;
     struct option_row rows[] = {
@@ -236,6 +239,8 @@ int tool_generate(int argc, char **argv) {
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},
         {"drafter", OPTION_STRING, &s.drafter_name, "NAME",
          "who guesses ahead: " ENGINE_DRAFTER_FORMS "; does not change the text", 0, 0, false},
+        {"verify", OPTION_STRING, &s.verify_name, "NAME",
+         "how guesses are checked: " ENGINE_VERIFY_FORMS " (lossy); all but match change the text for a seed", 0, 0, false},
         {"draft-max", OPTION_INT, &s.draft_max, "N", "tokens guessed in a step at most", 1, 63, false},
         {"draft-width", OPTION_INT, &s.draft_width, "N", "guesses for the same place; 1 = chains, not trees", 1, 63, false},
         {"logprobs", OPTION_INT, &s.logprobs, "N",
@@ -255,6 +260,10 @@ int tool_generate(int argc, char **argv) {
     }
     if (!engine_drafter_parse(s.drafter_name, &s.drafter, &s.draft_files)) {
         fprintf(stderr, "foresay generate: --drafter is " ENGINE_DRAFTER_FORMS ", not '%s'\n", s.drafter_name);
+        return 2;
+    }
+    if (!engine_verify_parse(s.verify_name, &s.verify)) {
+        fprintf(stderr, "foresay generate: --verify is " ENGINE_VERIFY_FORMS ", not '%s'\n", s.verify_name);
         return 2;
     }
     log_set_level(LOG_WARN); /* the terminal belongs to the text */

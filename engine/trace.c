@@ -38,7 +38,9 @@ static void write_trace(const struct engine *e, const struct drawing *d, int n_a
     out->bonus = d->drawn[d->n_drawn - 1];
     out->n_nodes = 1 + r->seq.n_draft;
     for (int i = 0; i < out->n_nodes; i++) {
-        enum engine_drafter source = i == 0 ? ENGINE_DRAFTER_AUTO : source_of(&e->drafting, tree->odds_class[i]);
+        enum engine_drafter source = i == 0               ? ENGINE_DRAFTER_AUTO
+                                     : r->draft->is_drawn ? ENGINE_DRAFTER_MODEL
+                                                          : source_of(&e->drafting, tree->odds_class[i]);
         out->nodes[i] = (struct engine_trace_node){.token = tree->tokens[i],
                                                    .chance = tree->chance[i],
                                                    .parent = tree->parent[i],

@@ -101,10 +101,11 @@ static int read_sources(struct serve_config *config, struct option_set *set, int
 }
 
 /* What a row cannot check by itself. */
-static int check(struct serve_config *config, const char *log_level, const char *drafter) {
+static int check(struct serve_config *config, const char *log_level, const char *drafter, const char *verify) {
     int level = log_level_parse(log_level);
     if (!engine_drafter_parse(drafter, &config->drafter, &config->draft_files))
         return complain("--drafter is " ENGINE_DRAFTER_FORMS ", not '%s'", drafter);
+    if (!engine_verify_parse(verify, &config->verify)) return complain("--verify is " ENGINE_VERIFY_FORMS ", not '%s'", verify);
     if (level < 0) return complain("--log-level is error, warn, info or debug, not '%s'", log_level);
     config->log_level = (enum log_level)level;
     if (config->public_origin) {
@@ -128,7 +129,7 @@ static int check(struct serve_config *config, const char *log_level, const char 
 
 int serve_config_load(struct serve_config *config, int argc, char **argv) {
     struct engine_config engine = engine_config_default();
-    const char *log_level = "info", *drafter = "auto";
+    const char *log_level = "info", *drafter = "auto", *verify = "match";
     *config = (struct serve_config){.host = "127.0.0.1",
                                     .port = 8080,
                                     .max_seqs = engine.max_seqs,
@@ -157,6 +158,10 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
         {"isa", OPTION_STRING, &config->isa, "NAME", "instruction set: auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"drafter", OPTION_STRING, &drafter, "NAME",
          "who guesses tokens ahead: " ENGINE_DRAFTER_FORMS "; no answer changes by it", 0, 0, false},
+        {"verify", OPTION_STRING, &verify, "NAME",
+         "how guesses are checked: " ENGINE_VERIFY_FORMS "; all but match change the text for a seed, typical (lossy) also what "
+         "texts are likely",
+         0, 0, false},
         {"draft-max", OPTION_INT, &config->draft_max, "N", "tokens of an answer that may be guessed in one step", 1, 63, false},
         {"draft-width", OPTION_INT, &config->draft_width, "N", "guesses for the same place; 1 = chains, not trees", 1, 63, false},
         {"user-texts", OPTION_INT, &config->user_texts, "N",
@@ -169,7 +174,7 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
     };
     struct option_set set = {"serve", "--model FILE [options]", about, rows, sizeof rows / sizeof *rows};
     int rc = read_sources(config, &set, argc, argv);
-    return rc ? rc : check(config, log_level, drafter);
+    return rc ? rc : check(config, log_level, drafter, verify);
 }
 
 void serve_config_free(struct serve_config *config) { json_decref(config->file); }
@@ -183,9 +188,9 @@ void serve_config_log(const struct serve_config *config) {
              config->config ? config->config : "none");
     log_info("serve",
              "settings: host %s, port %d, public-origin %s, threads %s, ctx %s, max-seqs %d, kv-mem %s, kv-type %s, step-tokens "
-             "%d, isa %s, drafter %s, draft files %s, draft-max %d, draft-width %d, user-texts %d, pace-ms %d",
+             "%d, isa %s, drafter %s, draft files %s, verify %s, draft-max %d, draft-width %d, user-texts %d, pace-ms %d",
              config->host, config->port, config->public_origin ? config->public_origin : "none", threads, ctx, config->max_seqs,
              kv_mem, config->kv_type ? config->kv_type : "f16", config->step_tokens, config->isa ? config->isa : "auto",
-             engine_drafter_name(config->drafter), config->draft_files ? config->draft_files : "none", config->draft_max,
-             config->draft_width, config->user_texts, config->pace_ms);
+             engine_drafter_name(config->drafter), config->draft_files ? config->draft_files : "none",
+             engine_verify_name(config->verify), config->draft_max, config->draft_width, config->user_texts, config->pace_ms);
 }

@@ -13,6 +13,7 @@ struct serve_config {
     const char *config; /* the file's path, or NULL */
     const char *model, *host, *data, *isa, *kv_type;
     enum engine_drafter drafter;
+    enum engine_verify verify;
     const char *draft_files;   /* or NULL */
     const char *public_origin; /* NULL, or normalised */
     int port, threads, ctx, max_seqs, step_tokens, draft_max, draft_width, user_texts, pace_ms;

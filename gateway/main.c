@@ -81,6 +81,7 @@ static int open_engine(struct engine **engine, const struct serve_config *config
     settings.kv_bytes = config->kv_mem;
     settings.drafter = config->drafter;
     settings.draft_files = config->draft_files;
+    settings.verify = config->verify;
     settings.draft_max = config->draft_max;
     settings.draft_width = config->draft_width;
     settings.user_texts = config->user_texts;

@@ -128,6 +128,8 @@ static void put_usage(struct buffer *out, const struct engine_usage *usage) {
     put_integer(out, usage->drafted_tokens - usage->accepted_tokens);
     put_text(out, "},\"speculation\":{\"drafter\":"); /* not OpenAI's */
     put_cstring(out, engine_drafter_name(usage->drafter));
+    put_text(out, ",\"verify\":");
+    put_cstring(out, engine_verify_name(usage->verify));
     put_text(out, ",\"rounds\":");
     put_integer(out, usage->draft_rounds);
     put_text(out, ",\"model_rounds\":");

@@ -210,7 +210,14 @@ static bool take_drafter(const json_t *root, struct gen_params *gen, struct open
     const json_t *drafter = member(root, "drafter");
     if (!drafter || (json_is_string(drafter) && engine_drafter_parse(json_string_value(drafter), &gen->drafter, NULL)))
         return true;
-    return refuse(refusal, "drafter", "drafter must be auto, none, suffix, ngram, model, eagle, medusa, blockwise or merge.");
+    return refuse(refusal, "drafter", "drafter must be " ENGINE_DRAFTER_NAMES ".");
+}
+
+/* Not OpenAI's: how its guesses are checked. */
+static bool take_verify(const json_t *root, struct gen_params *gen, struct openai_refusal *refusal) {
+    const json_t *verify = member(root, "verify");
+    if (!verify || (json_is_string(verify) && engine_verify_parse(json_string_value(verify), &gen->verify))) return true;
+    return refuse(refusal, "verify", "verify must be " ENGINE_VERIFY_FORMS ".");
 }
 
 static bool take_sampling(const json_t *root, struct gen_params *gen, struct openai_refusal *refusal) {
@@ -227,7 +234,7 @@ static bool take_sampling(const json_t *root, struct gen_params *gen, struct ope
     }
     if (!(s->top_p > 0)) return refuse(refusal, "top_p", "top_p must be greater than 0.");
     return take_seed(root, gen, refusal) && take_stop(root, gen, refusal) && take_bias(root, gen, refusal) &&
-           take_drafter(root, gen, refusal);
+           take_drafter(root, gen, refusal) && take_verify(root, gen, refusal);
 }
 
 static bool take_top(const json_t *value, const char *name, struct gen_params *gen, struct openai_refusal *refusal) {

@@ -34,8 +34,8 @@
  *              other user gets anything of it. Off for new users; off: what was learned is forgotten at once   -> ok {}
  *   ping   {n}                                -> pong {n}      pong {n}   answers the server's ping
  * gen: {temp 0..5, top_p (0,1], top_k >= 0, min_p [0,1), max >= 1, seed >= 0, repeat_penalty, frequency_penalty,
- *       presence_penalty, stop:[string], system:string (first message for the model, not stored)}; unknown members are an error
- *       that names them.
+ *       presence_penalty, stop:[string], system:string (first message for the model, not stored), drafter, verify
+ *       (names: who guesses ahead and how guesses are checked, see engine.h)}; unknown members are an error that names them.
  *
  * Server -> client
  *   welcome {v:1, sid, user:{name, admin, learn}, model:{name, ctx, quant}, server:{version, node}, trace, hb_ms, max_frame,
@@ -59,11 +59,12 @@
  *              history; a snap has none. At most 1 MiB an answer; rounds that found no room are counted in usage.traces_lost,
  *              their r is missing
  *   done  {g, s, why, usage:{in, cached, out, queue_ms, prefill_ms, ttft_ms, tps, rounds, drafted, accepted, own,
- *              accepted_at, drafter, model_rounds, draft_off, traces_lost?, seed}, len, crc, err?:{code, msg}}
+ *              accepted_at, drafter, verify, model_rounds, draft_off, traces_lost?, seed}, len, crc, err?:{code, msg}}
  *              rounds: steps that checked a draft; drafted, accepted: tokens guessed ahead, of these right; own: of the
  *              latter, guessed from the user's own earlier answers (learn); accepted_at: likewise, how many were the first
- *              guess of their round, the second, ..., the eighth or later; drafter: who was to guess; model_rounds: rounds
- *              guessed by the draft model; draft_off: why most steps without a draft had none
+ *              guess of their round, the second, ..., the eighth or later; drafter: who was to guess; verify: how
+ *              guesses were checked; model_rounds: rounds guessed by the draft model; draft_off: why most steps without a draft
+ *              had none
  *              why: "stop" | "length" | "context" | "cancel" | "error" | "interrupted"; len = bytes and crc = CRC-32C (8 hex
  *              digits) of the whole message text, base included
  *   snap  {g, upto, x, st, why?}              instead of events that are no longer kept: x = the whole message text as of

@@ -221,6 +221,7 @@ static bool submit(struct generation *g, struct engine_request *request, struct 
     request->max_tokens = g->params.max_tokens;
     request->sampling = g->params.sampling;
     request->drafter = g->params.drafter;
+    request->verify = g->params.verify;
     request->stop = (const char *const *)g->params.stop;
     request->n_stop = g->params.n_stop;
     request->logprobs = g->params.logprobs;

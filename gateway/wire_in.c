@@ -99,8 +99,8 @@ static bool take_flag(const json_t *object, const char *name, bool *out, struct 
 
 static bool is_gen_member(const char *name) {
     static const char *const known[] = {
-        "temp", "top_p", "top_k", "min_p", "max", "seed", "repeat_penalty", "frequency_penalty", "presence_penalty",
-        "stop", "system"};
+        "temp", "top_p",  "top_k",   "min_p", "max", "seed", "repeat_penalty", "frequency_penalty", "presence_penalty",
+        "stop", "system", "drafter", "verify"};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(name, known[i]) == 0) return true;
     }
@@ -135,6 +135,16 @@ static bool take_system(const json_t *gen, struct gen_params *params, struct wir
     return params->system || fail(error, CODE_INTERNAL, "Out of memory.");
 }
 
+/* Who guesses ahead, and how guesses are checked. */
+static bool take_speculation(const json_t *gen, struct gen_params *params, struct wire_error *error) {
+    const json_t *drafter = member(gen, "drafter"), *verify = member(gen, "verify");
+    if (drafter && !(json_is_string(drafter) && engine_drafter_parse(json_string_value(drafter), &params->drafter, NULL)))
+        return fail(error, CODE_BAD_FIELD, "gen.drafter must be " ENGINE_DRAFTER_NAMES ".");
+    if (verify && !(json_is_string(verify) && engine_verify_parse(json_string_value(verify), &params->verify)))
+        return fail(error, CODE_BAD_FIELD, "gen.verify must be " ENGINE_VERIFY_FORMS ".");
+    return true;
+}
+
 static bool take_gen(const json_t *root, struct gen_params *params, struct wire_error *error) {
     *params = gen_params_default();
     const json_t *gen = member(root, "gen");
@@ -156,7 +166,7 @@ static bool take_gen(const json_t *root, struct gen_params *params, struct wire_
                 take_number(gen, "repeat_penalty", 0, 10, &s->repeat_penalty, error) &&
                 take_number(gen, "frequency_penalty", -2, 2, &s->frequency_penalty, error) &&
                 take_number(gen, "presence_penalty", -2, 2, &s->presence_penalty, error) && take_stop(gen, params, error) &&
-                take_system(gen, params, error);
+                take_system(gen, params, error) && take_speculation(gen, params, error);
     if (!good) return false;
     if (!(s->top_p > 0)) return fail(error, CODE_BAD_FIELD, "top_p must be greater than 0.");
     if (!(s->min_p < 1)) return fail(error, CODE_BAD_FIELD, "min_p must be less than 1.");

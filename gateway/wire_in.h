@@ -18,6 +18,7 @@ struct gen_params {
     char *stop[ENGINE_MAX_STOP];
     int n_stop;
     enum engine_drafter drafter;
+    enum engine_verify verify;
     bool logprobs; /* the answer's tokens with their log-probabilities and those of the n_top_logprobs likeliest */
     int n_top_logprobs;
     char *system; /* first message for the model, or NULL */

@@ -267,6 +267,7 @@ static void put_result(struct buffer *out, const struct stream_result *r) { /* "
     put_text(out, ",\"accepted_at\":");
     put_accepted_at(out, u);
     put_member(out, "drafter", engine_drafter_name(u->drafter));
+    put_member(out, "verify", engine_verify_name(u->verify));
     put_member_integer(out, "model_rounds", u->model_rounds);
     put_member(out, "draft_off", engine_draft_off_name(u->draft_off));
     if (u->dropped_traces > 0) put_member_integer(out, "traces_lost", u->dropped_traces);

@@ -71,7 +71,22 @@ bool walk_step(struct tree_walk *walk, int32_t token);
  * Sample-and-match gives the very text of plain decoding and needs to know nothing of the drafter. The modes below compare the
  * target's distribution with the one that the draft was drawn from. They accept drawn drafts more often; what comes out has the
  * target's distribution, but is not the text that plain decoding would give for the same seed. Typical acceptance changes the
- * distribution, too. */
+ * distribution, too.
+ *
+ * A draft's shape (how many nodes, which of them are verified) must not depend on what was drawn for its nodes, or what comes out
+ * is biased; and noise that one round has looked at must not serve another. */
+
+enum {
+    DRAWN_MOST = 64, /* tokens that a guess is drawn from */
+    DRAWN_DEPTH = 16 /* drawn tokens behind each other */
+};
+
+/* What a node's children were drawn from: n tokens with probabilities that sum to 1. */
+struct drawn_row {
+    int n;
+    int32_t tokens[DRAWN_MOST];
+    double p[DRAWN_MOST];
+};
 
 /* Who decides: a random number generator, or a test that follows every path. */
 struct verify_dice {
@@ -83,14 +98,18 @@ struct verify_dice {
 struct verify_problem {
     const struct token_tree *tree; /* children in the order in which they were drawn */
     int n_vocab;
-    const double *target; /* [n_nodes, n_vocab]: the target's distribution behind each node */
-    const double *draft;  /* [n_nodes, n_vocab]: what the node's children were drawn from; unused for leaves */
-    double *scratch;      /* [2, n_nodes, n_vocab] */
+    /* The target's distribution behind a node: the probabilities of some tokens, asked for more than once; those of all. */
+    void (*chances)(void *self, int node, const int32_t *tokens, int n, double *p);
+    void (*row)(void *self, int node, double *p);
+    void *self;
+    const struct drawn_row *const *drawn; /* [n_nodes]. NULL: the node's children are not drawn but chosen, so each is a draw
+                                             from a distribution of its own that has this token alone */
+    double *scratch;                      /* [n_vocab] */
 };
 
-/* Node by node from the root (SpecInfer's multi-step speculative sampling). The children of a node are independent draws, or,
- * with no_repeats, draws without replacement (Sequoia). On a chain this is token-level rejection (Leviathan et al., Chen et al.).
- * out: the accepted tokens and one more, at most the tree's depth + 1; returns their number. */
+/* Node by node from the root (SpecInfer's multi-step speculative sampling). The drawn children of a node are independent draws,
+ * or, with no_repeats, draws without replacement (Sequoia). On a chain this is token-level rejection (Leviathan et al., Chen et
+ * al.). out: the accepted tokens and one more, at most the tree's depth + 1; returns their number. */
 int verify_multi_step(const struct verify_problem *problem, bool no_repeats, const struct verify_dice *dice, int32_t *out);
 /* From the leaves to the root, whole paths at once (traversal verification); children are drawn without replacement. On a
  * chain this is block verification (Sun et al.), which accepts more than token by token. */
@@ -149,6 +168,8 @@ struct draft_ask {
     int slot;
     struct draft_context context;
     struct token_tree *tree; /* has its root */
+    struct drawn_row
+        *rows; /* [DRAWN_DEPTH]: the guesses are to be drawn, those at depth d + 1 from rows[d]. NULL: they are not */
 };
 
 /* A slot is one sequence's place in a drafter. */

@@ -111,10 +111,10 @@ static const float ALL_DECAY = 0.9995f; /* all together about 2000 */
 static const float PRIOR_WEIGHT = 12;   /* guesses that the assumption is worth */
 
 void odds_init_prior(struct draft_odds *all) {
-    /* The lookup drafter's classes as found on answers that its store was not made of, half of them at temperature 0.8; then the
-     * draft model's, then those of earlier texts; any other class starts at one half. */
+    /* The lookup drafter's classes as found on answers that its store was not made of, half of them at temperature 0.8; two of
+     * draws; then the draft model's, then those of earlier texts; any other class starts at one half. */
     static const float prior[ODDS_CLASSES] = {.45f, .52f, .64f, .69f, .77f, .82f, .87f, .91f, .93f, .94f, .98f, .13f, .5f,
-                                              .5f,  .5f,  .5f,  .04f, .07f, .12f, .18f, .23f, .38f, .50f, .77f, .2f,  .25f,
+                                              .5f,  .2f,  .7f,  .04f, .07f, .12f, .18f, .23f, .38f, .50f, .77f, .2f,  .25f,
                                               .3f,  .4f,  .5f,  .6f,  .75f, .92f, .05f, .18f, .22f, .33f, .37f, .58f, .64f,
                                               .78f, .9f,  .03f, .06f, .1f,  .18f, .24f, .4f,  .55f, .7f};
     for (size_t i = 0; i < ODDS_CLASSES; i++) {

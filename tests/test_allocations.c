@@ -105,6 +105,7 @@ static void submit(struct engine *engine, int i) {
     request.trace = i % 2;
     request.stop = stop;
     request.n_stop = 1;
+    request.verify = (enum engine_verify)(ENGINE_VERIFY_MATCH + i % (ENGINE_VERIFY_TYPICAL - ENGINE_VERIFY_MATCH + 1));
     request.sampling.top_k = 40;
     request.sampling.min_p = 0.01f;
     request.sampling.repeat_penalty = 1.1f;

@@ -40,6 +40,9 @@ static const struct {
     {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"min_p\":1}}", CODE_BAD_FIELD},
     {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"repeat_penalty\":0}}", CODE_BAD_FIELD},
     {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"seed\":-1}}", CODE_BAD_FIELD},
+    {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"drafter\":\"crystal\"}}", CODE_BAD_FIELD},
+    {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"verify\":\"blindly\"}}", CODE_BAD_FIELD},
+    {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"verify\":7}}", CODE_BAD_FIELD},
     {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"hi\",\"gen\":{\"temp\":1e999}}", CODE_BAD_JSON},
     {"{\"t\":\"regen\",\"id\":\"1\",\"cid\":\"c\",\"msg\":\"" ID "\"}", 0},
     {"{\"t\":\"cont\",\"id\":\"1\",\"cid\":\"c\"}", CODE_BAD_FIELD},
@@ -90,7 +93,8 @@ static void test_send_fields(void **state) {
                                 "\",\"root\":true,\"text\":\"h\\u00e9 \\ud83d\\ude42\",\"drop_oldest\":true,\"trace\":true,"
                                 "\"gen\":{\"temp\":0.5,\"top_p\":0.75,\"top_k\":40,\"min_p\":0.25,\"max\":99,\"seed\":"
                                 "9007199254740993,\"repeat_penalty\":1.5,"
-                                "\"frequency_penalty\":-0.5,\"presence_penalty\":2,\"stop\":[\"a\",\"bc\"],\"system\":\"be\"}}";
+                                "\"frequency_penalty\":-0.5,\"presence_penalty\":2,\"stop\":[\"a\",\"bc\"],\"system\":\"be\","
+                                "\"drafter\":\"suffix\",\"verify\":\"block\"}}";
     struct request r;
     struct wire_error error;
     assert_true(wire_parse(frame, sizeof frame - 1, &r, &error));
@@ -111,6 +115,8 @@ static void test_send_fields(void **state) {
     assert_int_equal(r.gen.n_stop, 2);
     assert_string_equal(r.gen.stop[1], "bc");
     assert_string_equal(r.gen.system, "be");
+    assert_int_equal(r.gen.drafter, ENGINE_DRAFTER_SUFFIX);
+    assert_int_equal(r.gen.verify, ENGINE_VERIFY_BLOCK);
     wire_request_free(&r);
 }
 
@@ -192,6 +198,7 @@ static void test_events(void **state) {
         .prompt_tokens = 5, .cached_tokens = 2, .output_tokens = 11, .decode_ms = 1000, .ttft_ms = 1.0f / 0.0f};
     result.usage.accepted_at[0] = 4, result.usage.accepted_at[2] = 1;
     result.usage.drafter = ENGINE_DRAFTER_MERGE;
+    result.usage.verify = ENGINE_VERIFY_MULTI_STEP;
     result.usage.draft_off = ENGINE_DRAFT_OFF_GUESS;
     result.usage.model_rounds = 7;
     reader.ready = NULL;
@@ -230,6 +237,7 @@ static void test_events(void **state) {
             assert_int_equal(json_integer_value(json_array_get(json_object_get(usage, "accepted_at"), 0)), 4);
             assert_int_equal(integer_in(usage, "model_rounds"), 7);
             assert_string_equal(string_in(usage, "drafter"), "merge");
+            assert_string_equal(string_in(usage, "verify"), "multi-step");
             assert_string_equal(string_in(usage, "draft_off"), "no guess");
             assert_true(json_number_value(json_object_get(usage, "ttft_ms")) == 0.0); /* no infinity in JSON */
             assert_int_equal(integer_in(err, "code"), CODE_STORE_DOWN);

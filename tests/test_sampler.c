@@ -329,10 +329,57 @@ static void logprobs_are_the_models(void **state) {
             assert_true(fabs((double)got[i].logprob - want) < 1e-5 + 1e-6 * fabs(want));
         }
         int32_t token = draw.token;
+        struct engine_logprob again[1 + ENGINE_MAX_TOP_LOGPROBS];
         memcpy(row, logits, sizeof row);
+        draw.logprobs = again;
+        sampler_logprobs(&s, &draw);
+        assert_memory_equal(again, got, (size_t)(1 + n_top) * sizeof *got);
         draw.logprobs = NULL;
         sampler_draw(&s, &draw, 1);
         assert_int_equal(draw.token, token);
+    }
+    sampler_free(&s);
+}
+
+/* Protects: the distribution of a draw is the softmax over what the cuts leave of the penalized row, and the row stays as it
+ * was. */
+static void rows_are_the_plain_softmax(void **state) {
+    (void)state;
+    struct sampler s;
+    assert_int_equal(sampler_init(&s, VOCAB), 0);
+    for (int n = 0; n < 600; n++) {
+        static bool keep[LARGE];
+        float logits[VOCAB], row[VOCAB];
+        int32_t tokens[40], best;
+        struct engine_bias bias[2] = {{(int32_t)(uniform() * VOCAB), 2}, {3, -1}};
+        struct engine_sampling p = random_sampling(n, VOCAB);
+        p.bias = bias;
+        p.n_bias = n % 3;
+        p.repeat_penalty = n % 2 ? 1.3f : 1;
+        p.frequency_penalty = n % 5 ? 0.4f : 0;
+        for (int i = 0; i < 40; i++) tokens[i] = i % 4 ? (int32_t)(uniform() * VOCAB) : 3;
+        random_logits(logits, VOCAB, n);
+        memcpy(row, logits, sizeof row);
+        struct sampler_draw draw = {.params = &p, .history = {tokens, 10, 40}, .logits = row};
+        struct sampler_softmax softmax;
+        double all[VOCAB], some[2], total = 0;
+        const int32_t asked[2] = {bias[0].token, 3};
+        assert_int_equal(sampler_look(&s, &draw, &softmax), ENGINE_OK);
+        sampler_row(&s, &draw, &softmax, all);
+        sampler_chances(&s, &draw, &softmax, asked, 2, some);
+        assert_true(some[0] == all[asked[0]] && some[1] == all[3]);
+        assert_memory_equal(row, logits, sizeof row);
+        sampler_draw(&s, &draw, 1); /* changes it */
+        best = 0;
+        for (int i = 0; i < VOCAB; i++) best = row[i] > row[best] ? i : best;
+        for (int i = 0; i < VOCAB; i++) keep[i] = i == best;
+        if (p.temperature > 0) plain_cut(row, VOCAB, &p, keep);
+        double inverse_t = p.temperature > 0 ? 1 / (double)p.temperature : 0;
+        for (int i = 0; i < VOCAB; i++) total += keep[i] ? exp((double)(row[i] - row[best]) * inverse_t) : 0;
+        for (int i = 0; i < VOCAB; i++) {
+            double want = exp((double)(row[i] - row[best]) * inverse_t) / total;
+            assert_true(keep[i] ? fabs(all[i] - want) < 1e-5 : all[i] == 0);
+        }
     }
     sampler_free(&s);
 }
@@ -523,6 +570,7 @@ int main(void) {
         cmocka_unit_test(agrees_with_the_plain_definition),
         cmocka_unit_test(together_is_as_alone),
         cmocka_unit_test(logprobs_are_the_models),
+        cmocka_unit_test(rows_are_the_plain_softmax),
         cmocka_unit_test(draws_follow_the_softmax),
         cmocka_unit_test(noise_depends_on_seed_and_position),
         cmocka_unit_test(penalties_match_their_definition),

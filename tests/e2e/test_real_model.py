@@ -11,6 +11,27 @@ pytestmark = pytest.mark.real_model
 PLAIN = {"temp": 0.8, "seed": 11, "max": 40}
 
 
+async def own_answers_are_guessed_from_once_allowed_and_forgotten_after(c):
+    async def answer():
+        # The drafter suffix drafts whatever it costs, so what it finds does not depend on the machine's load.
+        r = await c.say("What is the capital of Spain? Say more about it.", gen={**PLAIN, "drafter": "suffix"})
+        s = await c.done(r["g"])
+        return s.text, s.done["usage"]
+
+    text, usage = await answer()
+    assert usage["own"] == 0
+    await c.ask("learn", on=True)
+    for _ in range(20):  # the first one brings the earlier answers, beside itself
+        again, usage = await answer()
+        assert again == text
+        if usage["own"]:
+            break
+    assert 10 < usage["own"] <= usage["accepted"] <= usage["drafted"]
+    await c.ask("learn", on=False)
+    again, usage = await answer()
+    assert again == text and usage["own"] == 0
+
+
 def test_an_answer_streams_and_is_kept(make_server):
     server = make_server(real=True)
 
@@ -26,34 +47,7 @@ def test_an_answer_streams_and_is_kept(make_server):
             assert s2.done["usage"]["cached"] > 0, "the first turn's prefix is reused"
             answer = (await c.ask("hist", conv=r["conv"]))["msgs"][1]
             assert answer["text"] == s.text
-
-    run(main())
-
-
-def test_own_answers_are_guessed_from_once_allowed_and_forgotten_after(make_server):
-    """The drafter suffix drafts whatever it costs, so what it finds does not depend on the machine's load."""
-    server = make_server(real=True, args=["--drafter", "suffix"])
-
-    async def main():
-        async with server.client() as c:
-
-            async def answer():
-                r = await c.say("What is the capital of France? Say more about it.", gen={**PLAIN, "max": 40})
-                s = await c.done(r["g"])
-                return s.text, s.done["usage"]
-
-            text, usage = await answer()
-            assert usage["own"] == 0
-            await c.ask("learn", on=True)
-            for _ in range(20):  # the first one brings the earlier answers, beside itself
-                again, usage = await answer()
-                assert again == text
-                if usage["own"]:
-                    break
-            assert 10 < usage["own"] <= usage["accepted"] <= usage["drafted"]
-            await c.ask("learn", on=False)
-            again, usage = await answer()
-            assert again == text and usage["own"] == 0
+            await own_answers_are_guessed_from_once_allowed_and_forgotten_after(c)
 
     run(main())
 

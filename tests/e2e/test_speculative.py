@@ -30,8 +30,8 @@ def test_no_drafter_changes_an_answer(make_server):
     server = make_server(real=True)
     client = openai.OpenAI(base_url=server.url + "/v1", api_key=server.add_user("ada"), max_retries=0)
 
-    def answer(drafter, temperature):
-        body = {"drafter": drafter} if drafter else {}
+    def answer(drafter, temperature, verify=None):
+        body = ({"drafter": drafter} if drafter else {}) | ({"verify": verify} if verify else {})
         return client.chat.completions.create(
             model="default", messages=[{"role": "user", "content": QUOTE}], max_tokens=40, temperature=temperature, seed=5, extra_body=body
         )
@@ -47,7 +47,7 @@ def test_no_drafter_changes_an_answer(make_server):
             told = drafted.usage.model_extra["speculation"]
             assert told["drafter"] == (drafter or "auto") and sum(told["accepted_at"]) == details.accepted_prediction_tokens
             assert told["model_rounds"] == 0 and told["off"] in ("", "prompts", "no guess", "cost", "loss", "room")
-        assert plain.usage.model_extra["speculation"] == {"drafter": "none", "rounds": 0, "model_rounds": 0, "accepted_at": [], "off": "none"}
+        assert plain.usage.model_extra["speculation"] == {"drafter": "none", "verify": "match", "rounds": 0, "model_rounds": 0, "accepted_at": [], "off": "none"}
     async def traced():
         async with server.client() as c:
             r = await c.say(QUOTE, gen={"max": 40, "temp": 0, "seed": 5}, trace=True)
@@ -65,6 +65,15 @@ def test_no_drafter_changes_an_answer(make_server):
         with pytest.raises(openai.BadRequestError) as e:
             answer(bad, 0)
         assert sentence in e.value.message
+    for mode in ("token", "block", "multi-step", "traversal"):
+        weighed = answer("suffix", 0, mode)
+        assert weighed.choices == answer("none", 0).choices
+        told = weighed.usage.model_extra["speculation"]
+        assert told["verify"] == mode and told["rounds"] > 0
+    assert answer("suffix", 0.8, "typical").usage.model_extra["speculation"]["verify"] == "typical"
+    with pytest.raises(openai.BadRequestError) as e:
+        answer("suffix", 0, "blindly")
+    assert "verify must be match, token" in e.value.message
 
 
 def test_a_store_is_trained_killed_and_resumed(tmp_path):
