@@ -241,6 +241,12 @@ static void divide(const int32_t *all, uint64_t n, int32_t *text, uint64_t *n_te
     }
 }
 
+static uint64_t tokens_of(const int32_t *text, uint64_t n_text) {
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < n_text; i++) n += text[i] >= 0;
+    return n;
+}
+
 static double share_right(const struct ngram_store *store, const int32_t *held, uint64_t n) {
     struct ngram_guess guesses[NGRAM_NEXT];
     uint64_t n_tried = 0, n_right = 0;
@@ -296,7 +302,7 @@ static int distill(struct training *t) {
     int rc = image ? write_store(s->out, image, size) : fail("no memory for the store", NULL);
     if (rc == 0 && !ngram_open(&store, image, size, n_vocab, 0, 0)) {
         printf("%s: %llu bytes from %llu tokens; on %llu tokens kept out its first guess is right %.1f %% of the time\n", s->out,
-               (unsigned long long)size, (unsigned long long)n_text, (unsigned long long)n_held,
+               (unsigned long long)size, (unsigned long long)store.header->n_text, (unsigned long long)tokens_of(held, n_held),
                100 * share_right(&store, held, n_held));
         report_gain(&store, held, n_held);
     }

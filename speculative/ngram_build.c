@@ -163,7 +163,8 @@ struct ngram_builder *ngram_builder_open(const int32_t *text, uint64_t n_text, u
     if (!b) return NULL;
     *b = (struct ngram_builder){.text = text, .n_text = n_text, .capacity = capacity_of(max_bytes)};
     b->header = (struct ngram_header){
-        .magic = "fsngram1", .vocab_digest = vocab_digest, .target_digest = target_digest, .n_text = n_text, .n_vocab = n_vocab};
+        .magic = "fsngram1", .vocab_digest = vocab_digest, .target_digest = target_digest, .n_vocab = n_vocab};
+    for (uint64_t i = 0; i < n_text; i++) b->header.n_text += text[i] >= 0;
     b->places = malloc((size_t)(n_text + 1) * sizeof *b->places);
     b->records = malloc((size_t)b->capacity * sizeof *b->records);
     begin(b, 2);
