@@ -10,7 +10,7 @@ def test_another_users_things_are_not_found(server):
 
     async def main():
         async with server.client() as a, server.client(bob) as b:
-            assert b.welcome["user"] == {"name": "bob", "admin": False}
+            assert b.welcome["user"] == {"name": "bob", "admin": False, "learn": False}
             done = await a.say("secret [[tokens 20]]")
             await a.done(done["g"])
             running = await a.say("secret [[tokens 100000 rate 50]]")
