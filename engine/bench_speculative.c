@@ -81,15 +81,15 @@ static int answer(const struct trial *t, int first, enum engine_drafter drafter,
     return ENGINE_OK;
 }
 
-/* plain: [0], drafted: [1] */
-static int compare(const struct trial *t, struct side sides[2]) {
+/* plain: [0], drafted: [1]. Odd runs begin with the other side. */
+static int compare(const struct trial *t, int run, struct side sides[2]) {
     const enum engine_drafter drafters[2] = {ENGINE_DRAFTER_NONE, t->bench->settings.drafter};
     const int step = t->n < BENCH_PROMPTS ? t->n : BENCH_PROMPTS, n_tokens = t->bench->settings.n_generate;
     for (int first = 0; first < BENCH_PROMPTS; first += step) {
         struct side unused = {0};
         int rc = answer(t, first, ENGINE_DRAFTER_NONE, 1, &unused); /* fills the cache */
         for (int i = 0; i < 2 && rc == ENGINE_OK; i++) {
-            const int which = (first / step + i) % 2;
+            const int which = (first / step + i + run) % 2;
             rc = answer(t, first, drafters[which], n_tokens, &sides[which]);
         }
         if (rc != ENGINE_OK) return rc;
@@ -97,6 +97,20 @@ static int compare(const struct trial *t, struct side sides[2]) {
         if (is_same && sides[0].text != sides[1].text)
             return fail(t->bench, ENGINE_ERR_MODEL, "the text with a drafter differs from the text without", t->class->name);
     }
+    return ENGINE_OK;
+}
+
+/* The last run's counts, and the median time of each side: with many answers at once a class is few, long measurements. */
+static int compare_often(const struct trial *t, struct side sides[2]) {
+    const int n_runs = t->bench->settings.n_runs;
+    double ms[2][BENCH_MAX_RUNS];
+    for (int run = 0; run < n_runs; run++) {
+        sides[0] = sides[1] = (struct side){0};
+        int rc = compare(t, run, sides);
+        if (rc != ENGINE_OK) return rc;
+        for (int i = 0; i < 2; i++) ms[i][run] = sides[i].ms;
+    }
+    for (int i = 0; i < 2; i++) sides[i].ms = bench_median(ms[i], n_runs);
     return ENGINE_OK;
 }
 
@@ -140,7 +154,7 @@ static int run_classes(struct bench *b, float temperature, int n) {
         const struct trial t = {.bench = b, .class = &bench_prompt_classes[c], .temperature = temperature, .n = n};
         struct side sides[2] = {0};
         bench_progress("batch %d, temperature %g: %s", n, (double)temperature, t.class->name);
-        int rc = compare(&t, sides);
+        int rc = compare_often(&t, sides);
         if (rc != ENGINE_OK) return rc;
         bench_progress_end();
         print_class(&t, sides);
