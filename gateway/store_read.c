@@ -111,10 +111,26 @@ static enum store_status open_conv(struct db *db, struct store_op *op, int64_t *
     return op->title ? STORE_OK : op_out_of_memory(op);
 }
 
+/* The rows of a query, newest first, turned around: at most `limit`, and max_bytes of text unless one alone has more. */
+static enum store_status take_messages(struct db *db, struct store_op *op, sqlite3_stmt *row, int limit, size_t max_bytes) {
+    size_t bytes = 0;
+    for (bool on = row != NULL; on; on = db_next(db, row)) {
+        bytes += (size_t)sqlite3_column_bytes(row, 7);
+        op->more = op->n_messages == limit || (op->n_messages > 0 && bytes > max_bytes);
+        if (op->more) break;
+        if (add_message(op, row)) continue;
+        db_end(row);
+        return op_out_of_memory(op);
+    }
+    db_end(row);
+    if (!op->more && db->rc != SQLITE_DONE) return op_trouble(db, op);
+    reverse_messages(op);
+    return STORE_OK;
+}
+
 static enum store_status read_hist(struct db *db, struct store_op *op) {
     int64_t conv = 0, before = INT64_MAX;
     int limit = page_limit(op);
-    size_t bytes = 0;
     enum store_status status = open_conv(db, op, &conv);
     if (status != STORE_OK) return status;
     sqlite3_stmt *row;
@@ -127,18 +143,7 @@ static enum store_status read_hist(struct db *db, struct store_op *op) {
         if (!here) return op_refuse(op, STORE_NOT_FOUND, "The message is not in this conversation.");
     }
     row = db_row(db, Q_MESSAGE_PAGE, "iii", conv, before, (int64_t)limit + 1);
-    for (bool on = row != NULL; on; on = db_next(db, row)) {
-        bytes += (size_t)sqlite3_column_bytes(row, 7);
-        op->more = op->n_messages == limit || (op->n_messages > 0 && bytes > STORE_MAX_PAGE_BYTES);
-        if (op->more) break;
-        if (add_message(op, row)) continue;
-        db_end(row);
-        return op_out_of_memory(op);
-    }
-    db_end(row);
-    if (!op->more && db->rc != SQLITE_DONE) return op_trouble(db, op);
-    reverse_messages(op);
-    return STORE_OK;
+    return take_messages(db, op, row, limit, STORE_MAX_PAGE_BYTES);
 }
 
 static enum store_status read_learns(struct db *db, struct store_op *op) {
@@ -150,22 +155,10 @@ static enum store_status read_learns(struct db *db, struct store_op *op) {
 }
 
 static enum store_status read_answers(struct db *db, struct store_op *op) {
-    size_t bytes = 0;
     enum store_status status = read_learns(db, op);
     if (status != STORE_OK || !op->learns) return status;
     sqlite3_stmt *row = db_row(db, Q_MESSAGE_ANSWERS, "i", op->user);
-    for (bool on = row != NULL; on; on = db_next(db, row)) {
-        bytes += (size_t)sqlite3_column_bytes(row, 7);
-        op->more = op->n_messages > 0 && bytes > (size_t)op->limit;
-        if (op->more) break;
-        if (add_message(op, row)) continue;
-        db_end(row);
-        return op_out_of_memory(op);
-    }
-    db_end(row);
-    if (!op->more && db->rc != SQLITE_DONE) return op_trouble(db, op);
-    reverse_messages(op);
-    return STORE_OK;
+    return take_messages(db, op, row, INT_MAX, (size_t)op->limit);
 }
 
 /* From the message up to the root, one lookup by key each, then turned around. */
