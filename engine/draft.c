@@ -48,9 +48,8 @@ static struct draft_slot *slot_of(struct drafting *d, struct request *r) {
 
 /* How the guesses of the user's own store did. */
 static void score_user_store(struct engine *e, const struct request *r) {
-    const struct draft_odds *own = &r->draft->own;
-    float tried = 0, right = 0;
-    for (int i = PAST_STORE_CLASS; i < ODDS_CLASSES; i++) tried += own->tried[i], right += own->right[i];
+    float tried, right;
+    odds_sum(&r->draft->own, PAST_STORE_CLASS, &tried, &right);
     if (tried > 0) user_texts_score(&e->user_texts, r->user_key, tried, right);
 }
 

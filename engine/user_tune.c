@@ -130,8 +130,8 @@ static float tokens_a_step(const struct replay *r) {
 }
 
 static float hits_of(const struct draft_odds *odds) {
-    float tried = 0, right = 0;
-    for (int i = PAST_STORE_CLASS; i < ODDS_CLASSES; i++) tried += odds->tried[i], right += odds->right[i];
+    float tried, right;
+    odds_sum(odds, PAST_STORE_CLASS, &tried, &right);
     return right / tried;
 }
 

@@ -132,7 +132,8 @@ struct draft_odds {
 void odds_init_prior(struct draft_odds *all);
 /* own: of one sequence, all zero at first; all: of all sequences together, the assumption of new ones. */
 float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, int odds_class);
-/* Of the eight classes from `first` on together. */
+/* What was tried and right of the eight classes from `first` on, and the estimate for them together. */
+void odds_sum(const struct draft_odds *odds, int first, float *tried, float *right);
 float odds_estimate_from(const struct draft_odds *own, const struct draft_odds *all, int first);
 /* The class of a guess that its drafter gives probability p: one of the eight from `first` on. */
 int odds_class_of(int first, float p);

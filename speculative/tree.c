@@ -128,12 +128,15 @@ float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, 
     return (own->right[odds_class] + PRIOR_WEIGHT * assumed) / (own->tried[odds_class] + PRIOR_WEIGHT);
 }
 
+void odds_sum(const struct draft_odds *odds, int first, float *tried, float *right) {
+    *tried = *right = 0;
+    for (int i = first; i < first + 8; i++) *tried += odds->tried[i], *right += odds->right[i];
+}
+
 float odds_estimate_from(const struct draft_odds *own, const struct draft_odds *all, int first) {
-    float tried = 0, right = 0, all_tried = 0, all_right = 0;
-    for (int i = first; i < first + 8; i++) {
-        tried += own->tried[i], right += own->right[i];
-        all_tried += all->tried[i], all_right += all->right[i];
-    }
+    float tried, right, all_tried, all_right;
+    odds_sum(own, first, &tried, &right);
+    odds_sum(all, first, &all_tried, &all_right);
     return (right + PRIOR_WEIGHT * all_right / all_tried) / (tried + PRIOR_WEIGHT);
 }
 
