@@ -157,6 +157,7 @@ struct engine {
     pthread_cond_t work, prompts, news;        /* for the engine thread, the tokenizer thread, engine_wait */
     bool closing;                              /* lock */
     bool has_cancels;                          /* lock */
+    int n_to_gather;                           /* lock */
     bool has_user_texts;                       /* lock: some wait for the tokenizer thread */
     bool must_wake;                            /* lock: the news list went from empty to not empty */
     uint64_t n_ids;                            /* lock */
@@ -196,5 +197,7 @@ void *engine_thread_run(void *engine);
 
 /* From now on every token has its own TEXT event. Before the first submit. */
 void engine_events_per_token(struct engine *e);
+/* For tests: the engine does nothing until n requests wait for it, which then begin together. While it has none. */
+void engine_gather(struct engine *e, int n);
 
 #endif

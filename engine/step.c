@@ -152,10 +152,26 @@ static void apply_cancels(struct engine *e) {
 
 static bool is_idle(const struct engine *e) { return e->scheduler.n_running == 0 && e->scheduler.n_waiting == 0; }
 
+/* Lock held: engine_gather has asked for more requests than have come. */
+static bool is_gathering(struct engine *e) {
+    int n = 0;
+    if (e->n_to_gather == 0) return false;
+    for (const struct request *r = e->inbox.head; r; r = r->queue_next) n++;
+    if (n >= e->n_to_gather) e->n_to_gather = 0;
+    return e->n_to_gather > 0;
+}
+
+void engine_gather(struct engine *e, int n) {
+    pthread_mutex_lock(&e->lock);
+    e->n_to_gather = n;
+    pthread_mutex_unlock(&e->lock);
+}
+
 /* Sleeps until there is work, then takes all that came in. False when the engine closes. */
 static bool take_work(struct engine *e) {
     pthread_mutex_lock(&e->lock);
-    while (!e->closing && !e->inbox.head && !e->has_cancels && is_idle(e)) pthread_cond_wait(&e->work, &e->lock);
+    while (!e->closing && (is_gathering(e) || (!e->inbox.head && !e->has_cancels && is_idle(e))))
+        pthread_cond_wait(&e->work, &e->lock);
     for (struct request *r; (r = queue_pop(&e->inbox));) admit(e, r);
     apply_cancels(e);
     bool go_on = !e->closing;

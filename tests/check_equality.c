@@ -166,30 +166,39 @@ static void compare(int which, const struct outcome *got, int max_tokens) {
 }
 
 /* Cases first, first + step, ... The requests join while others run: after a random number of events each, at most
- * max_pause. Some more are cancelled on the way. */
+ * max_pause. Some more are cancelled on the way. Those with longer prompts than max_prompt stay out. */
 struct run {
     const char *way;
-    int first, step, max_tokens, max_pause;
+    int first, step, max_tokens, max_pause, max_prompt;
     bool with_cancels;
 };
 
+static int choose_cases(const struct run *run, int *chosen) {
+    int n = 0;
+    for (int i = run->first; i < n_cases; i += run->step) {
+        if (run->max_prompt == 0 || reference[i].end.usage.prompt_tokens <= run->max_prompt) chosen[n++] = i;
+    }
+    return n;
+}
+
 static void run_together(struct engine *engine, const struct run *run) {
     const char *way = run->way;
-    int first = run->first, step = run->step, max_tokens = run->max_tokens;
+    int max_tokens = run->max_tokens;
     bool with_cancels = run->with_cancels;
     struct outcome got[MAX_CASES + N_NOISE] = {{0}};
-    int next = first, n_noise = 0, pause = 0;
+    int chosen[MAX_CASES], n_chosen = choose_cases(run, chosen);
+    int next = 0, n_noise = 0, pause = 0;
     double start_ms = now_ms();
-    while (next < n_cases || !all_done(got, MAX_CASES + N_NOISE)) {
+    while (next < n_chosen || !all_done(got, MAX_CASES + N_NOISE)) {
         struct engine_error error;
-        if (next < n_cases && pause <= 0) {
-            struct engine_request request = cases[next].request;
+        if (next < n_chosen && pause <= 0) {
+            struct engine_request request = cases[chosen[next]].request;
             if (max_tokens > 0) request.max_tokens = max_tokens;
-            if (engine_submit(engine, &request, &got[next].id, &error) != ENGINE_OK) {
+            if (engine_submit(engine, &request, &got[chosen[next]].id, &error) != ENGINE_OK) {
                 printf("%s: %s\n", way, error.text);
                 exit(1);
             }
-            next += step;
+            next++;
             pause = (int)draw((uint32_t)run->max_pause + 1);
         }
         if (with_cancels && n_noise < N_NOISE && draw(8) == 0) {
@@ -198,12 +207,12 @@ static void run_together(struct engine *engine, const struct run *run) {
             assert(rc == ENGINE_OK);
         }
         if (n_noise > 0 && draw(6) == 0) engine_cancel(engine, got[MAX_CASES + (int)draw((uint32_t)n_noise)].id);
-        if (next >= n_cases) {
+        if (next >= n_chosen) {
             for (int i = 0; i < n_noise; i++) engine_cancel(engine, got[MAX_CASES + i].id);
         }
         int n_events = fixture_poll(engine, got, MAX_CASES + N_NOISE, 1 + (int)draw(8));
         pause -= n_events;
-        if (n_events == 0 && (pause > 0 || next >= n_cases)) {
+        if (n_events == 0 && (pause > 0 || next >= n_chosen)) {
             if (pause > 0 && all_done(got, MAX_CASES + N_NOISE))
                 pause = 0; /* nothing runs: nothing to wait for */
             else
@@ -211,7 +220,7 @@ static void run_together(struct engine *engine, const struct run *run) {
         }
     }
     int failed_before = n_failures;
-    for (int i = first; i < n_cases; i += step) compare(i, &got[i], max_tokens);
+    for (int i = 0; i < n_chosen; i++) compare(chosen[i], &got[chosen[i]], max_tokens);
     if (!nothing_left(engine)) {
         printf("  blocks or requests are left over\n");
         n_failures++;
@@ -431,7 +440,9 @@ static void run_drafter(int which) {
     n_failures++;
 }
 
-/* KV memory for little more than the longest sequence. */
+/* KV memory for little more than the longest sequence, and only short prompts, which are admitted side by side and grow. */
+enum { PREEMPTED_PROMPT = 64 };
+
 static void run_preempted(bool prefix_cache, int which) {
     struct engine_config config = base_config();
     struct test_drafter test;
@@ -440,8 +451,11 @@ static void run_preempted(bool prefix_cache, int which) {
     size_t block_bytes = engine->pool.block_bytes;
     engine_close(engine);
     int longest = 0;
+    int n_chosen = 0;
     for (int i = 0; i < n_cases; i++) {
-        int n = reference[i].end.usage.prompt_tokens + reference[i].n_ids;
+        int n_prompt = reference[i].end.usage.prompt_tokens, n = n_prompt + reference[i].n_ids;
+        if (n_prompt > PREEMPTED_PROMPT) continue;
+        n_chosen++;
         if (n > longest) longest = n;
     }
     config.prefix_cache = prefix_cache;
@@ -451,12 +465,10 @@ static void run_preempted(bool prefix_cache, int which) {
     char way[80];
     snprintf(way, sizeof way, "preemption, prefix cache %s%s%s", prefix_cache ? "on" : "off",
              which == NO_DRAFTER ? "" : ", drafter ", which == NO_DRAFTER ? "" : drafter_name(which));
-    struct run run = {.way = way, .step = 1, .with_cancels = true};
-    int n_rounds = 0;
-    do { /* a fast model may finish requests before the next ones arrive: then once more */
-        run_together(engine, &run);
-        engine_stats(engine, &stats);
-    } while (stats.preemptions == 0 && ++n_rounds < 50);
+    struct run run = {.way = way, .step = 1, .with_cancels = true, .max_prompt = PREEMPTED_PROMPT};
+    engine_gather(engine, n_chosen); /* a fast model would finish requests before the next ones arrive */
+    run_together(engine, &run);
+    engine_stats(engine, &stats);
     engine_close(engine);
     if (stats.preemptions > 0) return;
     printf("  nothing was preempted\n");
