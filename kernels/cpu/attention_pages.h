@@ -13,9 +13,7 @@
 enum {
     PAGES_OF_CHUNK = ATTENTION_CHUNK / KV_BLOCK,
     VECTORS_OF_PAGE = KV_BLOCK / VECTOR_LANES,
-    /* a tile's query vectors times this many vectors of scores or values are accumulated in registers */
-    BESIDE = VECTOR_LANES == 16 ? 4 : 2,
-    PAGES_BESIDE = BESIDE / VECTORS_OF_PAGE,
+    MAX_BESIDE = 8,
     QUERY_STRIDE = MAX_HEAD_DIM + 16, /* no power of two: rows should not share cache sets */
 };
 
@@ -34,6 +32,20 @@ struct attention_state {
     float weight[ATTENTION_TILE][ATTENTION_CHUNK]; /* weights times the scales of the current dimensions */
 };
 
+/* So many vectors of scores or values are accumulated in registers for each of n query vectors. Fewer than eight sums would wait
+ * for each other; 16 registers hold twelve. */
+INLINE int beside(const int n) { return VECTOR_LANES == 16 ? 4 : n == 1 ? 8 : n <= 3 ? 4 : 2; }
+
+/* sums[i][j] += x[i * stride] * y[j] for j = first .. end - 1 of n times `vectors` sums. To be called for each j as soon as y[j]
+ * is there, or where n is larger at once for all: either the x or the y find room in registers beside the sums. */
+INLINE void add_products(const int n, const int vectors, const int first, const int end, const float *x, int stride,
+                         const vfloat y[], vfloat sums[]) {
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 8
+        for (int j = first; j < end; j++) sums[i * vectors + j] = vf_fma(vf_set(x[i * stride]), y[j], sums[i * vectors + j]);
+}
+
 /* --- scores of the last n vectors of the tile --- */
 
 /* Every page begins somewhere else, where the processor does not look ahead by itself. While the scores of a page are made, line
@@ -48,28 +60,27 @@ INLINE void score_f16(struct attention_state *s, const int n, const int pages, i
     const int vectors = pages * VECTORS_OF_PAGE, head_dim = s->tile->head_dim;
     const float *q = s->q + (s->tile->n - n) * QUERY_STRIDE;
     float(*p)[ATTENTION_CHUNK] = s->p + (s->tile->n - n);
-    const uint8_t *k[BESIDE];
-    vfloat sum[ATTENTION_TILE * BESIDE];
-#pragma GCC unroll 4
+    const uint8_t *k[MAX_BESIDE];
+    vfloat sum[ATTENTION_TILE * MAX_BESIDE];
+#pragma GCC unroll 8
     for (int j = 0; j < vectors; j++) k[j] = s->k[page + j / VECTORS_OF_PAGE] + j % VECTORS_OF_PAGE * VECTOR_LANES * 2;
 #pragma GCC unroll 24
     for (int i = 0; i < n * vectors; i++) sum[i] = vf_zero();
     for (int d = 0; d < head_dim; d++) {
-        vfloat key[BESIDE];
-#pragma GCC unroll 4
-        for (int j = 0; j < vectors; j++) key[j] = vf_from_halves(k[j] + d * KV_BLOCK * 2);
         if (d % 2 == 0)
 #pragma GCC unroll 4
             for (int j = 0; j < pages; j++) prefetch_lines(s, page + j, d / 2);
-#pragma GCC unroll 6
-        for (int i = 0; i < n; i++)
-#pragma GCC unroll 4
-            for (int j = 0; j < vectors; j++)
-                sum[i * vectors + j] = vf_fma(vf_set(q[i * QUERY_STRIDE + d]), key[j], sum[i * vectors + j]);
+        vfloat key[MAX_BESIDE];
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++) {
+            key[j] = vf_from_halves(k[j] + d * KV_BLOCK * 2);
+            if (n <= vectors) add_products(n, vectors, j, j + 1, q + d, QUERY_STRIDE, key, sum);
+        }
+        if (n > vectors) add_products(n, vectors, 0, vectors, q + d, QUERY_STRIDE, key, sum);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n; i++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) vf_store(&p[i][page * KV_BLOCK + j * VECTOR_LANES], sum[i * vectors + j]);
 }
 
@@ -101,8 +112,9 @@ INLINE void score_int8(struct attention_state *s, const int n, int token) {
 INLINE void scores(struct attention_state *s, const int n, const enum kv_type type) {
     int page = 0;
     if (type == KV_F16) {
-        for (; page + PAGES_BESIDE <= s->n_pages; page += PAGES_BESIDE) score_f16(s, n, PAGES_BESIDE, page);
-        for (; page < s->n_pages; page++) score_f16(s, n, 1, page);
+        const int pages = beside(n) / VECTORS_OF_PAGE;
+        for (; page + pages <= s->n_pages; page += pages) score_f16(s, n, pages, page);
+        for (; pages > 1 && page < s->n_pages; page++) score_f16(s, n, 1, page);
     }
     for (int token = 0; type != KV_F16 && token < s->n_pages * KV_BLOCK; token += VECTOR_LANES) score_int8(s, n, token);
 }
@@ -124,29 +136,28 @@ INLINE void value_dims(struct attention_state *s, const int n, const enum kv_typ
     const int head_dim = s->tile->head_dim, from = s->tile->n - n;
     const float(*p)[ATTENTION_CHUNK] = (const float(*)[ATTENTION_CHUNK])((type == KV_F16 ? s->p : s->weight) + from);
     float *out = s->acc + from * QUERY_STRIDE + d;
-    vfloat acc[ATTENTION_TILE * BESIDE];
+    vfloat acc[ATTENTION_TILE * MAX_BESIDE];
 #pragma GCC unroll 6
     for (int i = 0; i < n; i++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) acc[i * vectors + j] = vf_load(out + i * QUERY_STRIDE + j * VECTOR_LANES);
     for (int t = first_token; t < end_token;) {
         const int page = t / KV_BLOCK, page_end = (page + 1) * KV_BLOCK, end = page_end < end_token ? page_end : end_token;
         const uint8_t *v = s->v[page];
         for (; t < end; t++) {
-            vfloat value[BESIDE];
-#pragma GCC unroll 4
-            for (int j = 0; j < vectors; j++)
-                value[j] =
-                    value_at(type, v, t % KV_BLOCK, head_dim, d + j * VECTOR_LANES, upper || j * VECTOR_LANES >= KV_GROUP / 2);
-#pragma GCC unroll 6
-            for (int i = 0; i < n; i++)
-#pragma GCC unroll 4
-                for (int j = 0; j < vectors; j++) acc[i * vectors + j] = vf_fma(vf_set(p[i][t]), value[j], acc[i * vectors + j]);
+            vfloat value[MAX_BESIDE];
+#pragma GCC unroll 8
+            for (int j = 0; j < vectors; j++) {
+                const bool is_upper = upper || j * VECTOR_LANES >= KV_GROUP / 2;
+                value[j] = value_at(type, v, t % KV_BLOCK, head_dim, d + j * VECTOR_LANES, is_upper);
+                if (n <= vectors) add_products(n, vectors, j, j + 1, &p[0][t], ATTENTION_CHUNK, value, acc);
+            }
+            if (n > vectors) add_products(n, vectors, 0, vectors, &p[0][t], ATTENTION_CHUNK, value, acc);
         }
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n; i++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) vf_store(out + i * QUERY_STRIDE + j * VECTOR_LANES, acc[i * vectors + j]);
 }
 
@@ -164,16 +175,15 @@ static void value_tail(struct attention_state *s, int n, int d, int first_token,
 
 /* All dimensions of KV_F16 and KV_INT8, those of one scale of KV_INT4. */
 INLINE void values(struct attention_state *s, const int n, const enum kv_type type, int group, int first, int end) {
-    enum { DIMS = BESIDE * VECTOR_LANES };
     if (type == KV_INT4 && VECTOR_LANES == 16) {
         value_dims(s, n, type, 2, group * KV_GROUP, false, first, end);
     } else if (type == KV_INT4) {
         value_dims(s, n, type, 2, group * KV_GROUP, false, first, end);
         value_dims(s, n, type, 2, group * KV_GROUP + KV_GROUP / 2, true, first, end);
     } else {
-        const int head_dim = s->tile->head_dim;
+        const int head_dim = s->tile->head_dim, dims = beside(n) * VECTOR_LANES;
         int d = 0;
-        for (; d + DIMS <= head_dim; d += DIMS) value_dims(s, n, type, BESIDE, d, false, first, end);
+        for (; d + dims <= head_dim; d += dims) value_dims(s, n, type, beside(n), d, false, first, end);
         for (; d + VECTOR_LANES <= head_dim; d += VECTOR_LANES) value_dims(s, n, type, 1, d, false, first, end);
         if (type == KV_F16 && d < head_dim) value_tail(s, n, d, first, end);
     }
