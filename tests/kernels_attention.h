@@ -8,7 +8,7 @@
 
 /* --- cases --- */
 
-enum { MAX_SEQS = 9, MAX_BLOCKS = 160, KV_LAYERS = 2, KV_LAYER = 1, MAX_POS = 512, MOST_DIMS = 256, MOST_WIDTH = 1024 };
+enum { MAX_SEQS = 9, MAX_BLOCKS = 224, KV_LAYERS = 2, KV_LAYER = 1, MAX_POS = 1600, MOST_DIMS = 256, MOST_WIDTH = 1024 };
 
 struct head_shape {
     int n_heads, n_kv_heads, head_dim, rope_dim;
@@ -278,6 +278,23 @@ static void check_against_double(const struct kv_case *c) {
     free(out);
 }
 
+/* Rows behind one, two and three spans of 512, whole and behind windows that begin inside a span. */
+static const int far_windows[] = {0, 600, 1000};
+
+static void check_reference_spans(void) {
+    static const int runs[][1][2] = {{{508, 8}}, {{1022, 4}}, {{1540, 3}}};
+    begin_op("reference: spans");
+    for (int i = 0; i < 3 * KV_TYPE_COUNT; i++) {
+        struct kv_case c;
+        make_kv_case(&c, &quantized_shapes[i % 3], runs[i / 3], 1);
+        c.type = (enum kv_type)(i % KV_TYPE_COUNT);
+        c.spec.window = far_windows[(i + i / 3) % 3];
+        check_against_double(&c);
+        free_kv_case(&c);
+    }
+    end_op();
+}
+
 static void check_reference_attention(void) {
     begin_op("reference: rope, attention");
     static const int runs[2][1][2] = {{{70, 3}}, {{0, 20}}};
@@ -427,8 +444,34 @@ static void check_quantized(enum kv_type type) {
     end_op();
 }
 
+/* Steps behind long contexts, whose spans are shared out among threads, and prompts across the border of a span. */
+static void check_spans(void) {
+    static const int long_runs[][4][2] = {
+        {{1100, 1}}, {{1530, 9}}, {{1023, 2}, {5, 1}}, {{20, 1}, {1536, 1}, {511, 3}}, {{1025, 1}, {1024, 1}, {700, 1}, {0, 3}}};
+    static const int n_seqs[] = {1, 1, 2, 3, 4}, chunks[] = {7, 16}, prompt[1][2] = {{490, 40}};
+    struct kv_case c;
+    begin_op("attention: spans");
+    for (int i = 0; i < 5 * KV_TYPE_COUNT; i++) {
+        make_kv_case(&c, &quantized_shapes[i % 4], long_runs[i % 5], n_seqs[i % 5]);
+        c.type = (enum kv_type)(i / 5);
+        c.spec.window = far_windows[(i + i / 5) % 3];
+        check_kv_case(&c, NULL, 0);
+        free_kv_case(&c);
+    }
+    for (int i = 0; i < KV_TYPE_COUNT; i++) {
+        make_kv_case(&c, &quantized_shapes[i], prompt, 1);
+        c.type = (enum kv_type)i;
+        c.spec.window = i == 1 ? 500 : 0;
+        check_kv_case(&c, chunks, 2);
+        free_kv_case(&c);
+    }
+    end_op();
+}
+
 static void check_attention(void) {
     check_reference_attention();
+    check_reference_spans();
+    check_spans();
     check_ragged_and_lone();
     check_windows();
     check_quantized(KV_INT8);

@@ -104,13 +104,13 @@ static void check_tree(const struct tree_case *t) {
 }
 
 static void check_trees(void) {
-    static const int first[] = {0, 13, 31, 60, 200}, nodes[] = {2, 5, 17, 64};
+    static const int first[] = {0, 13, 31, 60, 200, 1110}, nodes[] = {2, 5, 17, 64};
     begin_op("rope_kv, attention: trees");
     for (int i = 0; i < 24; i++) {
         const enum kv_type type = (enum kv_type)(i % KV_TYPE_COUNT);
         const struct head_shape *shape = type == KV_F16 ? &kv_shapes[i % N_KV_SHAPES] : &quantized_shapes[i % 5];
         struct tree_case t;
-        make_tree_case(&t, shape, type, first[i % 5], nodes[i % 4]);
+        make_tree_case(&t, shape, type, first[i % 6], i % 6 == 5 ? 9 : nodes[i % 4]);
         t.kv.spec.window = i % 7 == 3 ? 20 : 0;
         check_tree(&t);
         free_kv_case(&t.kv);

@@ -2,11 +2,14 @@
  *
  * A query vector is one head of one row. All vectors of a call stand in one line: sequence by sequence, in it KV head by KV
  * head, in it row by row, in it the query heads that share the KV head. Neighbours thus read the same keys and values, and an
- * inner call takes up to ATTENTION_TILE of them.
+ * inner call takes up to ATTENTION_TILE of them, over one span of positions. The work is shared out in one of two ways:
  *  (1) The line is cut into slices of about equal cost; a cut may fall anywhere, also between heads of one KV head, so that a
  *      single sequence with three KV heads keeps two threads busy.
- *  (2) A slice is a chunk of the thread pool. A vector's result does not depend on the slice it falls into.
- *  (3) A node of a tree whose ancestors lie in other slots than a text's would sees copies of the last blocks, in which they lie
+ *  (2) Where few sequences decode behind long contexts, each span of each KV head is a piece: its parts wait in memory, and are
+ *      joined when all are there (Flash-Decoding, but with fixed spans).
+ *  (3) A piece is a chunk of the thread pool. Spans are the same both ways and joined in ascending order, so a vector's result
+ *      does not depend on the piece it falls into.
+ *  (4) A node of a tree whose ancestors lie in other slots than a text's would sees copies of the last blocks, in which they lie
  *      as if they were the text. So the sums are those of plain decoding, in the same order. */
 #include <string.h>
 
@@ -16,6 +19,9 @@ enum {
     SLICES_PER_THREAD = 8, /* for prefill, whose costs within a sequence are uneven */
     ROW_OVERHEAD = 16,     /* fixed cost of a vector, in positions */
     SERIAL_COST = 256,     /* vectors * positions below which a fork costs more than it saves */
+    SPLIT_SPANS = 3,       /* of some sequence, from which on spans are shared out, */
+    SPLIT_GROUPS = 4,      /* unless there are so many KV heads of sequences per thread anyway */
+    SERIAL_JOINS = 16384,  /* floats that the caller joins by itself */
 };
 
 struct attention_call {
@@ -30,6 +36,7 @@ struct attention_call {
     int out_stride;
     int64_t cost; /* of the line */
     int n_slices;
+    int n_joins; /* pieces in which parts are joined */
 };
 
 static int64_t seq_vectors(const struct attention_call *call, const struct kernels_seq *seq) {
@@ -91,14 +98,52 @@ static void fill_tail(const struct attention_call *call, const struct kernels_se
     }
 }
 
-/* --- the line --- */
+/* --- tiles --- */
 
-/* Vectors first..end of a sequence's part of the line, all of one KV head. */
-static void run_head(const struct attention_call *call, const struct kernels_seq *seq, int kv_head, int first, int end) {
+enum { PART_FLOATS = PART_HEAD + MAX_HEAD_DIM };
+
+/* Where the parts of one span go: of the KV head's first vector, and how far apart. */
+struct parts {
+    int span;
+    float *first;
+    size_t stride;
+};
+
+static bool tile_sees(const struct attention_tile *tile, int span) {
+    for (int i = 0; i < tile->n; i++)
+        if (attention_sees(tile->spec, tile->pos[i], span)) return true;
+    return false;
+}
+
+static int first_span(const struct attention_spec *spec, int pos) {
+    return attention_first_seen(spec, pos) / ATTENTION_SPAN * ATTENTION_SPAN;
+}
+
+/* All spans, one after the other. */
+static void run_whole(const struct cpu_kernels *kernels, struct attention_tile *tile, float *const *out) {
+    float sums[ATTENTION_TILE][PART_FLOATS], part[ATTENTION_TILE][PART_FLOATS];
+    bool has_sum[ATTENTION_TILE] = {false};
+    const int last = tile->pos[tile->n - 1];
+    for (tile->span = first_span(tile->spec, tile->pos[0]); tile->span <= last; tile->span += ATTENTION_SPAN) {
+        for (int i = 0; i < tile->n; i++) tile->part[i] = has_sum[i] ? part[i] : sums[i];
+        kernels->attention(tile);
+        for (int i = 0; i < tile->n; i++) {
+            if (!attention_sees(tile->spec, tile->pos[i], tile->span)) continue;
+            if (has_sum[i]) kernels->attention_join(sums[i], part[i], tile->head_dim);
+            has_sum[i] = true;
+        }
+    }
+    for (int i = 0; i < tile->n; i++) kernels->attention_end(sums[i], tile->type, tile->head_dim, out[i]);
+}
+
+/* Vectors first..end of a sequence's part of the line, all of one KV head; parts: NULL = to their results. */
+static void run_head(const struct attention_call *call, const struct kernels_seq *seq, int kv_head, int first, int end,
+                     const struct parts *parts) {
     const struct qkv_view *qkv = call->qkv;
     const struct kv_shape *shape = &call->kv->shape;
     const int group = qkv->n_heads / shape->n_kv_heads, head_dim = shape->head_dim;
     struct attention_tile tile = {.head_dim = head_dim, .type = shape->type, .spec = call->spec, .blocks = seq->blocks};
+    float *out[ATTENTION_TILE];
     struct tail tail;
     tile.block_bytes = call->kv->block_bytes;
     tile.pages = kv_pages(call->kv, 0, call->layer, kv_head);
@@ -106,23 +151,32 @@ static void run_head(const struct attention_call *call, const struct kernels_seq
         const int row = i / group, head = kv_head * group + i % group;
         const size_t batch_row = (size_t)(seq->first_row + row), at = (size_t)head * (size_t)head_dim;
         tile.q[tile.n] = qkv->q + batch_row * (size_t)qkv->q_stride + at;
-        tile.out[tile.n] = call->out + batch_row * (size_t)call->out_stride + at;
+        if (parts) tile.part[tile.n] = parts->first + (size_t)i * parts->stride;
+        out[tile.n] = call->out + batch_row * (size_t)call->out_stride + at;
         tile.pos[tile.n++] = seq->first_pos + (seq->depth ? seq->depth[row] : row);
         const int next = (i + 1) / group;
         const bool goes_on = i + 1 < end && (next == row || (is_straight(seq, row) && is_straight(seq, next)));
         if (tile.n < ATTENTION_TILE && goes_on) continue;
         tile.n_pooled = INT_MAX;
-        if (!is_straight(seq, row)) fill_tail(call, seq, row, kv_head, &tail, &tile);
-        call->cpu->kernels->attention(&tile);
+        if (!is_straight(seq, row) && (!parts || parts->span + ATTENTION_SPAN > seq->first_pos / KV_BLOCK * KV_BLOCK))
+            fill_tail(call, seq, row, kv_head, &tail, &tile);
+        if (!parts) {
+            run_whole(call->cpu->kernels, &tile, out);
+        } else if (tile_sees(&tile, parts->span)) {
+            tile.span = parts->span;
+            call->cpu->kernels->attention(&tile);
+        }
         tile.n = 0;
     }
 }
+
+/* --- the line --- */
 
 static void run_seq(const struct attention_call *call, const struct kernels_seq *seq, int64_t first, int64_t end) {
     const int64_t per_head = seq_vectors(call, seq) / call->kv->shape.n_kv_heads;
     while (first < end) {
         const int64_t head = first / per_head, head_end = (head + 1) * per_head, stop = end < head_end ? end : head_end;
-        run_head(call, seq, (int)head, (int)(first - head * per_head), (int)(stop - head * per_head));
+        run_head(call, seq, (int)head, (int)(first - head * per_head), (int)(stop - head * per_head), NULL);
         first = stop;
     }
 }
@@ -145,6 +199,102 @@ static void run_slice(const void *arg, int slice) {
     }
 }
 
+/* --- spans --- */
+
+/* The spans that rows of a sequence see, and where its parts lie: [vectors, n_spans, PART_HEAD + head_dim]. */
+struct span_range {
+    int first, n;
+    float *parts;
+};
+
+static int last_pos(const struct kernels_seq *seq) {
+    int last = seq->first_pos;
+    for (int row = 0; row < seq->n_rows; row++) {
+        const int pos = seq->first_pos + (seq->depth ? seq->depth[row] : row);
+        last = pos > last ? pos : last;
+    }
+    return last;
+}
+
+static size_t part_floats(const struct attention_call *call) { return PART_HEAD + (size_t)call->kv->shape.head_dim; }
+
+static struct span_range spans_of(const struct attention_call *call, const struct kernels_seq *seq, float *parts) {
+    const int first = first_span(call->spec, seq->first_pos);
+    return (struct span_range){first, (last_pos(seq) - first) / ATTENTION_SPAN + 1, parts};
+}
+
+static float *behind(const struct attention_call *call, const struct kernels_seq *seq, const struct span_range *range) {
+    return range->parts + (size_t)seq_vectors(call, seq) * (size_t)range->n * part_floats(call);
+}
+
+/* Piece `piece`: one span of one KV head of a sequence. Heads of the first span come first, so that the last one, which may be
+ * short, ends the work. */
+static void run_span(const void *arg, int piece) {
+    const struct attention_call *call = arg;
+    const int n_kv_heads = call->kv->shape.n_kv_heads, group = call->qkv->n_heads / n_kv_heads;
+    const struct kernels_seq *seq = call->seqs;
+    struct span_range range = spans_of(call, seq, call->cpu->parts);
+    while (piece >= range.n * n_kv_heads) {
+        piece -= range.n * n_kv_heads;
+        float *parts = behind(call, seq++, &range);
+        range = spans_of(call, seq, parts);
+    }
+    const int kv_head = piece % n_kv_heads, index = piece / n_kv_heads, per_head = seq->n_rows * group;
+    struct parts to = {range.first + index * ATTENTION_SPAN, range.parts, (size_t)range.n * part_floats(call)};
+    to.first += (size_t)(kv_head * per_head) * to.stride + (size_t)index * part_floats(call);
+    run_head(call, seq, kv_head, 0, per_head, &to);
+}
+
+/* Vector `vector` of a sequence's part of the line. */
+static void join_spans(const struct attention_call *call, const struct kernels_seq *seq, const struct span_range *range,
+                       int vector) {
+    const struct kv_shape *shape = &call->kv->shape;
+    const int group = call->qkv->n_heads / shape->n_kv_heads, per_head = seq->n_rows * group;
+    const int row = vector % per_head / group, head = vector / per_head * group + vector % group;
+    const int pos = seq->first_pos + (seq->depth ? seq->depth[row] : row);
+    float *part = range->parts + (size_t)(vector * range->n) * part_floats(call), *sum = NULL;
+    for (int i = 0; i < range->n; i++, part += part_floats(call)) {
+        if (!attention_sees(call->spec, pos, range->first + i * ATTENTION_SPAN)) continue;
+        if (sum)
+            call->cpu->kernels->attention_join(sum, part, shape->head_dim);
+        else
+            sum = part;
+    }
+    float *out = call->out + (size_t)(seq->first_row + row) * (size_t)call->out_stride + (size_t)head * (size_t)shape->head_dim;
+    call->cpu->kernels->attention_end(sum, shape->type, shape->head_dim, out);
+}
+
+static void run_joins(const void *arg, int piece) {
+    const struct attention_call *call = arg;
+    float *parts = call->cpu->parts;
+    for (int s = 0, i = 0; s < call->n_seqs; s++) {
+        const struct kernels_seq *seq = &call->seqs[s];
+        const struct span_range range = spans_of(call, seq, parts);
+        for (int vector = 0; vector < seq_vectors(call, seq); vector++, i++)
+            if (i % call->n_joins == piece) join_spans(call, seq, &range, vector);
+        parts = behind(call, seq, &range);
+    }
+}
+
+/* False when it would not pay, or the parts do not fit. */
+static bool run_spans(struct attention_call *call) {
+    const int n_kv_heads = call->kv->shape.n_kv_heads, n_threads = pool_threads(call->cpu->pool);
+    if (n_threads == 1 || call->n_seqs * n_kv_heads >= SPLIT_GROUPS * n_threads) return false;
+    size_t n_floats = 0;
+    int n_pieces = 0, most = 0;
+    for (int s = 0; s < call->n_seqs; s++) {
+        const struct span_range range = spans_of(call, &call->seqs[s], call->cpu->parts);
+        n_pieces += range.n * n_kv_heads;
+        n_floats += (size_t)seq_vectors(call, &call->seqs[s]) * (size_t)range.n * part_floats(call);
+        most = range.n > most ? range.n : most;
+    }
+    if (most < SPLIT_SPANS || n_floats > ATTENTION_PARTS || n_pieces > POOL_MAX_CHUNKS) return false;
+    call->n_joins = n_floats < SERIAL_JOINS ? 1 : n_threads;
+    pool_run(call->cpu->pool, n_pieces, run_span, call);
+    pool_run(call->cpu->pool, call->n_joins, run_joins, call);
+    return true;
+}
+
 void cpu_attention(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
                    int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride) {
     struct attention_call call = {
@@ -156,6 +306,7 @@ void cpu_attention(void *self, const struct qkv_view *qkv, const struct attentio
         call.cost += seq_vectors(&call, &seqs[s]) * vector_cost(&call, &seqs[s]);
         decode = decode && seqs[s].n_rows <= KV_BLOCK;
     }
+    if (decode && run_spans(&call)) return;
     const int n_threads = pool_threads(call.cpu->pool);
     call.n_slices = call.cost < SERIAL_COST ? 1 : decode ? n_threads : n_threads * SLICES_PER_THREAD;
     pool_run(call.cpu->pool, call.n_slices, run_slice, &call);

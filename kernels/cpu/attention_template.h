@@ -1,4 +1,4 @@
-/* attention_template.h - attention of up to 6 query vectors over the pages of one KV head, compiled for AVX2 and AVX-512.
+/* attention_template.h - attention of up to 6 query vectors over a span of one KV head's pages, compiled for AVX2 and AVX-512.
  *
  * For each chunk of 64 positions: scores, the softmax of row_template.h, then values (attention_pages.h). A key or value is
  * converted to floats once for all vectors of the tile; converting whole chunks beforehand for larger tiles was slower, since
@@ -89,20 +89,20 @@ static void begin_vector(struct attention_state *s, int i) {
 
 static void end_vector(struct attention_state *s, int i) {
     const struct attention_tile *tile = s->tile;
-    float *acc = s->acc + i * QUERY_STRIDE;
+    float *acc = s->acc + i * QUERY_STRIDE, *part = tile->part[i];
     if (tile->type == KV_INT4) add_minima(acc, tile->head_dim, s->minima[i]);
-    const float total = lane_tree(s->softmax[i].lane_sum);
-    for (int d = 0; d < tile->head_dim; d++) tile->out[i][d] = acc[d] / total;
-    if (tile->type != KV_F16) hadamard(tile->out[i], tile->head_dim);
+    memcpy(part + PART_HEAD, acc, (size_t)tile->head_dim * sizeof *acc);
+    part[PART_MAX] = s->softmax[i].max;
+    part[PART_TOTAL] = lane_tree(s->softmax[i].lane_sum);
 }
 
 static void attention(const struct attention_tile *tile) {
     struct attention_state s;
     s.tile = tile;
     for (int i = 0; i < tile->n; i++) begin_vector(&s, i);
-    const int begin = attention_first_seen(tile->spec, tile->pos[0]);
-    for (s.chunk = begin / ATTENTION_CHUNK * ATTENTION_CHUNK; s.chunk <= tile->pos[tile->n - 1]; s.chunk += ATTENTION_CHUNK)
-        attend_chunk(&s);
+    const int begin = attention_first_seen(tile->spec, tile->pos[0]), last = tile->pos[tile->n - 1];
+    s.chunk = begin > tile->span ? begin / ATTENTION_CHUNK * ATTENTION_CHUNK : tile->span;
+    for (; s.chunk <= last && s.chunk < tile->span + ATTENTION_SPAN; s.chunk += ATTENTION_CHUNK) attend_chunk(&s);
     for (int i = 0; i < tile->n; i++) end_vector(&s, i);
 }
 

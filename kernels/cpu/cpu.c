@@ -109,6 +109,7 @@ static const struct cpu_kernels *choose_kernels(const char *name, char *reason, 
 static void cpu_close(void *self) {
     struct cpu *cpu = self;
     pool_destroy(cpu->pool);
+    memory_unmap(cpu->parts, ATTENTION_PARTS * sizeof *cpu->parts);
     free(cpu);
 }
 
@@ -186,8 +187,10 @@ int backend_open_cpu(struct backend *out, const struct backend_config *config, c
     if (n_threads > MAX_THREADS) n_threads = MAX_THREADS;
     struct cpu *cpu = calloc(1, sizeof *cpu);
     if (cpu) cpu->pool = pool_create(n_threads);
-    if (!cpu || !cpu->pool) {
-        snprintf(reason, reason_size, "The system refused %d compute threads.", n_threads);
+    if (cpu && cpu->pool) cpu->parts = memory_map(ATTENTION_PARTS * sizeof *cpu->parts);
+    if (!cpu || !cpu->parts) {
+        snprintf(reason, reason_size, "The system refused %d compute threads or their memory.", n_threads);
+        if (cpu) pool_destroy(cpu->pool);
         free(cpu);
         return KERNELS_ERR_MEMORY;
     }

@@ -23,6 +23,7 @@ enum {
     MAX_SLICE_ROWS = 64,
     ATTENTION_TILE = 6,   /* most query vectors of one inner attention call: 6 x 4 accumulators */
     ATTENTION_CHUNK = 64, /* positions between two rescalings of the running softmax; part of the definition */
+    ATTENTION_SPAN = 512, /* positions whose sums are made apart and then joined; part of the definition */
     MAX_HEAD_DIM = 512,
     GEMM_ROWS = 6, /* rows and columns of the inner tile of gemm */
     GEMM_COLS = 16,
@@ -70,12 +71,17 @@ struct kv_pages {
     uint8_t *k, *v, *k_scales, *v_scales;
 };
 
-/* Query vectors that share a sequence and a KV head. Positions ascend. */
+/* What a query vector has seen of one span or of several: the highest score, the sum of weights relative to it, and from PART_HEAD on
+ * the weighted sum of values, head_dim floats. */
+enum { PART_MAX, PART_TOTAL, PART_HEAD = LINE / 4 };
+
+/* Query vectors that share a sequence and a KV head, and one span of positions. Positions ascend. */
 struct attention_tile {
     int n; /* 1..ATTENTION_TILE */
     const float *q[ATTENTION_TILE];
-    float *out[ATTENTION_TILE];
+    float *part[ATTENTION_TILE];
     int pos[ATTENTION_TILE]; /* the last position that vector i sees */
+    int span;                /* its first position; a multiple of ATTENTION_SPAN. At least one vector sees some of it */
     struct kv_pages pages;   /* of this layer and head in block 0 of the pool */
     enum kv_type type;
     size_t block_bytes;
@@ -100,6 +106,11 @@ static inline int attention_first_seen(const struct attention_spec *spec, int po
     return spec->window > 0 && pos >= spec->window ? pos - spec->window + 1 : 0;
 }
 
+/* Whether a row at pos sees any of the span. */
+static inline bool attention_sees(const struct attention_spec *spec, int pos, int span) {
+    return pos >= span && attention_first_seen(spec, pos) < span + ATTENTION_SPAN;
+}
+
 struct rope_row {
     const float *cos_sin; /* [rope_dim / 2, 2], of this row's position; NULL = nothing turns */
     enum rope_kind kind;
@@ -119,7 +130,9 @@ struct cpu_kernels {
     const char *name;
     int slice_rows; /* most activation rows of a slice, a multiple of TOKEN_TILE, at most MAX_SLICE_ROWS */
     void (*matmul[DTYPE_COUNT])(const struct matmul_slice *slice);
-    void (*attention)(const struct attention_tile *tile);
+    void (*attention)(const struct attention_tile *tile); /* parts of vectors that see none of the span are not worth reading */
+    void (*attention_join)(float *to, const float *from, int head_dim); /* from: the part of the next span */
+    void (*attention_end)(const float *part, enum kv_type type, int head_dim, float *out);
     void (*rmsnorm_row)(const float *x, const float *gamma, float eps, int n_cols, const struct activation_row *out);
     void (*quantize_row)(const float *x, int n_cols, const struct activation_row *out);
     void (*rmsnorm_add_row)(const float *y, const float *gamma, float eps, int n_cols, float *x);
@@ -139,7 +152,7 @@ struct cpu_kernels {
 
 /* Of its initialiser: what every instruction set calls by the name of the member. */
 #define KERNELS_BY_NAME                                                                                                          \
-    .attention = attention, .rmsnorm_row = rmsnorm_row, .quantize_row = quantize_row, .rmsnorm_add_row = rmsnorm_add_row,        \
+    .attention = attention, .attention_join = attention_join, .attention_end = attention_end, .rmsnorm_row = rmsnorm_row, .quantize_row = quantize_row, .rmsnorm_add_row = rmsnorm_add_row,        \
     .soft_cap_row = soft_cap_row, .glu = glu, .route_row = route_row, .combine_row = combine_row, .gemm_tile = gemm_tile,        \
     .rope_query = rope_query, .rope_key_value = rope_key_value
 
@@ -155,7 +168,9 @@ struct cpu {
     const struct cpu_kernels *kernels;
     struct pool *pool;
     struct weight_chunk *chunks; /* where weights lie; newest first */
+    float *parts;                /* [ATTENTION_PARTS], attention.c's */
 };
+enum { ATTENTION_PARTS = 1 << 19 };
 
 /* --- memory.c --- */
 void *memory_map(size_t bytes); /* zeroed, 64-byte aligned; NULL if refused */

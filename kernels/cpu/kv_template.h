@@ -40,6 +40,12 @@ static void hadamard(float *x, int n) {
     }
 }
 
+/* A part of all that a vector sees to its result; values of quantised caches are turned. */
+static void attention_end(const float *part, enum kv_type type, int head_dim, float *out) {
+    for (int i = 0; i < head_dim; i++) out[i] = part[PART_HEAD + i] / part[PART_TOTAL];
+    if (type != KV_F16) hadamard(out, head_dim);
+}
+
 /* --- quantisation of a head --- */
 
 /* The nearest integer to x, at least low and at most high; right also where x is far beyond them. */

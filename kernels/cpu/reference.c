@@ -4,8 +4,8 @@
  *
  *  (1) A matmul output is one chain of roundings over ascending blocks (or columns), whatever else is computed beside it.
  *  (2) A score is one fmaf chain over ascending dimensions of the scaled query; a head's output is one fmaf chain over
- *      ascending positions, multiplied by the softmax's factor before each chunk of 64 absolute positions, and divided by the
- *      sum at the end.
+ *      ascending positions, multiplied by the softmax's factor before each chunk of 64 absolute positions. Each span of 512
+ *      absolute positions is summed apart; spans are joined in ascending order, and the result is divided by the sum.
  *      With a window, a row begins at the chunk of the first position it sees, and earlier positions of that chunk weigh 0.
  *      Over quantised keys (kernels.h: kv_type) the scaled query is turned and quantised (kv_template.h), and a score is one
  *      exact integer dot product times both scales. Values enter as their codes, with weights times their scales; minima are
@@ -146,12 +146,13 @@ static void add_value(const struct attention_tile *tile, int pos, float p, float
 
 static void attend_one(const struct attention_tile *tile, int index) {
     const int head_dim = tile->head_dim, last = tile->pos[index], begin = attention_first_seen(tile->spec, last);
-    float q[MAX_HEAD_DIM], acc[MAX_HEAD_DIM] = {0}, minima[MAX_HEAD_DIM / KV_GROUP][LANES] = {{0}};
+    const int start = begin > tile->span ? begin / ATTENTION_CHUNK * ATTENTION_CHUNK : tile->span;
+    float q[MAX_HEAD_DIM], *acc = tile->part[index] + PART_HEAD, minima[MAX_HEAD_DIM / KV_GROUP][LANES] = {{0}};
     struct softmax softmax = {.max = -INFINITY};
     struct query_codes codes;
-    for (int i = 0; i < head_dim; i++) q[i] = tile->q[index][i] * tile->spec->scale;
+    for (int i = 0; i < head_dim; i++) acc[i] = 0, q[i] = tile->q[index][i] * tile->spec->scale;
     if (tile->type != KV_F16) quantize_query(q, head_dim, &codes);
-    for (int first = begin / ATTENTION_CHUNK * ATTENTION_CHUNK; first <= last; first += ATTENTION_CHUNK) {
+    for (int first = start; first <= last && first < tile->span + ATTENTION_SPAN; first += ATTENTION_CHUNK) {
         float p[ATTENTION_CHUNK];
         for (int t = 0; t < ATTENTION_CHUNK; t++)
             p[t] = first + t > last       ? 0
@@ -167,9 +168,8 @@ static void attend_one(const struct attention_tile *tile, int index) {
         for (int t = 0; t < ATTENTION_CHUNK && first + t <= last; t++) add_value(tile, first + t, p[t], acc, minima);
     }
     if (tile->type == KV_INT4) add_minima(acc, head_dim, minima);
-    const float total = lane_tree(softmax.lane_sum);
-    for (int i = 0; i < head_dim; i++) tile->out[index][i] = acc[i] / total;
-    if (tile->type != KV_F16) hadamard(tile->out[index], head_dim);
+    tile->part[index][PART_MAX] = softmax.max;
+    tile->part[index][PART_TOTAL] = lane_tree(softmax.lane_sum);
 }
 
 static void attention(const struct attention_tile *tile) {

@@ -240,4 +240,15 @@ INLINE float softmax_chunk(struct softmax *s, float *scores) {
     return factor;
 }
 
+/* Two parts (cpu.h), both brought to the higher of their maxima. */
+static void attention_join(float *to, const float *from, int head_dim) {
+    const int32_t to_key = ordered_bits((int32_t)bits_of(to[PART_MAX])), key = ordered_bits((int32_t)bits_of(from[PART_MAX]));
+    const float max = key > to_key ? from[PART_MAX] : to[PART_MAX];
+    const float kept = max == to[PART_MAX] ? 1.0f : exp_row(to[PART_MAX] - max);
+    const float added = max == from[PART_MAX] ? 1.0f : exp_row(from[PART_MAX] - max);
+    to[PART_MAX] = max;
+    to[PART_TOTAL] = fmaf(from[PART_TOTAL], added, to[PART_TOTAL] * kept);
+    for (int i = PART_HEAD; i < PART_HEAD + head_dim; i++) to[i] = fmaf(from[i], added, to[i] * kept);
+}
+
 #endif
