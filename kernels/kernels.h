@@ -20,8 +20,8 @@
  *   Q2_K         the same isum; before it acc = fmaf((float)(min0 * s0 + min1 * s1), -(m * d_activation), acc)
  * d * scale and m * min are exact in a float, and all isum and sums of minima are below 2^24, hence exact as floats too.
  * Float weights (F32, F16, BF16): one fmaf chain over ascending inputs. Attention runs over 64 absolute positions at a time,
- * sums each span of 512 apart and joins spans in ascending order, so that threads may share a long context; over quantised keys, a
- * score is a sum of exact integer dot products in the same way.
+ * sums each span of 512 apart and joins spans in ascending order, so that threads may share a long context; over quantised
+ * keys, a score is a sum of exact integer dot products in the same way.
  */
 #ifndef FORESAY_KERNELS_H
 #define FORESAY_KERNELS_H

@@ -152,9 +152,10 @@ struct cpu_kernels {
 
 /* Of its initialiser: what every instruction set calls by the name of the member. */
 #define KERNELS_BY_NAME                                                                                                          \
-    .attention = attention, .attention_join = attention_join, .attention_end = attention_end, .rmsnorm_row = rmsnorm_row, .quantize_row = quantize_row, .rmsnorm_add_row = rmsnorm_add_row,        \
-    .soft_cap_row = soft_cap_row, .glu = glu, .route_row = route_row, .combine_row = combine_row, .gemm_tile = gemm_tile,        \
-    .rope_query = rope_query, .rope_key_value = rope_key_value
+    .attention = attention, .attention_join = attention_join, .attention_end = attention_end, .rmsnorm_row = rmsnorm_row,        \
+    .quantize_row = quantize_row, .rmsnorm_add_row = rmsnorm_add_row, .soft_cap_row = soft_cap_row, .glu = glu,                  \
+    .route_row = route_row, .combine_row = combine_row, .gemm_tile = gemm_tile, .rope_query = rope_query,                        \
+    .rope_key_value = rope_key_value
 
 extern const struct cpu_kernels cpu_kernels_scalar;
 #if defined(__x86_64__)
