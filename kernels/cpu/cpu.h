@@ -71,8 +71,8 @@ struct kv_pages {
     uint8_t *k, *v, *k_scales, *v_scales;
 };
 
-/* What a query vector has seen of one span or of several: the highest score, the sum of weights relative to it, and from PART_HEAD on
- * the weighted sum of values, head_dim floats. */
+/* What a query vector has seen of one span or of several: the highest score, the sum of weights relative to it, and from
+ * PART_HEAD on the weighted sum of values, head_dim floats. */
 enum { PART_MAX, PART_TOTAL, PART_HEAD = LINE / 4 };
 
 /* Query vectors that share a sequence and a KV head, and one span of positions. Positions ascend. */
