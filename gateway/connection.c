@@ -3,6 +3,7 @@
 
 #include "engine/log.h"
 #include "gateway/chat.h"
+#include "gateway/learning.h"
 #include "gateway/server.h"
 #include "gateway/turn.h"
 
@@ -337,6 +338,7 @@ static void greet(struct connection *c, const struct request *request) {
     c->state = CONNECTION_OPEN;
     c->ping_due_ms = clock_ms() + PROTOCOL_HEARTBEAT_MS;
     timer_set(&c->gateway->timers, &c->timer, c->ping_due_ms);
+    learning_greet(c->gateway, c->user.id, c->user.learns);
     wire_welcome(scratch(c), &welcome);
     connection_send(c);
     for (int i = 0; i < request->n_resume; i++) chat_resume(c, &request->resume[i]);

@@ -80,13 +80,18 @@ static void begin_load(struct gateway *gateway, int64_t user) {
     if (!post_load(load)) unlink_load(load);
 }
 
+void learning_greet(struct gateway *gateway, int64_t user, bool learns) {
+    if (learns && can_learn(gateway) && !engine_knows_user(gateway->engine, turn_user_key(gateway, user)))
+        begin_load(gateway, user);
+}
+
 /* --- a turn --- */
 
 void learning_prepare(struct generation *g) { g->learning_number = *number_of(g->gateway, g->user); }
 
 void learning_begin(struct generation *g, const struct store_op *path) {
     g->learns = path->learns && can_learn(g->gateway) && g->learning_number == *number_of(g->gateway, g->user);
-    if (g->learns && !engine_knows_user(g->gateway->engine, turn_user_key(g->gateway, g->user))) begin_load(g->gateway, g->user);
+    learning_greet(g->gateway, g->user, g->learns);
 }
 
 void learning_end(struct generation *g) {
@@ -111,7 +116,8 @@ void learning_forget(struct gateway *gateway, int64_t user) {
 }
 
 void learning_set(struct gateway *gateway, int64_t user, bool learns) {
-    if (learns) return; /* the next turn brings everything */
+    learning_greet(gateway, user, learns);
+    if (learns) return;
     learning_forget(gateway, user);
     turns_stop_learning(gateway, user);
 }

@@ -1,7 +1,8 @@
 /* learning.h - a user's own earlier answers as guesses for the next ones, for those who allow it.
  *
  *  (1) The setting is the user's, in the store (users.learns), off at first. What the engine knows of him is a copy of answers
- *      in the store, kept in memory: read when a turn of his begins and the engine knows nothing, and added to as answers end.
+ *      in the store, kept in memory: read when he connects, allows it, or begins a turn, and the engine knows nothing, and added
+ *      to as answers end.
  *  (2) Only what is stored in conversations is learned, and only conversations are helped: what somebody does with an API key may
  *      serve others, and how fast it comes would tell them of him.
  *  (3) When the setting is turned off or a conversation deleted, the engine forgets all of the user at once; what is left comes
@@ -13,6 +14,8 @@
 
 #include "gateway/turn.h"
 
+/* A connection of his is open; learns: his setting. */
+void learning_greet(struct gateway *gateway, int64_t user, bool learns);
 /* The path of a stored turn is about to be read; has been read: generation->learns is set. */
 void learning_prepare(struct generation *generation);
 void learning_begin(struct generation *generation, const struct store_op *path);
