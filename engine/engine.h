@@ -257,6 +257,7 @@ struct engine_trace_node {
     int8_t parent;  /* stands before it; -1 for node 0 */
     uint8_t source; /* enum engine_drafter: who guessed it; AUTO for node 0 */
     bool accepted;  /* the draws reached it */
+    bool is_own;    /* the guess came from the user's earlier texts, or from a store of them */
 };
 struct engine_trace {
     int round;      /* the answer's rounds are counted from 1, as in usage.draft_rounds; a number that is missing was dropped */

@@ -45,7 +45,8 @@ static void write_trace(const struct engine *e, const struct drawing *d, int n_a
                                                    .chance = tree->chance[i],
                                                    .parent = tree->parent[i],
                                                    .source = (uint8_t)source,
-                                                   .accepted = tree->ancestors[d->walk.node] >> i & 1};
+                                                   .accepted = tree->ancestors[d->walk.node] >> i & 1,
+                                                   .is_own = !r->draft->is_drawn && tree->odds_class[i] >= PAST_CLASS};
     }
 }
 

@@ -50,10 +50,11 @@
  *                                             that the model did not see
  *   d     {g, s, n, x, tok, acc?}             covers events s .. s + n - 1: text x, tok tokens, acc of them guessed ahead and
  *                                             right (absent = 0; never with --pace-ms). A lagging reader gets fewer, larger ones
- *   trace {g, s, r, acc, bonus:TOKEN, nodes:[[parent, TOKEN, chance, right:0|1, drafter], ...]}
+ *   trace {g, s, r, acc, bonus:TOKEN, nodes:[[parent, TOKEN, chance, right:0|1, source], ...]}
  *              when asked for: round r checked a tree of guesses. It stands before the text of the round's tokens: the acc right
  *              nodes in order, then the bonus, which the model drew behind them. Node 0 is the last token before the round, it
- *              has parent -1; parents stand before children; chance: as estimated before, that the draws come there.
+ *              has parent -1; parents stand before children; chance: as estimated before, that the draws come there; source:
+ *              the drafter that guessed it, or own: the user's earlier answers in other conversations.
  *              TOKEN: its text, or [bytes] when these are not whole characters, or {name} for a control token, which has no text.
  *              In the live log alone, as long as that is kept (also for sub after a break, or after the end), not in the
  *              history; a snap has none. At most 1 MiB an answer; rounds that found no room are counted in usage.traces_lost,

@@ -22,7 +22,8 @@ static void put_node(struct buffer *out, const struct engine *engine, const stru
     put_text(out, ",");
     put_real(out, (double)node->chance);
     put_text(out, node->accepted ? ",1," : ",0,");
-    put_cstring(out, node->parent < 0 ? NULL : engine_drafter_name((enum engine_drafter)node->source));
+    const char *source = node->is_own ? "own" : engine_drafter_name((enum engine_drafter)node->source);
+    put_cstring(out, node->parent < 0 ? NULL : source);
     put_text(out, "]");
 }
 

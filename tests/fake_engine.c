@@ -244,7 +244,7 @@ static void put_logprobs(const struct play *p, struct engine_event *event, int l
 }
 
 static void add_guess(struct engine_trace *t, int parent, int32_t token, float chance, bool accepted) {
-    t->nodes[t->n_nodes++] = (struct engine_trace_node){token, chance, (int8_t)parent, ENGINE_DRAFTER_SUFFIX, accepted};
+    t->nodes[t->n_nodes++] = (struct engine_trace_node){token, chance, (int8_t)parent, ENGINE_DRAFTER_SUFFIX, accepted, false};
 }
 
 static void write_trace(const struct play *p, int n_accepted, struct engine_trace *t) {

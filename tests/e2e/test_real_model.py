@@ -14,8 +14,10 @@ PLAIN = {"temp": 0.8, "seed": 11, "max": 40}
 async def own_answers_are_guessed_from_once_allowed_and_forgotten_after(c):
     async def answer():
         # The drafter suffix drafts whatever it costs, so what it finds does not depend on the machine's load.
-        r = await c.say("What is the capital of Spain? Say more about it.", gen={**PLAIN, "drafter": "suffix"})
+        r = await c.say("What is the capital of Spain? Say more about it.", gen={**PLAIN, "drafter": "suffix"}, trace=True)
         s = await c.done(r["g"])
+        told = [n for t in s.traces for n in t["nodes"] if n[4] == "own"]
+        assert sum(n[3] for n in told) == s.done["usage"]["own"]
         return s.text, s.done["usage"]
 
     text, usage = await answer()

@@ -33,6 +33,7 @@ const OFF: Record<string, string> = {
 
 const BY: Record<string, string> = {
     suffix: 'seen in this chat',
+    own: 'from your own earlier answers',
     ngram: 'from the n-gram store',
     model: 'from the draft model',
     eagle: 'from the drafting head',
