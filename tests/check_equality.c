@@ -450,22 +450,19 @@ static void run_preempted(bool prefix_cache, int which) {
     struct engine *engine = open_engine(&config);
     size_t block_bytes = engine->pool.block_bytes;
     engine_close(engine);
-    int longest = 0;
-    int n_chosen = 0;
-    for (int i = 0; i < n_cases; i++) {
-        int n_prompt = reference[i].end.usage.prompt_tokens, n = n_prompt + reference[i].n_ids;
-        if (n_prompt > PREEMPTED_PROMPT) continue;
-        n_chosen++;
+    char way[80];
+    struct run run = {.way = way, .step = 1, .with_cancels = true, .max_prompt = PREEMPTED_PROMPT};
+    int longest = 0, chosen[MAX_CASES], n_chosen = choose_cases(&run, chosen);
+    for (int i = 0; i < n_chosen; i++) {
+        int n = reference[chosen[i]].end.usage.prompt_tokens + reference[chosen[i]].n_ids;
         if (n > longest) longest = n;
     }
     config.prefix_cache = prefix_cache;
     config.kv_bytes = (size_t)(kv_blocks_for(longest) + 2) * block_bytes;
     config.ctx_len = kv_blocks_for(longest) * KV_BLOCK;
     engine = which == NO_DRAFTER ? open_engine(&config) : open_drafting(&config, &test, which);
-    char way[80];
     snprintf(way, sizeof way, "preemption, prefix cache %s%s%s", prefix_cache ? "on" : "off",
              which == NO_DRAFTER ? "" : ", drafter ", which == NO_DRAFTER ? "" : drafter_name(which));
-    struct run run = {.way = way, .step = 1, .with_cancels = true, .max_prompt = PREEMPTED_PROMPT};
     engine_gather(engine, n_chosen); /* a fast model would finish requests before the next ones arrive */
     run_together(engine, &run);
     engine_stats(engine, &stats);

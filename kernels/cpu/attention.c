@@ -49,6 +49,8 @@ static int64_t vector_cost(const struct attention_call *call, const struct kerne
     return (window > 0 && window < seen ? window : seen) + ROW_OVERHEAD;
 }
 
+static int row_pos(const struct kernels_seq *seq, int row) { return seq->first_pos + (seq->depth ? seq->depth[row] : row); }
+
 /* --- nodes of trees --- */
 
 enum {
@@ -153,7 +155,7 @@ static void run_head(const struct attention_call *call, const struct kernels_seq
         tile.q[tile.n] = qkv->q + batch_row * (size_t)qkv->q_stride + at;
         if (parts) tile.part[tile.n] = parts->first + (size_t)i * parts->stride;
         out[tile.n] = call->out + batch_row * (size_t)call->out_stride + at;
-        tile.pos[tile.n++] = seq->first_pos + (seq->depth ? seq->depth[row] : row);
+        tile.pos[tile.n++] = row_pos(seq, row);
         const int next = (i + 1) / group;
         const bool goes_on = i + 1 < end && (next == row || (is_straight(seq, row) && is_straight(seq, next)));
         if (tile.n < ATTENTION_TILE && goes_on) continue;
@@ -210,7 +212,7 @@ struct span_range {
 static int last_pos(const struct kernels_seq *seq) {
     int last = seq->first_pos;
     for (int row = 0; row < seq->n_rows; row++) {
-        const int pos = seq->first_pos + (seq->depth ? seq->depth[row] : row);
+        const int pos = row_pos(seq, row);
         last = pos > last ? pos : last;
     }
     return last;
@@ -251,7 +253,7 @@ static void join_spans(const struct attention_call *call, const struct kernels_s
     const struct kv_shape *shape = &call->kv->shape;
     const int group = call->qkv->n_heads / shape->n_kv_heads, per_head = seq->n_rows * group;
     const int row = vector % per_head / group, head = vector / per_head * group + vector % group;
-    const int pos = seq->first_pos + (seq->depth ? seq->depth[row] : row);
+    const int pos = row_pos(seq, row);
     float *part = range->parts + (size_t)(vector * range->n) * part_floats(call), *sum = NULL;
     for (int i = 0; i < range->n; i++, part += part_floats(call)) {
         if (!attention_sees(call->spec, pos, range->first + i * ATTENTION_SPAN)) continue;
