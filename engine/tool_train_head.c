@@ -252,9 +252,10 @@ static uint64_t n_wanted(const struct head_training *t) {
     return n_answers * (uint64_t)t->settings->epochs;
 }
 
-/* Warmup, then a cosine down to a twentieth at the end of the last epoch. */
+/* Warmup, then a cosine down to a twentieth at the end: of the last epoch, or of the tokens that are allowed. */
 static float rate_now(const struct head_training *t) {
     double done = (double)t->head.n_learned / (double)n_wanted(t), n = (double)t->trainer.n_updates + 1;
+    if (t->settings->max_tokens > 0) done = fmax(done, (double)t->head.n_tokens / t->settings->max_tokens);
     double warm = n < WARMUP ? n / WARMUP : 1, cosine = 0.05 + 0.95 * (0.5 + 0.5 * cos(3.141592653589793 * fmin(done, 1)));
     return (float)((double)t->settings->rate * warm * cosine);
 }
