@@ -9,6 +9,8 @@ import { RequestError } from './connection.ts';
 import { complain } from './toasts.ts';
 
 const PAGE = 50;
+const LARGE_PAGE = 100; // the server's largest: a search looks through all of them
+const PACE_MS = 60; // between its pages: below the messages a second that the server takes
 
 const known = signal<ReadonlyMap<string, Conversation>>(new Map());
 export const moreConversations = signal(false);
@@ -50,18 +52,40 @@ export async function refreshList(): Promise<void> {
 
 let loadingMore = false;
 export async function loadMoreConversations(): Promise<void> {
-    const last = conversations.value.at(-1);
-    if (loadingMore || !last || !moreConversations.value) return;
+    if (loadingMore) return;
     loadingMore = true;
     try {
-        const page = await connection.request('convs', { before: last.id, limit: PAGE }, readConversations);
-        put(...page.convs);
-        moreConversations.value = page.more && page.convs.length > 0;
+        await loadNextPage(PAGE);
     } catch (error) {
         complain('Older conversations could not be loaded.', error);
     } finally {
         loadingMore = false;
     }
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/* All that are left, a page after another, as long as `wanted` says so; at the pace that the server allows. */
+export async function loadAllConversations(wanted: () => boolean): Promise<void> {
+    if (loadingMore) return;
+    loadingMore = true;
+    try {
+        while (wanted() && (await loadNextPage(LARGE_PAGE))) await pause(PACE_MS);
+    } catch (error) {
+        complain('Older conversations could not be searched.', error);
+    } finally {
+        loadingMore = false;
+    }
+}
+
+/* False when there is no further one. */
+async function loadNextPage(limit: number): Promise<boolean> {
+    const last = conversations.value.at(-1);
+    if (!last || !moreConversations.value) return false;
+    const page = await connection.request('convs', { before: last.id, limit }, readConversations);
+    put(...page.convs);
+    moreConversations.value = page.more && page.convs.length > 0;
+    return moreConversations.value;
 }
 
 export function conversationChanged(changed: Conversation, isOpen: boolean): void {

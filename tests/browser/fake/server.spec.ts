@@ -240,6 +240,8 @@ test('the guesses of an answer: coloured while it is written, over a reload, rou
     await expect(text).toHaveText(scripted(241).replaceAll('\t', '⇥').replaceAll('\n', '↵\n'));
     await expect(text.locator('.guessed')).toHaveCount(144);
     await expect(text.locator('.drawn')).toHaveCount(96);
+    // It opens at the newest round: its words are in view.
+    await expect(text.locator('.here').last()).toBeInViewport();
     await expect(dialog.locator('.guess-sums')).toHaveText('Rounds96Tokens a round2.5Guesses384Right144 (38%)');
     await slider.focus();
     await page.keyboard.press('Home');

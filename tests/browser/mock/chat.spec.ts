@@ -173,6 +173,24 @@ test('the list loads page after page and can be filtered', async ({ page, mock }
     await expect(page.locator('.row')).toHaveCount(1);
 });
 
+test('a search looks through chats that were not loaded yet, and shows many matches in parts', async ({ page, mock }) => {
+    await mock.act('seed?n=330');
+    await page.reload();
+    await expect(page.locator('.row')).toHaveCount(50);
+    const search = page.getByRole('searchbox', { name: /Find a chat/ });
+    await search.fill('number 32');
+    await expect(page.locator('.row')).toHaveCount(11);
+    await search.fill('no such title');
+    await expect(page.getByText('No chat is called “no such title”.')).toBeVisible();
+    await search.fill('');
+    await expect(page.locator('.row')).toHaveCount(50);
+    for (const rows of [100, 150, 200, 250, 300, 330]) {
+        await page.getByRole('button', { name: 'Load more' }).scrollIntoViewIfNeeded();
+        await expect(page.locator('.row')).toHaveCount(rows);
+    }
+    await expect(page.getByRole('button', { name: 'Load more' })).toHaveCount(0);
+});
+
 test('a draft is kept for each chat and over a reload', async ({ page, mock }) => {
     await mock.act('seed?n=3');
     await page.reload();
