@@ -142,6 +142,13 @@ test('a chat that no longer fits offers a new one, or to drop the oldest turns',
     await expect(page.getByRole('button', { name: 'Drop the oldest turns and retry' })).toHaveCount(0);
     await over(page);
     await expect(lastAnswer(page)).toContainText('w0');
+    await page.getByRole('button', { name: 'New chat' }).click();
+    await say(page, `[[tokens 5]] ${'word '.repeat(12000)}`);
+    await page.getByRole('alert').getByRole('button', { name: 'Edit' }).click();
+    await page.getByRole('textbox', { name: 'Edit the message' }).fill('[[tokens 5]] word');
+    await page.keyboard.press('Enter');
+    await over(page);
+    await expect(lastAnswer(page)).toContainText('w0');
 });
 
 test('two tabs follow the same answer, and a third opened in the middle catches up', async ({ page, context, foresay }) => {

@@ -118,6 +118,15 @@ test('a context that is full offers a new chat or to drop the oldest turns', asy
     expect((await history(page)).filter((message) => message.text === '/refuse me')).toHaveLength(1);
 });
 
+test('a first message that is too long by itself is to be shortened', async ({ page }) => {
+    await say(page, '/refuse me');
+    const card = page.getByRole('alert').filter({ hasText: 'too long for the model' });
+    await expect(card).toContainText('8,192 tokens');
+    await expect(card.getByRole('button')).toHaveCount(1);
+    await card.getByRole('button', { name: 'Edit' }).click();
+    await expect(composer(page)).toHaveValue('/refuse me');
+});
+
 test('an answer that filled the context says so', async ({ page }) => {
     await ask(page, '/context');
     await expect(lastAnswer(page).getByRole('alert')).toContainText('reached the end of what the model can see');
