@@ -1,7 +1,8 @@
 /* list.ts - the conversations of the sidebar: a page at a time, kept current by the server's `conv` frames.
  *
  *  (1) Newest change first; the order is that of `ts`, whatever the order of arrival.
- *  (2) What the server says replaces what we have; a rename shows at once and is taken back when the server refuses it. */
+ *  (2) The list has no gaps: what is older than its end is not put in before its page is loaded.
+ *  (3) What the server says replaces what we have; a rename shows at once and is taken back when the server refuses it. */
 import { computed, signal } from '@preact/signals';
 import { connection } from './connection.ts';
 import { CODE, readConversations, readNothing, type Conversation } from './wire.ts';
@@ -90,7 +91,8 @@ async function loadNextPage(limit: number): Promise<boolean> {
 
 export function conversationChanged(changed: Conversation, isOpen: boolean): void {
     const before = known.value.get(changed.id);
-    put(changed);
+    const end = moreConversations.value ? (conversations.value.at(-1)?.ts ?? Infinity) : -Infinity;
+    if (before || changed.ts >= end) put(changed);
     if (before?.live && !changed.live && !isOpen) unread.value = new Set([...unread.value, changed.id]);
 }
 
@@ -105,15 +107,18 @@ export function markRead(id: string): void {
     unread.value = next;
 }
 
-export async function renameConversation(id: string, title: string): Promise<void> {
-    const before = known.value.get(id);
+export async function renameConversation({ id, title: before }: Conversation, title: string): Promise<void> {
     const wanted = title.trim().slice(0, 200);
-    if (!before || wanted === '' || wanted === before.title) return;
-    put({ ...before, title: wanted });
+    const name = (as: string) => {
+        const listed = known.value.get(id);
+        if (listed) put({ ...listed, title: as });
+    };
+    if (wanted === '' || wanted === before) return;
+    name(wanted);
     try {
         await connection.request('rename', { conv: id, title: wanted }, readNothing);
     } catch (error) {
-        put({ ...(known.value.get(id) ?? before), title: before.title });
+        name(before);
         complain('The conversation was not renamed.', error);
     }
 }

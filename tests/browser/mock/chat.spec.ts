@@ -200,6 +200,27 @@ test('a search looks through chats that were not loaded yet, and shows many matc
     await expect(page.getByRole('button', { name: 'Load more' })).toHaveCount(0);
 });
 
+test('an old chat that the list has not loaded has its title and can be renamed', async ({ page, mock }) => {
+    await mock.act('seed?n=120');
+    await page.reload();
+    await page.getByRole('searchbox', { name: /Find a chat/ }).fill('number 110');
+    await page.locator('.row').getByRole('link').click();
+    await page.reload();
+    await expect(page.locator('.row')).toHaveCount(50);
+    await expect(page.getByRole('heading', { level: 1 })).toHaveText('An older conversation, number 110');
+    await page.getByRole('button', { name: 'Options for this chat' }).click();
+    await page.getByRole('menuitem', { name: 'Rename' }).click();
+    await page.getByRole('textbox', { name: 'Title' }).fill('Found again');
+    await page.keyboard.press('Enter');
+    await expect(page.getByRole('heading', { level: 1 })).toHaveText('Found again');
+    // It does not stand at the end of the list, which would hide those between.
+    await expect(page.locator('.row')).toHaveCount(50);
+    await page.getByRole('button', { name: 'Load more' }).scrollIntoViewIfNeeded();
+    await expect(page.locator('.row')).toHaveCount(100);
+    await page.getByRole('button', { name: 'Load more' }).scrollIntoViewIfNeeded();
+    await expect(page.locator('.row')).toHaveCount(120);
+});
+
 test('a draft is kept for each chat and over a reload', async ({ page, mock }) => {
     await mock.act('seed?n=3');
     await page.reload();
