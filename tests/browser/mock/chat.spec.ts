@@ -221,6 +221,16 @@ test('an old chat that the list has not loaded has its title and can be renamed'
     await expect(page.locator('.row')).toHaveCount(120);
 });
 
+test('formulas are laid out; money and what is not understood stay text', async ({ page }) => {
+    await ask(page, '/echo Energy \\(E = m_0 c^2\\), money $5 and $10.\n\n\\[\n\\frac{a_1}{b_2}\n= *c*\n\\]\n\nThen $\\nosuch{x}_1$.');
+    const prose = lastAnswer(page).locator('.prose');
+    await expect(prose.locator('math[display=inline] msup')).toHaveText('c2');
+    await expect(prose.locator('math[display=block] mfrac')).toHaveText('a1b2');
+    expect(await prose.locator('mfrac').evaluate((el) => el.getBoundingClientRect().height)).toBeGreaterThan(20);
+    await expect(prose).toContainText('money $5 and $10.');
+    await expect(prose.locator('code.tex')).toHaveText('$\\nosuch{x}_1$');
+});
+
 test('a draft is kept for each chat and over a reload', async ({ page, mock }) => {
     await mock.act('seed?n=3');
     await page.reload();
