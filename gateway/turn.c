@@ -258,10 +258,11 @@ void turn_cancel(struct generation *g) {
 
 static void checkpoint(struct generation *g);
 
-/* TURN_CHECKPOINT_BYTES, or an eighth of a long text: a save writes the whole, so it has to be worth it. */
+/* TURN_CHECKPOINT_BYTES, or an eighth of a long text: a save writes the whole, so it has to be worth it.
+ * When one has failed, the next waits for the timer: a full disk is not asked at every token. */
 static bool is_much_unsaved(const struct generation *g) {
     size_t len = g->stream->text_len, unsaved = len - g->checkpoint_len;
-    return g->stored && unsaved >= TURN_CHECKPOINT_BYTES && unsaved >= len / 8;
+    return g->stored && !g->unsaved && unsaved >= TURN_CHECKPOINT_BYTES && unsaved >= len / 8;
 }
 
 static bool keep_event(struct generation *g, const struct engine_event *event) {
@@ -384,11 +385,11 @@ static bool post_save(struct generation *g, struct store_op *op, void (*done)(st
 
 static void on_checkpoint(struct store_op *op) {
     struct generation *g = op->context;
+    bool failed = op->status == STORE_FULL || op->status == STORE_ERROR;
     g->saves_in_flight--;
-    if (op->status == STORE_OK)
-        g->checkpoint_len = op->text_len;
-    else if (op->status != STORE_NOT_FOUND)
-        log_warn("turn", "a running answer could not be saved: %s", store_trouble(op));
+    if (op->status == STORE_OK) g->checkpoint_len = op->text_len;
+    if (failed && !g->unsaved) log_warn("turn", "a running answer could not be saved: %s", store_trouble(op));
+    g->unsaved = failed;
     store_op_free(op);
 }
 

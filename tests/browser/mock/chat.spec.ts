@@ -127,6 +127,12 @@ test('a first message that is too long by itself is to be shortened', async ({ p
     await expect(composer(page)).toHaveValue('/refuse me');
 });
 
+test('an answer that could not be saved says so', async ({ page }) => {
+    await ask(page, '/unsaved');
+    await expect(lastAnswer(page)).toContainText('the sun behind you');
+    await expect(lastAnswer(page).getByRole('alert')).toContainText('could not be saved');
+});
+
 test('an answer that filled the context says so', async ({ page }) => {
     await ask(page, '/context');
     await expect(lastAnswer(page).getByRole('alert')).toContainText('reached the end of what the model can see');

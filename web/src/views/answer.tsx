@@ -191,6 +191,8 @@ export function Ending({ message, latest }: { message: Message; latest: boolean 
             return <TooLong shorten={() => void (editing.value = question.id)} />;
         return <ContextFull refused={message.text === ''} dropOldest={() => open.regenerate(message, true)} carry={newChat} />;
     }
+    // However it ended, something went wrong afterwards: it is not saved.
+    if (message.err && message.st !== 'error') return <Notice kind="bad" alert text={String(message.err.msg)} />;
     switch (message.st) {
         case 'stopped':
             return (
