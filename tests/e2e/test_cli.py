@@ -60,6 +60,8 @@ def test_every_command_explains_itself(command):
     result = run(*command, "--help")
     assert result.returncode == 0 and result.stderr == ""
     assert result.stdout.startswith(f"usage: foresay {' '.join(command)}")
+    options = result.stdout.split("options:\n")[1].split("\n\n")[0].splitlines()
+    assert max(map(len, options)) <= 130 and not any(line.endswith(" ") for line in options)
 
 
 def test_unknown_words_get_a_hint():
@@ -68,6 +70,7 @@ def test_unknown_words_get_a_hint():
     refused(run("serve", "--modle", "x"), "unknown option --modle; did you mean --model?", code=2)
     refused(run("user", "add", "ann", "--amdin"), "did you mean --admin?", code=2)
     refused(run("user", "delete", "ann"), "unknown command 'delete'", "usage: foresay user add", "foresay user remove", code=2)
+    refused(run("serve", "my.gguf"), "my.gguf is not an option; for the model write --model", code=2)
     assert run("user").returncode == 2
     assert run("user", "add").returncode == 2
     assert run("user", "add", "ann", "bob").returncode == 2
