@@ -308,7 +308,8 @@ static void on_engine_done(struct generation *g, const struct engine_event *even
         end(g, why, 0, "");
     } else if (event->status == ENGINE_ERR_TOO_LONG) {
         char message[256];
-        snprintf(message, sizeof message, "%.160s Start a new conversation, or leave out the oldest messages.", event->message);
+        snprintf(message, sizeof message, "%.170s.%s", event->message,
+                 g->stored ? " Start a new conversation, or leave out the oldest messages." : "");
         end(g, why, CODE_CONTEXT_FULL, message);
     } else {
         end(g, why, protocol_code_of_engine(event->status), event->message[0] ? event->message : "The model failed.");
