@@ -103,7 +103,7 @@ export function Stats({ message, usage }: { message: Message; usage: Usage }) {
         <>
             <button ref={button} type="button" class="stats" popovertarget={id} title="Where the time went">
                 {usage.tps > 0 && <span>{formatRate(usage.tps)} tok/s</span>}
-                <span class="wide-only">{formatMs(usage.ttft_ms)} to first token</span>
+                {usage.out > 0 && <span class="wide-only">{formatMs(usage.ttft_ms)} to first token</span>}
                 <span>{formatCount(usage.out)} tokens</span>
             </button>
             <div ref={panel} id={id} popover="auto" class="panel" onToggle={onToggle}>
