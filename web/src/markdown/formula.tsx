@@ -1,32 +1,36 @@
 /* formula.tsx - a formula on the page, as MathML, which browsers lay out and screen readers speak by themselves; what is not
- * understood, or not closed yet, as its source. The reader of TeX is loaded with the first formula. */
-import { h, type VNode } from 'preact';
+ * understood, or not closed yet, as its source. KaTeX is loaded with the first formula. */
+import { useLayoutEffect, useMemo, useRef } from 'preact/hooks';
 import { signal } from '@preact/signals';
 import type { MathToken } from './math.ts';
-import type { MathNode, readTex } from './tex.ts';
+import type { drawTex } from './tex.ts';
 
-const reader = signal<typeof readTex | null>(null);
+const drawer = signal<typeof drawTex | null>(null);
 let asked = false;
 const LONG = 40; // characters of TeX that may be wider than a phone
 
-function loadReader(): void {
+function loadDrawer(): void {
     if (asked) return;
     asked = true;
     import('./tex.ts').then(
-        (module) => (reader.value = module.readTex),
+        (module) => (drawer.value = module.drawTex),
         () => (asked = false), // the source stays; the next formula asks again
     );
 }
 
-function element(of: MathNode | string, key: number): VNode | string {
-    return typeof of === 'string' ? of : h(of.tag, { key, ...of.attributes }, of.parts.map(element));
+/* Holds a <math> that is not one of Preact's nodes; set before the browser paints. */
+function Drawn({ math, box }: { math: Element; box: string }) {
+    const at = useRef<HTMLSpanElement>(null);
+    useLayoutEffect(() => at.current!.replaceChildren(math), [math]);
+    return <span ref={at} class={box} />;
 }
 
-export function Formula({ token }: { token: MathToken }) {
-    if (!reader.value) loadReader();
-    const tree = token.closed ? (reader.value?.(token.tex, token.display) ?? null) : null;
-    if (!tree) return <code class="tex">{token.raw.trim()}</code>;
-    const formula = h('math', { display: token.display ? 'block' : 'inline', dir: 'ltr' }, element(tree, 0));
+export function Formula({ token: { tex, raw, display, closed } }: { token: MathToken }) {
+    const draw = drawer.value;
+    if (!draw && closed) loadDrawer();
+    // While an answer grows, its last block renders with each piece: what is drawn stays the same node.
+    const math = useMemo(() => (draw && closed ? draw(tex, display) : null), [draw, tex, display, closed]);
+    if (!math) return <code class="tex">{raw.trim()}</code>;
     // No browser breaks a formula into lines: a long one scrolls in a box of its own.
-    return token.display || token.tex.length > LONG ? <span class={token.display ? 'wide-block' : 'wide'}>{formula}</span> : formula;
+    return <Drawn math={math} box={display ? 'wide-block' : tex.length > LONG ? 'wide' : 'formula'} />;
 }
