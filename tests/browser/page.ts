@@ -92,5 +92,7 @@ export async function proseHtml(page: Page): Promise<string> {
             return label.textContent === 'Text' || code.children.length > 0 || code.textContent!.length < 4;
         }),
     );
+    // All formulas are drawn at once, when KaTeX is there.
+    await page.waitForFunction(() => !document.querySelector('.prose code.tex') || document.querySelector('.prose math'));
     return page.evaluate(() => [...document.querySelectorAll('.prose')].map((prose) => prose.innerHTML).join('\n====\n'));
 }

@@ -1,4 +1,5 @@
 /* chat.spec.ts - the ordinary life of a chat: send, stop, regenerate, edit, branches, continue, every way an answer may end. */
+import { expectAccessible } from '../axe.ts';
 import { answers, ask, begun, composer, history, lastAnswer, over, say, stopButton } from '../page.ts';
 import { expect, test } from './fixture.ts';
 
@@ -228,6 +229,11 @@ test('an old chat that the list has not loaded has its title and can be renamed'
 });
 
 test('formulas are laid out; money and what is not understood stay text', async ({ page }) => {
+    const loaded: string[] = [];
+    page.on('request', (request) => loaded.push(request.url()));
+    const drawers = () => loaded.filter((url) => url.includes('/assets/tex-')).length;
+    await ask(page, '/echo Money $5 and $10.');
+    expect(drawers()).toBe(0);
     await ask(page, '/echo Energy \\(E = m_0 c^2\\), money $5 and $10.\n\n\\[\n\\frac{a_1}{b_2}\n= *c*\n\\]\n\nThen $\\nosuch{x}_1$.');
     const prose = lastAnswer(page).locator('.prose');
     await expect(prose.locator('math[display=inline] msup')).toHaveText('c2');
@@ -235,6 +241,48 @@ test('formulas are laid out; money and what is not understood stay text', async 
     expect(await prose.locator('mfrac').evaluate((el) => el.getBoundingClientRect().height)).toBeGreaterThan(20);
     await expect(prose).toContainText('money $5 and $10.');
     await expect(prose.locator('code.tex')).toHaveText('$\\nosuch{x}_1$');
+    expect(drawers()).toBe(1);
+    await expectAccessible(page, 'formulas');
+});
+
+test('rows of a formula stand under each other; a wide one scrolls in its box', async ({ page }) => {
+    await page.setViewportSize({ width: 390, height: 800 });
+    await ask(page, `/echo \\[ long &= x \\in \\mathbb{R} \\\\ s &= \\boxed{y} \\]\n\n$$${'b + '.repeat(90)}b$$`);
+    const prose = lastAnswer(page).locator('.prose');
+    await expect(prose.locator('math')).toHaveCount(2);
+    await expect(prose.locator('mtr').first()).toContainText('ℝ');
+    const edge = (side: 'left' | 'right', i: number) =>
+        prose.locator('mtd > *').nth(i).evaluate((el, side) => Math.round(el.getBoundingClientRect()[side]), side);
+    expect(await edge('right', 0)).toBe(await edge('right', 2));
+    expect(await edge('left', 1)).toBe(await edge('left', 3));
+    expect(await edge('left', 2)).toBeGreaterThan((await edge('left', 0)) + 10);
+    expect(await prose.locator('menclose').evaluate((el) => getComputedStyle(el).borderTopWidth)).toBe('1px');
+    const wide = await prose.locator('.wide-block').last().evaluate((el) => [el.scrollWidth > el.clientWidth, el.clientWidth <= 390]);
+    expect(wide).toEqual([true, true]);
+});
+
+test('a formula that is drawn stays the same node while its paragraph grows', async ({ page }) => {
+    await say(page, '/type Here is $\\frac{a}{b}$ and more words that follow in the same paragraph, one by one, until it ends.');
+    const drawn = await lastAnswer(page).locator('math').elementHandle();
+    await over(page);
+    expect(await lastAnswer(page).locator('math').evaluate((el, before) => el === before, drawn)).toBe(true);
+    await expect(lastAnswer(page).locator('.prose')).toContainText('until it ends.');
+});
+
+test('a hostile formula stays text', async ({ page }) => {
+    const hostile = [
+        '$\\href{javascript:alert(1)}{x}$',
+        '$\\url{https://evil.example/}$',
+        '$\\includegraphics{https://evil.example/a.png}$',
+        '$\\htmlStyle{color: red}{x}$',
+        `$\\def\\a{${'x'.repeat(500)}}${'\\a'.repeat(500)}$`,
+        `$${'{'.repeat(3000)}$`,
+    ];
+    await ask(page, `/echo ${hostile.join('\n\n')}\n\n$\\text{<img src=x>} \\pmb{x}$`);
+    const prose = lastAnswer(page).locator('.prose');
+    await expect(prose.locator('math')).toHaveCount(1); // and no violation of the policy, see the fixture
+    await expect(prose.locator('code.tex')).toHaveText(hostile);
+    await expect(prose.locator('a, img, [style]')).toHaveCount(0);
 });
 
 test('a draft is kept for each chat and over a reload', async ({ page, mock }) => {

@@ -14,6 +14,7 @@ const CORPUS = [
     `/echo # Title\n\n1. one\n   - a\n   - b\n\n     para\n2. two\n\n> quote **bold**\n> - list\n\n${FENCE}js\nlet a = "<b>";\n${FENCE}\n\ntail`,
     '/echo | a | b |\n|:--|--:|\n| 1 | `|` |\n| **x** | [l](https://e.example) |\n\nafter *em* ***both*** __str__ ~~del~~ &amp; &copy;',
     `/echo use [late] here\n\ntext\n\n[late]: https://late.example "t"\n\n${FENCE}\nnever closed\n# no heading`,
+    '/echo a $x_1$ b \\(y*z\\)\n\n\\[\n\\frac{1}{2}\n\\]\n\n$$\nopen_1',
     '/echo - [ ] a\n- [x] b\n\nSetext\n===\n\nline  \nbreak\n\n---\n\n![pic](https://h.example/p.png) <b>raw</b>',
 ];
 

@@ -4,8 +4,8 @@
  *  (1) All or nothing: what KaTeX does not know, or what is refused here, makes null, and the reader sees the source.
  *  (2) Bounds: MAX_CHARS of source, MAX_DEPTH elements deep, and no definitions of macros: 4 kB of them make a million elements.
  *  (3) A formula never leaves its place (negative space) and never links or loads anything.
- *  (4) Of MathML 3 browsers left out fonts by name, the sides of columns and lines between them; they are put in here, as letters of
- *      Unicode and as classes for prose.css. */
+ *  (4) Of MathML 3 browsers left out fonts by name, the sides of columns, lines between them and the space of functions; they are put in
+ *      here, as letters of Unicode and as classes for prose.css. */
 import { render } from 'katex';
 
 const MAX_CHARS = 4000;
@@ -79,11 +79,23 @@ function setCells(table: Element): void {
     });
 }
 
+/* KaTeX marks the end of a function's name by an invisible sign, in the base of a power of it too. TeX sets a name apart from what stands
+ * beside it, brackets excepted; browsers do not. */
+function setApart(sign: Element): void {
+    const script = sign.parentElement?.parentElement;
+    const inBase = script && /^m(sub|sup|subsup|under|over|underover)$/.test(script.localName) && script.firstElementChild === sign.parentElement;
+    const first = inBase ? script : sign.previousElementSibling;
+    const [before, after] = [first?.previousElementSibling, (inBase ? script : sign).nextElementSibling];
+    if (before && !/^m(o|space)$/.test(before.localName)) first!.setAttribute('class', 'apart');
+    if (after && !/^m(o|space)$/.test(after.localName) && !/^[([{]/.test(after.textContent ?? '')) after.setAttribute('class', 'apart');
+}
+
 /* Whether the tree is shallow enough to be laid out; finishes it on the way. */
 function finish(element: Element, depth: number): boolean {
     if (depth > MAX_DEPTH) return false;
     setFont(element);
     if (element.localName === 'mtable') setCells(element);
+    if (element.localName === 'mo' && element.textContent === '\u2061') setApart(element);
     return [...element.children].every((child) => finish(child, depth + 1));
 }
 

@@ -19,6 +19,17 @@ class FakeElement {
     get firstElementChild(): FakeElement | undefined {
         return this.children[0];
     }
+    parentElement: FakeElement | null = null;
+    private beside(step: number): FakeElement | undefined {
+        const all = this.parentElement?.children ?? [];
+        return all[all.indexOf(this) + step];
+    }
+    get previousElementSibling(): FakeElement | undefined {
+        return this.beside(-1);
+    }
+    get nextElementSibling(): FakeElement | undefined {
+        return this.beside(1);
+    }
     get textContent(): string {
         return this.parts.map((part) => (typeof part === 'string' ? part : part.textContent)).join('');
     }
@@ -32,7 +43,9 @@ class FakeElement {
         this.attributes.set('class', names);
     }
     appendChild(part: FakeElement | string): void {
+        if (part instanceof FakeElement && part.localName === '#fragment') return part.parts.forEach((inner) => this.appendChild(inner));
         this.parts.push(part);
+        if (part instanceof FakeElement) part.parentElement = this;
     }
     getAttribute(name: string): string | null {
         return this.attributes.get(name) ?? null;
@@ -47,8 +60,12 @@ class FakeElement {
 }
 
 const create = (name: string) => new FakeElement(name);
-const fake = { createElement: create, createElementNS: (_: string, name: string) => create(name), createTextNode: String };
-(globalThis as { document: unknown }).document = fake;
+(globalThis as { document: unknown }).document = {
+    createElement: create,
+    createElementNS: (_: string, name: string) => create(name),
+    createDocumentFragment: () => create('#fragment'),
+    createTextNode: String,
+};
 
 const draw = (tex: string, display = false) => drawTex(tex, display) as unknown as FakeElement | null;
 function flat(of: FakeElement | string): string {
@@ -108,6 +125,17 @@ test('columns have their sides, and the lines between them', () => {
         'left line-behind',
         'right',
     ]);
+});
+
+test('names of functions stand apart, but not from brackets', () => {
+    const apart = (tex: string) => {
+        const classed = (of: FakeElement): FakeElement[] => (of.getAttribute('class') === 'apart' ? [of] : of.children.flatMap(classed));
+        return classed(draw(tex, true)!).map(flat);
+    };
+    assert.deepEqual(apart('2\\sin x'), ['mi(sin)', 'mi(x)']);
+    assert.deepEqual(apart('a + \\log_2 n'), ['mi(n)']);
+    assert.deepEqual(apart('\\sin(x) \\cos\\left(x\\right) + \\ln, x'), []);
+    assert.deepEqual(apart('\\lim_{x} f').length, 1);
 });
 
 test('what is not understood is left alone', () => {
