@@ -1,7 +1,8 @@
 /* sampler.c - see sampler.h. How the token is found without looking at every token closely:
  *
- *  (1) One pass over the row gives the largest logit of each block of 64 tokens. Greedy needs no more; the others look into those
- *      blocks only whose largest logit can matter. Nothing sorts the vocabulary: a quickselect cuts the few candidates exactly.
+ *  (1) The largest logit of each block of 64 tokens comes with the row, or from one pass over it. Greedy needs no more; the
+ *      others look into those blocks only whose largest logit can matter. Nothing sorts the vocabulary: a quickselect cuts the
+ *      few candidates exactly.
  *  (2) The k-th largest block maximum is reached by k logits at least, so the k best are among those that reach it.
  *  (3) Sums of candidates' weights are whole numbers, so no result depends on the order in which candidates are found.
  *  (4) A token can only win with noise that makes up for its distance to the leader. Its coarse noise bits bound its noise, so
@@ -80,8 +81,9 @@ struct sampler_leader {
 
 struct sampler_work {
     struct sampler_draw *draw;
-    float *maxima; /* [n_blocks] */
-    float *sums;   /* [sampler_weights_room] */
+    float *maxima; /* [n_blocks]: the draw's, or own_maxima */
+    float *own_maxima;
+    float *sums; /* [sampler_weights_room] */
     int n_sums;
     float max, temperature, inverse_t;
     struct contest contest;
@@ -91,7 +93,7 @@ struct sampler_work {
 /* --- open, close --- */
 
 int sampler_init(struct sampler *sampler, int vocab_size) {
-    size_t n = (size_t)vocab_size, n_blocks = (n + ROW_BLOCK - 1) / ROW_BLOCK, n_parts = (n + PART - 1) / PART;
+    size_t n = (size_t)vocab_size, n_blocks = (size_t)row_blocks(vocab_size), n_parts = (n + PART - 1) / PART;
     size_t row = n_blocks + (size_t)sampler_weights_room(vocab_size);
     *sampler = (struct sampler){
         .vocab_size = vocab_size, .n_blocks = (int)n_blocks, .n_parts = (int)n_parts, .rows = sampler_rows_best()};
@@ -109,7 +111,7 @@ int sampler_init(struct sampler *sampler, int vocab_size) {
         return -1;
     }
     for (size_t i = 0; i < TOGETHER; i++) {
-        sampler->work[i].maxima = sampler->row_memory + i * row;
+        sampler->work[i].own_maxima = sampler->row_memory + i * row;
         sampler->work[i].sums = sampler->row_memory + i * row + n_blocks;
         sampler->work[i].leaders = sampler->leaders + i * n_parts;
     }
@@ -139,6 +141,19 @@ static float logit_before(const struct sampler *sampler, const float *logits, in
         if (sampler->before[i].token == token) return sampler->before[i].logit;
     }
     return logits[token];
+}
+
+static int block_end(const struct sampler *s, int block) {
+    int end = (block + 1) * ROW_BLOCK;
+    return end < s->vocab_size ? end : s->vocab_size;
+}
+
+/* Of the blocks that have changed. */
+static void update_maxima(const struct sampler *s, const struct sampler_draw *draw) {
+    for (int i = 0; draw->maxima && i < s->n_before; i++) {
+        int block = s->before[i].token / ROW_BLOCK, first = block * ROW_BLOCK;
+        s->rows->maxima(draw->logits + first, block_end(s, block) - first, draw->maxima + block);
+    }
 }
 
 static float penalized(const struct engine_sampling *params, uint32_t use, float logit) {
@@ -176,6 +191,7 @@ static void apply_changes(struct sampler *sampler, const struct sampler_draw *dr
         const struct engine_bias *bias = &params->bias[i];
         change(sampler, draw->logits, bias->token, draw->logits[bias->token] + bias->bias);
     }
+    update_maxima(sampler, draw);
 }
 
 /* --- passes over whole rows --- */
@@ -207,6 +223,18 @@ static void maxima_pass(const struct sampler *s, struct sampler_work *w, int fir
     s->rows->maxima(w->draw->logits + first, end - first, w->maxima + first / ROW_BLOCK);
 }
 
+/* Of draws that come without. */
+static void find_maxima(const struct sampler *s, struct sampler_work *const *works, int n) {
+    struct sampler_work *missing[TOGETHER] = {0};
+    int n_missing = 0;
+    for (int i = 0; i < n; i++) {
+        struct sampler_work *w = works[i];
+        w->maxima = w->draw->maxima ? w->draw->maxima : w->own_maxima;
+        if (!w->draw->maxima) missing[n_missing++] = w;
+    }
+    spread_pass(s, missing, n_missing, maxima_pass);
+}
+
 static void weights_pass(const struct sampler *s, struct sampler_work *w, int first, int end) {
     int at = first / PART * PART_SUMS;
     int n = s->rows->weights(w->draw->logits + first, end - first, w->max, w->inverse_t, w->sums + at);
@@ -226,11 +254,6 @@ static int find_block(const struct sampler *s, const struct sampler_work *w, int
         if (block % ROW_BLOCK == 0) block = s->rows->next_block(w->maxima, block, s->n_blocks, threshold);
     }
     return block;
-}
-
-static int block_end(const struct sampler *s, int block) {
-    int end = (block + 1) * ROW_BLOCK;
-    return end < s->vocab_size ? end : s->vocab_size;
 }
 
 static int32_t first_reaching(const struct sampler *s, const struct sampler_work *w, float threshold) {
@@ -526,7 +549,7 @@ static void draw_together(struct sampler *s, struct sampler_draw *draws, int n) 
         open[i]->draw = &draws[i];
         apply_changes(s, &draws[i]);
     }
-    spread_pass(s, open, n, maxima_pass);
+    find_maxima(s, open, n);
     for (int i = 0; i < n; i++) {
         struct sampler_work *w = open[i];
         const struct engine_sampling *p = w->draw->params;
@@ -555,7 +578,7 @@ static bool note_top(struct sampler *s, struct sampler_draw *draw, double *log_s
     struct sampler_work *w = &s->work[0];
     struct engine_logprob *top = draw->logprobs + 1;
     w->draw = draw;
-    spread_pass(s, &w, 1, maxima_pass);
+    find_maxima(s, &w, 1);
     draw->status = s->rows->max(w->maxima, s->n_blocks, &w->max) ? ENGINE_OK : ENGINE_ERR_NUMERIC;
     if (draw->status != ENGINE_OK) return false;
     w->inverse_t = 1;
@@ -597,10 +620,8 @@ void sampler_draw(struct sampler *s, struct sampler_draw *draws, int n) {
 
 /* A token may have been changed twice: the first change was the model's logit. */
 static void undo_changes(struct sampler *s, const struct sampler_draw *draw) {
-    while (s->n_before > 0) {
-        const struct sampler_candidate *before = &s->before[--s->n_before];
-        draw->logits[before->token] = before->logit;
-    }
+    for (int i = s->n_before - 1; i >= 0; i--) draw->logits[s->before[i].token] = s->before[i].logit;
+    update_maxima(s, draw);
 }
 
 /* The candidates that begin_draw and the cuts left. */
@@ -620,7 +641,7 @@ int sampler_look(struct sampler *s, struct sampler_draw *draw, struct sampler_so
     struct sampler_work *w = &s->work[0];
     w->draw = draw;
     apply_changes(s, draw);
-    spread_pass(s, &w, 1, maxima_pass);
+    find_maxima(s, &w, 1);
     if (begin_draw(s, w)) {
         if (!has_top_k(s, p)) spread_pass(s, &w, 1, weights_pass);
         out->n = has_cut(s, p) ? cut(s, w) : 0;
