@@ -382,6 +382,10 @@ static int cut_top_k(struct sampler *s, const struct sampler_work *w, int k) {
     return k;
 }
 
+static uint64_t nucleus_mass(const struct engine_sampling *p, double total) {
+    return (uint64_t)((double)p->top_p * total * 0x1p44);
+}
+
 /* The nucleus of the whole vocabulary. */
 static int cut_top_p(struct sampler *s, const struct sampler_work *w, uint64_t mass) {
     uint64_t sum = 0;
@@ -421,7 +425,7 @@ static int cut(struct sampler *s, const struct sampler_work *w) {
         n = cut_top_k(s, w, p->top_k);
         if (p->top_p < 1) n = select_mass(c, n, (uint64_t)((double)p->top_p * (double)candidates_mass(c, n)));
     } else if (p->top_p < 1) {
-        n = cut_top_p(s, w, (uint64_t)((double)p->top_p * total_weight(w) * 0x1p44));
+        n = cut_top_p(s, w, nucleus_mass(p, total_weight(w)));
     } else {
         n = collect(s, w, 0, logit_border(w->max, w->temperature, sampler_log((double)p->min_p)), INFINITY);
     }
@@ -442,10 +446,19 @@ static bool may_win(const struct contest *c, const struct sampler_candidate *x) 
     return c->min_p == 0 || sampler_exp((x->logit - c->max) * (1 / c->temperature)) >= c->min_p;
 }
 
+/* More than the noise of these bits: -log(-log u) <= -log(1 - u), and how many zeros 1 - u begins with bounds its logarithm.
+ * Twice 1 - u is odd in units of 2^-40, so it is not zero. */
+static double noise_limit(uint32_t coarse, uint32_t fine) {
+    uint64_t twice_left = (((uint64_t)1 << 40) - ((uint64_t)coarse << 32 | fine)) * 2 - 1;
+    return 0.6931471806 * (__builtin_clzll(twice_left) - 22) + 1e-9;
+}
+
 static void contest_enter(struct contest *c, float logit, uint32_t coarse, int32_t token) {
     if (logit < c->border[coarse]) return;
     double base = (double)(logit - c->max) * c->inverse_t;
-    double score = base + gumbel_of_bits(coarse, philox_fine(c->seed, c->position, (uint32_t)token));
+    uint32_t fine = philox_fine(c->seed, c->position, (uint32_t)token);
+    if (base + noise_limit(coarse, fine) < c->score) return;
+    double score = base + gumbel_of_bits(coarse, fine);
     if (score < c->score || (score == c->score && token >= c->token)) return;
     if (may_win(c, &(struct sampler_candidate){.logit = logit, .token = token})) contest_lead(c, token, score);
 }
@@ -458,15 +471,26 @@ static void draw_from_few(struct contest *c, const struct sampler_candidate *can
     }
 }
 
-/* Tokens of one block: none with fewer coarse bits than `least` could win, whatever its logit. */
-static void enter_block(struct contest *c, const struct coarse_block *coarse, const float *logits, float max, int first,
+/* The top bit of each byte that is at least `least`. */
+static uint64_t bytes_reaching(uint64_t bytes, uint32_t least) {
+    const uint64_t ones = 0x0101010101010101u, low = bytes & 0x7f * ones;
+    uint64_t reach = least < 128 ? (low + (128 - least) * ones) | bytes : (low + (256 - least) * ones) & bytes;
+    return reach & 0x80 * ones;
+}
+
+/* Block b of the 256 tokens from `at` on: none with fewer coarse bits than `least` could win, whatever its logit. */
+static void enter_block(struct contest *c, const struct coarse_block *coarse, const float *logits, float max, int at, int b,
                         int end) {
-    const uint8_t *bytes = (const uint8_t *)coarse->word;
-    uint32_t least = coarse->largest[first % COARSE_BLOCK / ROW_BLOCK];
+    uint32_t least = coarse->largest[b];
     while (least > 0 && c->border[least - 1] <= max) least--;
-    for (int t = first; t < end; t++) {
-        uint32_t own = bytes[t % 16 / 4 * 64 + t % COARSE_BLOCK / 16 * 4 + t % 4];
-        if (own >= least) contest_enter(c, logits[t], own, t);
+    for (int i = 0; i < 8; i++) { /* words of lanes 4 b .. 4 b + 3, two at a time */
+        const int lane = 4 * b + i / 4 * 2, word = i % 4;
+        uint64_t bytes;
+        memcpy(&bytes, &coarse->word[word][lane], sizeof bytes);
+        for (uint64_t left = bytes_reaching(bytes, least); left; left &= left - 1) {
+            const int byte = __builtin_ctzll(left) / 8, t = at + 16 * (lane + byte / 4) + 4 * word + byte % 4;
+            if (t < end) contest_enter(c, logits[t], bytes >> 8 * byte & 255, t);
+        }
     }
 }
 
@@ -483,7 +507,7 @@ static void noise_pass(const struct sampler *s, struct sampler_work *w, int firs
         for (int b = 0; b < last; b++) {
             float max = w->maxima[block + b];
             if (max < c.border[coarse.largest[b]]) continue;
-            enter_block(&c, &coarse, w->draw->logits, max, at + b * ROW_BLOCK, block_end(s, block + b));
+            enter_block(&c, &coarse, w->draw->logits, max, at, b, end);
         }
     }
     w->leaders[first / PART] = (struct sampler_leader){c.score, c.token};
@@ -496,6 +520,60 @@ static void take_leader(const struct sampler *s, struct sampler_work *w) {
         if (x->score > best.score || (x->score == best.score && x->token < best.token)) best = *x;
     }
     w->draw->token = best.token;
+}
+
+/* --- top-p without the weight of the whole row --- */
+
+enum { NEAR = 12, FEW_NEAR = 8 }; /* blocks are near up to so far below the best; at most one in so many */
+
+static double weight_of(const struct sampler *s, const struct sampler_work *w, const float *x, int n) {
+    float sums[2 * WEIGHTS_LANES]; /* n <= ROW_BLOCK */
+    double weight = 0;
+    n = s->rows->weights(x, n, w->max, w->inverse_t, sums);
+    for (int i = 0; i < n; i++) weight += (double)sums[i];
+    return weight;
+}
+
+/* Bounds of total_weight: of near blocks the weight, of others at most that of their largest logits. The margins are more than
+ * all sums of floats lose. False when too many blocks are near. */
+static bool bound_weight(const struct sampler *s, const struct sampler_work *w, double *least, double *most) {
+    const float border = w->max - NEAR * w->temperature;
+    float rest[ROW_BLOCK];
+    double near = 0, far = 0;
+    int n_rest = 0, n_near = 0;
+    for (int b = 0; b < s->n_blocks; b++) {
+        if (w->maxima[b] < border)
+            rest[n_rest++] = w->maxima[b];
+        else if (++n_near > s->n_blocks / FEW_NEAR + 1)
+            return false;
+        else
+            near += weight_of(s, w, w->draw->logits + b * ROW_BLOCK, block_end(s, b) - b * ROW_BLOCK);
+        if (n_rest == ROW_BLOCK || b + 1 == s->n_blocks) {
+            far += ROW_BLOCK * weight_of(s, w, rest, n_rest);
+            n_rest = 0;
+        }
+    }
+    *least = near * (1 - 1e-5);
+    *most = (near + far) * (1 + 1e-5);
+    return true;
+}
+
+/* The draw from the nucleus that the largest possible weight of the row gives is the right one if its token is in the nucleus that
+ * the least gives, too: if what is better weighs less than that. False when it is not, or when candidates are many. */
+static bool draw_from_bounds(struct sampler *s, struct sampler_work *w) {
+    const struct engine_sampling *p = w->draw->params;
+    struct contest c = w->contest;
+    double least, most;
+    if (!bound_weight(s, w, &least, &most)) return false;
+    int n = cut_top_p(s, w, nucleus_mass(p, most));
+    if (n >= s->vocab_size / MANY) return false;
+    c.min_p = p->min_p;
+    draw_from_few(&c, s->candidates, n);
+    const struct sampler_candidate drawn = {.logit = w->draw->logits[c.token], .token = c.token};
+    uint64_t before = 0;
+    for (int i = 0; i < n; i++) before += is_better(&s->candidates[i], &drawn) ? sampler_fixed(s->candidates[i].weight) : 0;
+    w->draw->token = c.token;
+    return before < nucleus_mass(p, least);
 }
 
 /* --- draws --- */
@@ -554,8 +632,10 @@ static void draw_together(struct sampler *s, struct sampler_draw *draws, int n) 
         struct sampler_work *w = open[i];
         const struct engine_sampling *p = w->draw->params;
         if (!begin_draw(s, w)) continue;
+        const bool is_summed = !has_top_k(s, p) && p->top_p < 1;
+        if (is_summed && draw_from_bounds(s, w)) continue;
         open[n_open++] = w;
-        if (!has_top_k(s, p) && p->top_p < 1) summed[n_summed++] = w;
+        if (is_summed) summed[n_summed++] = w;
     }
     spread_pass(s, summed, n_summed, weights_pass);
     for (int i = 0; i < n_open; i++) {
