@@ -6,8 +6,11 @@
  *  (2) The k-th largest block maximum is reached by k logits at least, so the k best are among those that reach it.
  *  (3) Sums of candidates' weights are whole numbers, so no result depends on the order in which candidates are found.
  *  (4) A token can only win with noise that makes up for its distance to the leader. Its coarse noise bits bound its noise, so
- *      most tokens need none of the fine bits, and most blocks are passed over by their largest coarse bits.
- *  (5) Passes over whole rows (maxima, weights, noise) are cut into parts and spread over the compute threads, several draws
+ *      most tokens need none of the fine bits, and most blocks are passed over by their largest coarse bits; fine bits bound it
+ *      more closely, so most of the others' logits are not even read.
+ *  (5) Top-p alone needs the weight of the whole row. Block maxima bound it so closely that the token drawn is almost always the
+ *      same at both bounds; only if it is not, the row is weighed.
+ *  (6) Passes over whole rows (maxima, weights, noise) are cut into parts and spread over the compute threads, several draws
  *      together; a part's result does not depend on who computes it. All else is microseconds on the caller's thread. */
 #include "engine/sampler.h"
 
@@ -456,9 +459,7 @@ static double noise_limit(uint32_t coarse, uint32_t fine) {
 static void contest_enter(struct contest *c, float logit, uint32_t coarse, int32_t token) {
     if (logit < c->border[coarse]) return;
     double base = (double)(logit - c->max) * c->inverse_t;
-    uint32_t fine = philox_fine(c->seed, c->position, (uint32_t)token);
-    if (base + noise_limit(coarse, fine) < c->score) return;
-    double score = base + gumbel_of_bits(coarse, fine);
+    double score = base + gumbel_of_bits(coarse, philox_fine(c->seed, c->position, (uint32_t)token));
     if (score < c->score || (score == c->score && token >= c->token)) return;
     if (may_win(c, &(struct sampler_candidate){.logit = logit, .token = token})) contest_lead(c, token, score);
 }
@@ -478,9 +479,11 @@ static uint64_t bytes_reaching(uint64_t bytes, uint32_t least) {
     return reach & 0x80 * ones;
 }
 
-/* Block b of the 256 tokens from `at` on: none with fewer coarse bits than `least` could win, whatever its logit. */
+/* Block b of the 256 tokens from `at` on: none with fewer coarse bits than `least` could win, whatever its logit, and few with
+ * their fine bits if they had the largest logit of the block. Others' logits are not read: the row may have left the caches. */
 static void enter_block(struct contest *c, const struct coarse_block *coarse, const float *logits, float max, int at, int b,
                         int end) {
+    const double base = (double)(max - c->max) * c->inverse_t;
     uint32_t least = coarse->largest[b];
     while (least > 0 && c->border[least - 1] <= max) least--;
     for (int i = 0; i < 8; i++) { /* words of lanes 4 b .. 4 b + 3, two at a time */
@@ -489,7 +492,9 @@ static void enter_block(struct contest *c, const struct coarse_block *coarse, co
         memcpy(&bytes, &coarse->word[word][lane], sizeof bytes);
         for (uint64_t left = bytes_reaching(bytes, least); left; left &= left - 1) {
             const int byte = __builtin_ctzll(left) / 8, t = at + 16 * (lane + byte / 4) + 4 * word + byte % 4;
-            if (t < end) contest_enter(c, logits[t], bytes >> 8 * byte & 255, t);
+            const uint32_t own = bytes >> 8 * byte & 255;
+            const double limit = noise_limit(own, philox_fine(c->seed, c->position, (uint32_t)t));
+            if (t < end && base + limit >= c->score) contest_enter(c, logits[t], own, t);
         }
     }
 }
@@ -558,8 +563,8 @@ static bool bound_weight(const struct sampler *s, const struct sampler_work *w, 
     return true;
 }
 
-/* The draw from the nucleus that the largest possible weight of the row gives is the right one if its token is in the nucleus that
- * the least gives, too: if what is better weighs less than that. False when it is not, or when candidates are many. */
+/* The draw from the nucleus that the largest possible weight of the row gives is the right one if its token is in the nucleus
+ * that the least gives, too: if what is better weighs less than that. False when it is not, or when candidates are many. */
 static bool draw_from_bounds(struct sampler *s, struct sampler_work *w) {
     const struct engine_sampling *p = w->draw->params;
     struct contest c = w->contest;

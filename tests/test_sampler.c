@@ -268,6 +268,37 @@ static void agrees_with_the_plain_definition(void **state) {
     sampler_free(&s);
 }
 
+/* Protects: bounds of a row's weight decide about no token that they do not settle. A few tokens lead, the rest weighs a
+ * thousandth; top_p is so near the border between two leaders that whether the second one is in depends on the rest. */
+static void top_p_is_exact_at_its_border(void **state) {
+    (void)state;
+    enum { N = 8003, LEADERS = 5 };
+    static float logits[N], row[N], maxima[N / ROW_BLOCK + 1];
+    struct sampler s;
+    assert_int_equal(sampler_init(&s, N), 0);
+    for (int n = 0; n < 600; n++) {
+        struct engine_sampling p = plain((float)(0.3 + uniform()));
+        float inverse_t = 1 / p.temperature;
+        double before = 0;
+        int32_t token, zero = 0;
+        for (int i = 0; i < N; i++) logits[i] = 3 - (float)(12.5 + 8 * uniform()) * p.temperature;
+        for (int i = 0; i < LEADERS; i++) logits[(int)(uniform() * 1000) + 1500 * i] = 3 - (float)i * 0.5f * p.temperature;
+        for (int i = 0; i <= n % (LEADERS - 1); i++) before += (double)sampler_exp(-(float)i * 0.5f * p.temperature * inverse_t);
+        p.top_p = (float)(before / plain_total(logits, N, 3, inverse_t) * (n & 8 ? 1.001 : 0.997));
+        if (n % 3 == 0) p.min_p = 0.25f;
+        p.seed = (uint64_t)n;
+        memcpy(row, logits, sizeof row);
+        make_maxima(row, N, maxima);
+        struct sampler_draw draw = {
+            .params = &p, .history = {&zero, 1, 1}, .logits = row, .maxima = n % 2 ? maxima : NULL, .token = -1};
+        sampler_draw(&s, &draw, 1);
+        token = plain_draw(logits, N, &p, 1);
+        assert_int_equal(draw.status, ENGINE_OK);
+        assert_int_equal(draw.token, token);
+    }
+    sampler_free(&s);
+}
+
 /* Protects: draws that are made together and by several threads are those that each is alone, over more tokens than one part. */
 static void together_is_as_alone(void **state) {
     (void)state;
@@ -586,6 +617,7 @@ int main(void) {
         cmocka_unit_test(elementary_functions_are_accurate),
         cmocka_unit_test(greedy_breaks_ties_by_id),
         cmocka_unit_test(agrees_with_the_plain_definition),
+        cmocka_unit_test(top_p_is_exact_at_its_border),
         cmocka_unit_test(together_is_as_alone),
         cmocka_unit_test(logprobs_are_the_models),
         cmocka_unit_test(rows_are_the_plain_softmax),
