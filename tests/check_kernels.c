@@ -407,6 +407,40 @@ static int sleeping_threads(void) {
     return n;
 }
 
+enum { MOST_TASKS = 1000 };
+
+struct task_counts {
+    int n;
+    _Atomic int n_done, runs[MOST_TASKS];
+    _Atomic bool waited_too_long;
+};
+
+/* Task 0 holds its thread until all others are done, those of its own range too. */
+static void count_task(const void *arg, int i) {
+    struct task_counts *counts = *(struct task_counts *const *)arg;
+    for (int ms = 0; i == 0 && counts->n_done < counts->n - 1 && !counts->waited_too_long; ms++) {
+        usleep(1000);
+        counts->waited_too_long = ms > 20000;
+    }
+    counts->runs[i]++;
+    counts->n_done++;
+}
+
+/* Every task runs once, also where the thread that it was meant for is held up. */
+static void check_shared_tasks(const struct backend *b) {
+    static const int sizes[] = {2, 3, 4, 5, 17, MOST_TASKS};
+    static struct task_counts counts;
+    struct task_counts *to = &counts;
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        memset(&counts, 0, sizeof counts);
+        counts.n = sizes[s];
+        b->ops->parallel(b->self, counts.n, count_task, &to);
+        expect(!counts.waited_too_long, "of %d tasks only %d ran beside the first", counts.n, counts.n_done - 1);
+        for (int i = 0; i < MOST_TASKS; i++)
+            expect(counts.runs[i] == (i < counts.n), "task %d of %d ran %d times", i, counts.n, counts.runs[i]);
+    }
+}
+
 /* Many short forks with more threads than processors must come to an end, and afterwards the workers must sleep. */
 static void check_pool(void) {
     begin_op("thread pool");
@@ -415,6 +449,7 @@ static void check_pool(void) {
     char reason[160];
     const int rc = backend_open_cpu(&b, &(struct backend_config){.n_threads = WORKERS + 1}, reason, sizeof reason);
     assert(rc == KERNELS_OK);
+    check_shared_tasks(&b);
     uint8_t *src = random_weights(DTYPE_Q4_0, ROWS, COLS);
     float x[COLS], first[ROWS], out[ROWS];
     fill_floats(x, COLS, 1.0f);

@@ -229,8 +229,7 @@ static float *behind(const struct attention_call *call, const struct kernels_seq
     return range->parts + (size_t)seq_vectors(call, seq) * (size_t)range->n * part_floats(call);
 }
 
-/* Piece `piece`: one span of one KV head of a sequence. Heads of the first span come first, so that the last one, which may be
- * short, ends the work. */
+/* Piece `piece`: one span of one KV head of a sequence. The heads of the first span come first. */
 static void run_span(const void *arg, int piece) {
     const struct attention_call *call = arg;
     const int n_kv_heads = call->kv->shape.n_kv_heads, group = call->qkv->n_heads / n_kv_heads;
