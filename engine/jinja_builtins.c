@@ -1,12 +1,8 @@
-/* jinja_builtins.c - the filters, tests and functions that a template finds by name. The methods of values are in
- * jinja_methods.c.
+/* jinja_builtins.c - the tests and functions that a template finds by name, their arguments, and the way to the filters
+ * (jinja_filters.c, jinja_list_filters.c). The methods of values are in jinja_methods.c.
  *
  * Each follows jinja2's own of that name; what chat templates have no use for (urlize, random, lipsum ...) is left out and named
  * in the error. */
-#define _GNU_SOURCE /* memmem, memrchr */
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -35,19 +31,19 @@ void jinja_check_arguments(struct jinja_context *c, const struct jinja_call *cal
     if (n < least || n > most) jinja_fail(c, "%s() takes %zu to %zu arguments, not %zu", call->name, least, most, n);
 }
 
-static struct jinja_value need_string(struct jinja_context *c, const struct jinja_call *call, struct jinja_value v) {
+struct jinja_value jinja_need_string(struct jinja_context *c, const struct jinja_call *call, struct jinja_value v) {
     if (v.type == JINJA_UNDEFINED) jinja_fail(c, "'%s' is undefined", v.string->text);
     if (v.type != JINJA_STRING) jinja_fail(c, "%s needs a string, not %s", call->name, jinja_type_name(v.type));
     return v;
 }
 
-static bool flag_argument(const struct jinja_call *call, size_t position, const char *name, bool otherwise) {
+bool jinja_flag_argument(const struct jinja_call *call, size_t position, const char *name, bool otherwise) {
     struct jinja_value v;
     return jinja_argument(call, position, name, &v) ? jinja_truth(v) : otherwise;
 }
 
-static int64_t int_argument(struct jinja_context *c, const struct jinja_call *call, size_t position, const char *name,
-                            int64_t otherwise) {
+int64_t jinja_int_argument(struct jinja_context *c, const struct jinja_call *call, size_t position, const char *name,
+                           int64_t otherwise) {
     struct jinja_value v;
     if (!jinja_argument(call, position, name, &v)) return otherwise;
     if (v.type != JINJA_INT && v.type != JINJA_BOOL)
@@ -55,554 +51,18 @@ static int64_t int_argument(struct jinja_context *c, const struct jinja_call *ca
     return jinja_as_int(v);
 }
 
-/* A method of the filtered value, called with the other arguments of the filter: `x | upper` is str(x).upper(). */
-static struct jinja_value by_method(struct jinja_context *c, struct jinja_call *call, const char *name) {
-    struct jinja_value method, self = jinja_to_string(c, call->args[0]);
-    if (!jinja_method(c, self, name, strlen(name), &method)) jinja_fail(c, "str has no method %s", name);
-    struct jinja_call inner = *call;
-    inner.args++;
-    inner.n_args--;
-    return jinja_call_value(c, method, &inner);
-}
+/* --- filters --- */
 
-static struct jinja_value filter_upper(struct jinja_context *c, struct jinja_call *call) { return by_method(c, call, "upper"); }
-static struct jinja_value filter_lower(struct jinja_context *c, struct jinja_call *call) { return by_method(c, call, "lower"); }
-static struct jinja_value filter_capitalize(struct jinja_context *c, struct jinja_call *call) {
-    return by_method(c, call, "capitalize");
-}
-static struct jinja_value filter_title(struct jinja_context *c, struct jinja_call *call) { return by_method(c, call, "title"); }
-static struct jinja_value filter_trim(struct jinja_context *c, struct jinja_call *call) { return by_method(c, call, "strip"); }
-static struct jinja_value filter_replace(struct jinja_context *c, struct jinja_call *call) {
-    return by_method(c, call, "replace");
-}
-
-/* --- filters: one value --- */
-
-static struct jinja_value filter_string(struct jinja_context *c, struct jinja_call *call) {
-    return jinja_to_string(c, call->args[0]);
-}
-static struct jinja_value filter_length(struct jinja_context *c, struct jinja_call *call) {
-    return jinja_int((int64_t)jinja_length(c, call->args[0]));
-}
-
-static struct jinja_value filter_default(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value otherwise;
-    if (!jinja_argument(call, 1, "default_value", &otherwise)) otherwise = jinja_cstring(c, "");
-    bool replace =
-        call->args[0].type == JINJA_UNDEFINED || (flag_argument(call, 2, "boolean", false) && !jinja_truth(call->args[0]));
-    return replace ? otherwise : call->args[0];
-}
-
-static struct jinja_value filter_abs(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value v = call->args[0];
-    if (!jinja_is_number(v)) jinja_fail(c, "abs needs a number, not %s", jinja_type_name(v.type));
-    if (v.type == JINJA_FLOAT) return jinja_float(fabs(v.number));
-    return jinja_as_int(v) < 0 ? jinja_binary(c, OP_SUB, jinja_int(0), v) : jinja_int(jinja_as_int(v));
-}
-
-static struct jinja_value filter_int(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value v = call->args[0], otherwise;
-    if (!jinja_argument(call, 1, "default", &otherwise)) otherwise = jinja_int(0);
-    if (v.type == JINJA_FLOAT) return isfinite(v.number) && fabs(v.number) < 9e18 ? jinja_int((int64_t)v.number) : otherwise;
-    if (jinja_is_number(v)) return jinja_int(jinja_as_int(v));
-    if (v.type != JINJA_STRING) return otherwise;
-    int64_t base = int_argument(c, call, 2, "base", 10);
-    if (base < 2 || base > 36) jinja_fail(c, "int: base must be 2 to 36");
-    char *end;
-    long long value = strtoll(v.string->text, &end, (int)base);
-    while (*end == ' ' || *end == '\n' || *end == '\t') end++;
-    if (end != v.string->text && !*end) return jinja_int(value);
-    double real = strtod(v.string->text, &end);
-    return end != v.string->text && !*end && isfinite(real) && fabs(real) < 9e18 ? jinja_int((int64_t)real) : otherwise;
-}
-
-static struct jinja_value filter_float(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value v = call->args[0], otherwise;
-    (void)c;
-    if (!jinja_argument(call, 1, "default", &otherwise)) otherwise = jinja_float(0);
-    if (jinja_is_number(v)) return jinja_float(jinja_as_double(v));
-    if (v.type != JINJA_STRING || !v.string->len) return otherwise;
-    char *end;
-    double value = strtod(v.string->text, &end);
-    return *end ? otherwise : jinja_float(value);
-}
-
-static struct jinja_value filter_round(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value v = call->args[0], method;
-    if (!jinja_is_number(v)) jinja_fail(c, "round needs a number, not %s", jinja_type_name(v.type));
-    double scale = pow(10, (double)int_argument(c, call, 1, "precision", 0)), x = jinja_as_double(v);
-    const char *how = jinja_argument(call, 2, "method", &method) ? need_string(c, call, method).string->text : "common";
-    if (strcmp(how, "ceil") == 0) return jinja_float(ceil(x * scale) / scale);
-    if (strcmp(how, "floor") == 0) return jinja_float(floor(x * scale) / scale);
-    if (strcmp(how, "common") != 0) jinja_fail(c, "round: the method must be common, ceil or floor");
-    if (v.type != JINJA_FLOAT) return jinja_int(jinja_as_int(v));
-    char text[400];
-    int64_t precision = int_argument(c, call, 1, "precision", 0);
-    if (precision < 0 || precision > 300) return jinja_float(rint(x * scale) / scale);
-    snprintf(text, sizeof text, "%.*f", (int)precision, x); /* rounds the exact decimal value, half to even, as Python does */
-    return jinja_float(strtod(text, NULL));
-}
-
-static struct jinja_value filter_tojson(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_json_style style = {.indent = -1};
-    struct jinja_value v, parts;
-    if (jinja_argument(call, 1, "ensure_ascii", &v)) style.ascii = jinja_truth(v);
-    if (jinja_argument(call, 2, "indent", &v) && v.type == JINJA_INT)
-        style.indent = v.integer < 0 ? 0 : v.integer > 64 ? 64 : (int)v.integer;
-    if (jinja_argument(call, 3, "separators", &parts) && jinja_is_list(parts) && parts.list->n == 2) {
-        style.item_separator = need_string(c, call, parts.list->items[0]).string->text;
-        style.key_separator = need_string(c, call, parts.list->items[1]).string->text;
-    }
-    if (jinja_argument(call, 4, "sort_keys", &v)) style.sort_keys = jinja_truth(v);
-    struct jinja_buffer buffer = {0};
-    jinja_buffer_json(c, &buffer, call->args[0], &style);
-    return jinja_buffer_value(c, &buffer);
-}
-
-struct jinja_value jinja_mark_safe(struct jinja_context *c, struct jinja_value text) {
-    struct jinja_string *copy = jinja_alloc(c, sizeof *copy + text.string->len + 1);
-    memcpy(copy, text.string, sizeof *copy + text.string->len);
-    copy->safe = true;
-    return (struct jinja_value){.type = JINJA_STRING, .string = copy};
-}
-
-struct jinja_value jinja_escape(struct jinja_context *c, struct jinja_value text) {
-    static const char from[] = "&<>\"'";
-    static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&#34;", "&#39;"};
-    if (text.string->safe) return text;
-    struct jinja_buffer buffer = {0};
-    for (size_t i = 0; i < text.string->len; i++) {
-        const char *at = text.string->text[i] ? strchr(from, text.string->text[i]) : NULL;
-        if (at)
-            jinja_buffer_add(c, &buffer, to[at - from], strlen(to[at - from]));
-        else
-            jinja_buffer_add(c, &buffer, text.string->text + i, 1);
-    }
-    return jinja_mark_safe(c, jinja_buffer_value(c, &buffer));
-}
-
-static struct jinja_value filter_escape(struct jinja_context *c, struct jinja_call *call) {
-    return jinja_escape(c, jinja_to_string(c, call->args[0]));
-}
-
-static struct jinja_value filter_safe(struct jinja_context *c, struct jinja_call *call) {
-    return jinja_mark_safe(c, jinja_to_string(c, call->args[0]));
-}
-
-/* Lines behind the first (or all, with `first`) get the indent; empty ones only with `blank`. */
-static struct jinja_value filter_indent(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value text = need_string(c, call, call->args[0]), width, indent;
-    bool first = flag_argument(call, 2, "first", false), blank = flag_argument(call, 3, "blank", false);
-    if (!jinja_argument(call, 1, "width", &width)) width = jinja_int(4);
-    indent = width.type == JINJA_STRING ? width : jinja_binary(c, OP_MUL, jinja_cstring(c, " "), width);
-    struct jinja_buffer buffer = {0};
-    const char *s = text.string->text, *end = s + text.string->len;
-    for (bool is_first = true; s <= end; is_first = false) {
-        const char *newline = memchr(s, '\n', (size_t)(end - s)), *stop = newline ? newline : end;
-        if ((is_first ? first : stop > s || blank)) jinja_buffer_add(c, &buffer, indent.string->text, indent.string->len);
-        jinja_buffer_add(c, &buffer, s, (size_t)(stop - s));
-        if (newline) jinja_buffer_add(c, &buffer, "\n", 1);
-        s = stop + 1;
-    }
-    return jinja_buffer_value(c, &buffer);
-}
-
-static struct jinja_value filter_center(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value text = jinja_to_string(c, call->args[0]);
-    int64_t width = int_argument(c, call, 1, "width", 80), len = (int64_t)jinja_length(c, text),
-            pad = width > len ? width - len : 0;
-    int64_t left = pad / 2 + (pad & width & 1);
-    struct jinja_value space = jinja_cstring(c, " "), out = jinja_binary(c, OP_MUL, space, jinja_int(left));
-    return jinja_binary(c, OP_ADD, jinja_binary(c, OP_ADD, out, text), jinja_binary(c, OP_MUL, space, jinja_int(pad - left)));
-}
-
-static struct jinja_value filter_truncate(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value text = need_string(c, call, call->args[0]), end;
-    int64_t length = int_argument(c, call, 1, "length", 255), leeway = int_argument(c, call, 4, "leeway", 5);
-    if (!jinja_argument(call, 3, "end", &end)) end = jinja_cstring(c, "...");
-    int64_t end_length = (int64_t)jinja_length(c, need_string(c, call, end));
-    if (length < end_length) jinja_fail(c, "truncate: length must be at least %lld", (long long)end_length);
-    if ((int64_t)jinja_length(c, text) <= length + leeway) return text;
-    size_t keep = jinja_utf8_offset(text.string->text, text.string->len, (size_t)(length - end_length));
-    if (!flag_argument(call, 2, "killwords", false)) {
-        const char *space = memrchr(text.string->text, ' ', keep);
-        if (space) keep = (size_t)(space - text.string->text);
-    }
-    struct jinja_buffer buffer = {0};
-    jinja_buffer_add(c, &buffer, text.string->text, keep);
-    jinja_buffer_add(c, &buffer, end.string->text, end.string->len);
-    return jinja_buffer_value(c, &buffer);
-}
-
-static struct jinja_value filter_format(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value tuple = jinja_list_new(c, JINJA_TUPLE);
-    for (size_t i = 1; i < call->n_args; i++) jinja_list_add(c, tuple, call->args[i]);
-    return jinja_binary(c, OP_MOD, jinja_to_string(c, call->args[0]), tuple);
-}
-
-static struct jinja_value filter_wordcount(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value text = jinja_to_string(c, call->args[0]);
-    int64_t n = 0;
-    bool in_word = false;
-    for (size_t i = 0; i < text.string->len; i++) {
-        unsigned char ch = (unsigned char)text.string->text[i];
-        bool word = ch >= 0x80 || (ch >= '0' && ch <= '9') || ((ch | 32) >= 'a' && (ch | 32) <= 'z') || ch == '_';
-        n += word && !in_word;
-        in_word = word;
-    }
-    return jinja_int(n);
-}
-
-static struct jinja_value filter_urlencode(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value text = jinja_to_string(c, call->args[0]);
-    struct jinja_buffer buffer = {0};
-    for (size_t i = 0; i < text.string->len; i++) {
-        unsigned char ch = (unsigned char)text.string->text[i];
-        char out[4];
-        bool plain = (ch >= '0' && ch <= '9') || ((ch | 32) >= 'a' && (ch | 32) <= 'z') || (ch && strchr("_.-~/", ch));
-        int n = snprintf(out, sizeof out, plain ? "%c" : "%%%02X", ch);
-        jinja_buffer_add(c, &buffer, out, (size_t)n);
-    }
-    return jinja_buffer_value(c, &buffer);
-}
-
-/* --- filters: lists --- */
-
-static struct jinja_value filter_list(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value items = jinja_iterate(c, call->args[0]), list = jinja_list_new(c, JINJA_LIST);
-    for (size_t i = 0; i < items.list->n; i++) jinja_list_add(c, list, items.list->items[i]);
-    return list;
-}
-
-static struct jinja_value filter_first(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value items = jinja_iterate(c, call->args[0]);
-    return items.list->n ? items.list->items[0] : jinja_undefined(c, "the first item of an empty sequence", 35);
-}
-
-static struct jinja_value filter_last(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value items = jinja_iterate(c, call->args[0]);
-    return items.list->n ? items.list->items[items.list->n - 1] : jinja_undefined(c, "the last item of an empty sequence", 34);
-}
-
-static struct jinja_value filter_reverse(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value items = jinja_iterate(c, call->args[0]), list = jinja_list_new(c, JINJA_LIST);
-    for (size_t i = items.list->n; i-- > 0;) jinja_list_add(c, list, items.list->items[i]);
-    if (call->args[0].type != JINJA_STRING) return list;
-    struct jinja_buffer buffer = {0};
-    for (size_t i = 0; i < list.list->n; i++) jinja_buffer_str(c, &buffer, list.list->items[i]);
-    return jinja_buffer_value(c, &buffer);
-}
-
-/* What `attribute=` of sort, map, join and others names: "a.b.0". */
-static struct jinja_value by_path(struct jinja_context *c, struct jinja_value v, struct jinja_value path) {
-    if (path.type == JINJA_INT) return jinja_item(c, v, path);
-    const char *s = path.string->text;
-    while (*s) {
-        const char *dot = strchr(s, '.');
-        size_t len = dot ? (size_t)(dot - s) : strlen(s);
-        char *end;
-        long index = strtol(s, &end, 10);
-        v = jinja_item(c, v, end == s + len && len ? jinja_int(index) : jinja_string(c, s, len));
-        s += len + (dot ? 1 : 0);
-    }
-    return v;
-}
-
-static bool path_argument(struct jinja_context *c, const struct jinja_call *call, size_t position, struct jinja_value *path) {
-    if (!jinja_argument(call, position, "attribute", path) || path->type == JINJA_NONE) return false;
-    if (path->type != JINJA_INT) need_string(c, call, *path);
-    return true;
-}
-
-static struct jinja_value filter_join(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value items = jinja_iterate(c, call->args[0]), between, path;
-    bool has_path = path_argument(c, call, 2, &path);
-    if (!jinja_argument(call, 1, "d", &between)) between = jinja_cstring(c, "");
-    struct jinja_buffer buffer = {0};
-    for (size_t i = 0; i < items.list->n; i++) {
-        if (i) jinja_buffer_str(c, &buffer, between);
-        jinja_buffer_str(c, &buffer, has_path ? by_path(c, items.list->items[i], path) : items.list->items[i]);
-    }
-    return jinja_buffer_value(c, &buffer);
-}
-
-/* Strings compare without case unless asked: what sort, unique, min, max and dictsort look at. */
-static struct jinja_value sort_key(struct jinja_context *c, struct jinja_value v, const struct jinja_value *path,
-                                   bool case_sensitive) {
-    if (path) v = by_path(c, v, *path);
-    if (case_sensitive || v.type != JINJA_STRING) return v;
-    struct jinja_call call = {.name = "lower", .args = &v, .n_args = 1};
-    return filter_lower(c, &call);
-}
-
-struct sortable {
-    struct jinja_value key, item;
-};
-
-static bool comes_before(struct jinja_context *c, const struct sortable *a, const struct sortable *b, bool reverse) {
-    jinja_spend(c, 1);
-    int order = jinja_compare(c, a->key, b->key);
-    return reverse ? order > 0 : order < 0;
-}
-
-/* Merges from[low .. middle) and from[middle .. high), both sorted, into to; of equal ones the left comes first. */
-static void merge(struct jinja_context *c, const struct sortable *from, size_t low, size_t middle, size_t high, bool reverse,
-                  struct sortable *to) {
-    for (size_t left = low, right = middle, at = low; at < high; at++) {
-        bool take_right = left == middle || (right < high && comes_before(c, &from[right], &from[left], reverse));
-        to[at] = from[take_right ? right++ : left++];
-    }
-}
-
-/* Stable, also in reverse, as Python's. */
-static struct jinja_value sorted(struct jinja_context *c, struct jinja_value items, const struct jinja_value *path,
-                                 bool case_sensitive, bool reverse) {
-    size_t n = items.list->n;
-    struct jinja_value list = jinja_list_new(c, JINJA_LIST);
-    struct sortable *from = jinja_alloc(c, (n + 1) * sizeof *from), *to = jinja_alloc(c, (n + 1) * sizeof *to);
-    for (size_t i = 0; i < n; i++) {
-        from[i] = (struct sortable){sort_key(c, items.list->items[i], path, case_sensitive), items.list->items[i]};
-    }
-    for (size_t width = 1; width < n; width *= 2) {
-        for (size_t low = 0; low < n; low += 2 * width) {
-            size_t middle = low + width < n ? low + width : n, high = middle + width < n ? middle + width : n;
-            merge(c, from, low, middle, high, reverse, to);
-        }
-        struct sortable *swap = from;
-        from = to;
-        to = swap;
-    }
-    for (size_t i = 0; i < n; i++) jinja_list_add(c, list, from[i].item);
-    return list;
-}
-
-static struct jinja_value filter_sort(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value path;
-    bool has_path = path_argument(c, call, 3, &path);
-    return sorted(c, jinja_iterate(c, call->args[0]), has_path ? &path : NULL, flag_argument(call, 2, "case_sensitive", false),
-                  flag_argument(call, 1, "reverse", false));
-}
-
-static struct jinja_value filter_dictsort(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value d = call->args[0], pairs = jinja_list_new(c, JINJA_LIST), by;
-    if (d.type != JINJA_DICT) jinja_fail(c, "dictsort needs a dict, not %s", jinja_type_name(d.type));
-    for (size_t i = 0; i < d.dict->n; i++) {
-        struct jinja_value pair = jinja_list_new(c, JINJA_TUPLE);
-        jinja_list_add(c, pair, d.dict->keys[i]);
-        jinja_list_add(c, pair, d.dict->values[i]);
-        jinja_list_add(c, pairs, pair);
-    }
-    bool by_value = jinja_argument(call, 2, "by", &by) && by.type == JINJA_STRING && strcmp(by.string->text, "value") == 0;
-    struct jinja_value path = jinja_int(by_value);
-    return sorted(c, pairs, &path, flag_argument(call, 1, "case_sensitive", false), flag_argument(call, 3, "reverse", false));
-}
-
-static struct jinja_value filter_unique(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value items = jinja_iterate(c, call->args[0]), seen = jinja_list_new(c, JINJA_LIST),
-                       list = jinja_list_new(c, JINJA_LIST), path;
-    bool has_path = path_argument(c, call, 2, &path), case_sensitive = flag_argument(call, 1, "case_sensitive", false);
-    for (size_t i = 0; i < items.list->n; i++) {
-        struct jinja_value key = sort_key(c, items.list->items[i], has_path ? &path : NULL, case_sensitive);
-        if (jinja_contains(c, seen, key)) continue;
-        jinja_list_add(c, seen, key);
-        jinja_list_add(c, list, items.list->items[i]);
-    }
-    return list;
-}
-
-/* Pairs of a value of the attribute and the items that have it, in the order of those values. */
-static struct jinja_value filter_groupby(struct jinja_context *c, struct jinja_call *call) {
-    static const char *const fields[] = {"grouper", "list"};
-    struct jinja_value path, key, last_key = jinja_none(), groups = jinja_list_new(c, JINJA_LIST), group = groups;
-    if (!path_argument(c, call, 1, &path)) jinja_fail(c, "groupby needs the name of an attribute");
-    bool case_sensitive = flag_argument(call, 3, "case_sensitive", false);
-    struct jinja_value items = sorted(c, jinja_iterate(c, call->args[0]), &path, case_sensitive, false);
-    for (size_t i = 0; i < items.list->n; i++) {
-        struct jinja_value item = items.list->items[i];
-        key = sort_key(c, item, &path, case_sensitive);
-        if (i == 0 || !jinja_equal(c, key, last_key)) {
-            struct jinja_value pair = jinja_list_new(c, JINJA_TUPLE);
-            group = jinja_list_new(c, JINJA_LIST);
-            jinja_list_add(c, pair, by_path(c, item, path));
-            jinja_list_add(c, pair, group);
-            pair.list->fields = fields;
-            jinja_list_add(c, groups, pair);
-            last_key = key;
-        }
-        jinja_list_add(c, group, item);
-    }
-    return groups;
-}
-
-static struct jinja_value extreme(struct jinja_context *c, struct jinja_call *call, int wanted) {
-    struct jinja_value items = jinja_iterate(c, call->args[0]), path, best, best_key;
-    bool has_path = path_argument(c, call, 2, &path), case_sensitive = flag_argument(call, 1, "case_sensitive", false);
-    if (items.list->n == 0) return jinja_undefined(c, "the extreme of an empty sequence", 32);
-    for (size_t i = 0; i < items.list->n; i++) {
-        struct jinja_value key = sort_key(c, items.list->items[i], has_path ? &path : NULL, case_sensitive);
-        if (i > 0 && jinja_compare(c, key, best_key) != wanted) continue;
-        best_key = key;
-        best = items.list->items[i];
-    }
-    return best;
-}
-static struct jinja_value filter_min(struct jinja_context *c, struct jinja_call *call) { return extreme(c, call, -1); }
-static struct jinja_value filter_max(struct jinja_context *c, struct jinja_call *call) { return extreme(c, call, 1); }
-
-static struct jinja_value filter_sum(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value items = jinja_iterate(c, call->args[0]), path, total;
-    bool has_path = path_argument(c, call, 1, &path);
-    if (!jinja_argument(call, 2, "start", &total)) total = jinja_int(0);
-    for (size_t i = 0; i < items.list->n; i++) {
-        total = jinja_binary(c, OP_ADD, total, has_path ? by_path(c, items.list->items[i], path) : items.list->items[i]);
-    }
-    return total;
-}
-
-static struct jinja_value filter_items(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value method;
-    if (call->args[0].type == JINJA_UNDEFINED) return jinja_list_new(c, JINJA_LIST);
-    if (call->args[0].type != JINJA_DICT) jinja_fail(c, "Can only get item pairs from a mapping.");
-    jinja_method(c, call->args[0], "items", 5, &method);
-    struct jinja_call inner = {.name = "items"};
-    return jinja_call_value(c, method, &inner);
-}
-
-static struct jinja_value filter_batch(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value items = jinja_iterate(c, call->args[0]), out = jinja_list_new(c, JINJA_LIST), row = {0}, fill;
-    int64_t n = int_argument(c, call, 1, "linecount", 0);
-    if (n <= 0) jinja_fail(c, "batch needs a count of 1 or more");
-    for (size_t i = 0; i < items.list->n; i++) {
-        if (i % (size_t)n == 0) jinja_list_add(c, out, row = jinja_list_new(c, JINJA_LIST));
-        jinja_list_add(c, row, items.list->items[i]);
-    }
-    while (out.list->n && jinja_argument(call, 2, "fill_with", &fill) && row.list->n < (size_t)n) jinja_list_add(c, row, fill);
-    return out;
-}
-
-/* map and select take anything false, none included, for an empty sequence. */
-static struct jinja_value items_if_any(struct jinja_context *c, const struct jinja_call *call) {
-    return jinja_truth(call->args[0]) ? jinja_iterate(c, call->args[0]) : jinja_list_new(c, JINJA_LIST);
-}
-
-/* map('upper'), map(attribute='x', default=y) */
-static struct jinja_value filter_map(struct jinja_context *c, struct jinja_call *call) {
-    struct jinja_value items = items_if_any(c, call), out = jinja_list_new(c, JINJA_LIST), path, otherwise;
-    bool has_path = call->n_args < 2 && path_argument(c, call, 1, &path),
-         has_default = jinja_argument(call, 9, "default", &otherwise);
-    if (!has_path && call->n_args < 2) jinja_fail(c, "map requires a filter argument");
-    for (size_t i = 0; i < items.list->n; i++) {
-        struct jinja_value v = items.list->items[i];
-        if (has_path) {
-            v = by_path(c, v, path);
-            if (v.type == JINJA_UNDEFINED && has_default) v = otherwise;
-        } else {
-            struct jinja_call inner = *call;
-            inner.name = need_string(c, call, call->args[1]).string->text;
-            inner.args = jinja_alloc(c, call->n_args * sizeof *inner.args);
-            memcpy(inner.args, call->args + 1, (call->n_args - 1) * sizeof *inner.args);
-            inner.args[0] = v;
-            inner.n_args--;
-            v = jinja_apply_filter(c, &inner);
-        }
-        jinja_list_add(c, out, v);
-    }
-    return out;
-}
-
-/* select, reject, selectattr, rejectattr: keep what a test (or plain truth) says. */
-static struct jinja_value choose(struct jinja_context *c, struct jinja_call *call, bool wanted, bool by_attribute) {
-    struct jinja_value items = items_if_any(c, call), out = jinja_list_new(c, JINJA_LIST);
-    size_t test_at = by_attribute ? 2 : 1;
-    if (by_attribute && call->n_args < 2) jinja_fail(c, "%s needs the name of an attribute", call->name);
-    for (size_t i = 0; i < items.list->n; i++) {
-        struct jinja_value v = items.list->items[i];
-        if (by_attribute) v = by_path(c, v, call->args[1]);
-        bool chosen = jinja_truth(v);
-        if (call->n_args > test_at) {
-            struct jinja_call inner = *call;
-            inner.name = need_string(c, call, call->args[test_at]).string->text;
-            inner.args = jinja_alloc(c, call->n_args * sizeof *inner.args);
-            inner.n_args = call->n_args - test_at;
-            memcpy(inner.args, call->args + test_at, inner.n_args * sizeof *inner.args);
-            inner.args[0] = v;
-            chosen = jinja_apply_test(c, &inner);
-        }
-        if (chosen == wanted) jinja_list_add(c, out, items.list->items[i]);
-    }
-    return out;
-}
-static struct jinja_value filter_select(struct jinja_context *c, struct jinja_call *call) { return choose(c, call, true, false); }
-static struct jinja_value filter_reject(struct jinja_context *c, struct jinja_call *call) {
-    return choose(c, call, false, false);
-}
-static struct jinja_value filter_selectattr(struct jinja_context *c, struct jinja_call *call) {
-    return choose(c, call, true, true);
-}
-static struct jinja_value filter_rejectattr(struct jinja_context *c, struct jinja_call *call) {
-    return choose(c, call, false, true);
-}
-
-static struct jinja_value filter_attr(struct jinja_context *c, struct jinja_call *call) {
-    jinja_check_arguments(c, call, 2, 2);
-    struct jinja_value name = need_string(c, call, call->args[1]), out;
-    if (jinja_method(c, call->args[0], name.string->text, name.string->len, &out)) return out;
-    return jinja_undefined(c, name.string->text, name.string->len);
-}
-
-static const struct jinja_function filters[] = {
-    {"abs", filter_abs},
-    {"attr", filter_attr},
-    {"batch", filter_batch},
-    {"capitalize", filter_capitalize},
-    {"center", filter_center},
-    {"count", filter_length},
-    {"d", filter_default},
-    {"default", filter_default},
-    {"dictsort", filter_dictsort},
-    {"e", filter_escape},
-    {"escape", filter_escape},
-    {"first", filter_first},
-    {"float", filter_float},
-    {"format", filter_format},
-    {"groupby", filter_groupby},
-    {"indent", filter_indent},
-    {"int", filter_int},
-    {"items", filter_items},
-    {"join", filter_join},
-    {"last", filter_last},
-    {"length", filter_length},
-    {"list", filter_list},
-    {"lower", filter_lower},
-    {"map", filter_map},
-    {"max", filter_max},
-    {"min", filter_min},
-    {"reject", filter_reject},
-    {"rejectattr", filter_rejectattr},
-    {"replace", filter_replace},
-    {"reverse", filter_reverse},
-    {"round", filter_round},
-    {"safe", filter_safe},
-    {"select", filter_select},
-    {"selectattr", filter_selectattr},
-    {"sort", filter_sort},
-    {"string", filter_string},
-    {"sum", filter_sum},
-    {"title", filter_title},
-    {"tojson", filter_tojson},
-    {"trim", filter_trim},
-    {"truncate", filter_truncate},
-    {"unique", filter_unique},
-    {"upper", filter_upper},
-    {"urlencode", filter_urlencode},
-    {"wordcount", filter_wordcount},
-};
-
-static const struct jinja_function *find_filter(const char *name) {
-    for (size_t i = 0; i < sizeof filters / sizeof *filters; i++) {
-        if (strcmp(filters[i].name, name) == 0) return &filters[i];
+static const struct jinja_function *find_in(const struct jinja_function *filters, const char *name) {
+    for (; filters->name; filters++) {
+        if (strcmp(filters->name, name) == 0) return filters;
     }
     return NULL;
+}
+
+static const struct jinja_function *find_filter(const char *name) {
+    const struct jinja_function *filter = find_in(jinja_value_filters, name);
+    return filter ? filter : find_in(jinja_list_filters, name);
 }
 
 struct jinja_value jinja_apply_filter(struct jinja_context *c, struct jinja_call *call) {
@@ -714,8 +174,8 @@ bool jinja_apply_test(struct jinja_context *c, struct jinja_call *call) {
 
 static struct jinja_value function_range(struct jinja_context *c, struct jinja_call *call) {
     jinja_check_arguments(c, call, 1, 3);
-    int64_t first = int_argument(c, call, 0, "start", 0), stop = int_argument(c, call, 1, "stop", 0),
-            stride = int_argument(c, call, 2, "step", 1);
+    int64_t first = jinja_int_argument(c, call, 0, "start", 0), stop = jinja_int_argument(c, call, 1, "stop", 0),
+            stride = jinja_int_argument(c, call, 2, "step", 1);
     if (call->n_args == 1) {
         stop = first;
         first = 0;
@@ -762,7 +222,7 @@ static struct jinja_value function_raise(struct jinja_context *c, struct jinja_c
 
 static struct jinja_value function_strftime(struct jinja_context *c, struct jinja_call *call) {
     jinja_check_arguments(c, call, 1, 1);
-    struct jinja_value format = need_string(c, call, call->args[0]);
+    struct jinja_value format = jinja_need_string(c, call, call->args[0]);
     if (!format.string->len) return format;
     char text[512];
     time_t now = (time_t)c->now_s;

@@ -116,7 +116,6 @@ struct jinja_context {
     size_t error_size;
 };
 
-/* Ends the render: the message gets the current line in front. */
 /* Counts work that one step of a template makes: characters looked at, items compared. Fails beyond the limit. */
 void jinja_spend(struct jinja_context *c, size_t work);
 /* One level deeper, in evaluating or in looking at nested values; c->depth-- on the way out. */
@@ -124,6 +123,7 @@ enum { JINJA_MAX_DEPTH = 200 };
 void jinja_enter(struct jinja_context *c);
 /* What looking at the whole of a value costs. */
 size_t jinja_work(struct jinja_value v);
+/* Ends the render: the message gets the current line in front. */
 _Noreturn void jinja_fail(struct jinja_context *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 void *jinja_alloc(struct jinja_context *c, size_t bytes); /* zeroed */

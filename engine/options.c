@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_MAX_LEN = 64 };
+enum { NAME_MAX_LEN = 64, HELP_COLUMNS = 110 };
 
 /* --- numbers --- */
 
@@ -184,6 +184,24 @@ static void print_default(const struct option_row *row) {
     }
 }
 
+/* In lines of HELP_COLUMNS, the next ones below the first. */
+static void print_wrapped(const char *text, int indent) {
+    int column = indent;
+    while (*text) {
+        int len = (int)strcspn(text, " ");
+        if (column > indent && column + 1 + len > HELP_COLUMNS) {
+            printf("\n%*s", indent, "");
+            column = indent;
+        } else if (column > indent) {
+            putchar(' ');
+            column++;
+        }
+        printf("%.*s", len, text);
+        column += len;
+        text += len + (text[len] == ' ');
+    }
+}
+
 static void print_help(const struct option_set *set) {
     int width = 6;
     for (int i = 0; i < set->n_rows; i++) {
@@ -197,11 +215,12 @@ static void print_help(const struct option_set *set) {
         char left[128];
         snprintf(left, sizeof left, "%s%s%s%s", row->name[1] ? "--" : "-", row->name, row->argument ? " " : "",
                  row->argument ? row->argument : "");
-        printf("  %-*s  %s", width, left, row->help);
+        printf("  %-*s  ", width, left);
+        print_wrapped(row->help, width + 4);
         print_default(row);
         printf("\n");
     }
-    printf("  %-*s  this text\n\nEach option is also a variable: --max-seqs 8 is FORESAY_MAX_SEQS=8. Flags win.\n", width,
+    printf("  %-*s  this text\n\nOptions with a value are also variables: --kv-type X is FORESAY_KV_TYPE=X. Flags win.\n", width,
            "--help");
 }
 
@@ -269,6 +288,8 @@ int options_parse_flags(struct option_set *set, int argc, char **argv, int *n_po
             if (rc) return rc;
         } else if (n_positional) {
             argv[1 + kept++] = word;
+        } else if (strstr(word, ".gguf") && find_row(set, "model", 5)) {
+            return complain(set, word, "is not an option; for the model write --model in front of it", NULL);
         } else {
             return complain(set, word, "is not an option: this command takes none but those that begin with --", NULL);
         }

@@ -268,11 +268,16 @@ static void on_session(struct store_op *op) {
     struct connection *c = op->context; /* NULL: it closed meanwhile */
     if (c) {
         c->lookup = NULL;
-        if (c->state == CONNECTION_LOOKUP) admit(c, op);
+        bool ended = op->status == STORE_OK && op->found_user.id != c->user.id;
+        if (c->state == CONNECTION_LOOKUP)
+            admit(c, op);
+        else if (c->state == CONNECTION_OPEN && ended)
+            connection_close(c, 4401, "sign in again");
     }
     store_op_free(op);
 }
 
+/* At the beginning, and with each sign of life: a session expires, and `foresay user key` and `remove` end it. */
 static bool look_up_session(struct connection *c) {
     struct store_op *op = store_op_new(STORE_SESSION_GET);
     if (!op) return false;
@@ -359,8 +364,10 @@ static void dispatch(struct connection *c, struct request *request) {
     case REQUEST_PING:
         wire_ping(scratch(c), "pong", request->n);
         connection_send(c);
+        if (!c->lookup) look_up_session(c);
         break;
     case REQUEST_PONG:
+        if (request->n == c->ping_n && c->pong_n != c->ping_n && !c->lookup) look_up_session(c);
         c->pong_n = request->n;
         break;
     default:

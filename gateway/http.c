@@ -371,6 +371,7 @@ static const struct route {
     {HTTP_POST, "/api/session", LIMIT_SMALL_BODY, post_session},
     {HTTP_DELETE, "/api/session", 0, delete_session},
     {HTTP_GET, "/v1/models", 0, openai_models},
+    {HTTP_GET, OPENAI_MODEL_PATH, 0, openai_models},
     {HTTP_POST, "/v1/chat/completions", LIMIT_BODY, openai_chat},
     {HTTP_POST, "/v1/completions", LIMIT_BODY, openai_completion},
 };
@@ -384,12 +385,18 @@ static void refuse(struct exchange *e, int status, const char *message) {
         http_answer_error(e, status, message);
 }
 
+/* A route that ends with a slash takes one name more. */
+static bool route_fits(const char *route, const char *path) {
+    size_t len = strlen(route);
+    return strcmp(route, path) == 0 || (route[len - 1] == '/' && strncmp(route, path, len) == 0 && path[len] != '\0');
+}
+
 /* The route of the request; NULL: refused. HEAD is answered as GET, without the content. */
 static const struct route *find_route(struct exchange *e) {
     enum http_method method = e->method == HTTP_HEAD ? HTTP_GET : e->method;
     bool path_known = false;
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
-        if (strcmp(routes[i].path, e->path) != 0) continue;
+        if (!route_fits(routes[i].path, e->path)) continue;
         path_known = true;
         if (routes[i].method == method) return &routes[i];
     }

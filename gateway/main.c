@@ -1,4 +1,4 @@
-/* main.c - the command `foresay`: `serve` and `user` live here, the engine's tools in engine_tools[].
+/* main.c - the command `foresay`: `serve` lives here, `user` in user_command.c, the engine's tools in engine_tools[].
  *
  * Exit status: 0 fine; 1 it could not be done, with one sentence on stderr; 2 the command line is wrong. */
 #include <signal.h>
@@ -11,7 +11,7 @@
 #include "gateway/auth.h"
 #include "gateway/config.h"
 #include "gateway/gateway.h"
-#include "gateway/store.h"
+#include "gateway/user_command.h"
 
 static int fail(const char *sentence) {
     fprintf(stderr, "foresay: %s\n", sentence);
@@ -127,70 +127,11 @@ static int command_serve(int argc, char **argv) {
     return rc;
 }
 
-/* --- foresay user --- */
-
-static int add_user(const char *name, bool admin, const char *data) {
-    struct auth_token key;
-    struct store_user user;
-    struct store_error error = {""};
-    struct store_config settings = {.data_dir = data, .guest = true};
-    struct store *store = store_open(&settings, NULL, &error);
-    if (!store) return fail(error.text);
-    auth_key_new(&key);
-    enum store_status status = store_user_add(store, name, admin, key.hash, &user, &error);
-    store_close(store);
-    if (status == STORE_CONFLICT)
-        snprintf(error.text, sizeof error.text, "there is a user %s already; choose another name", name);
-    if (status == STORE_OK) {
-        printf("%s\n", key.text);
-        fflush(stdout);
-        fprintf(stderr,
-                "\n%s %s was added. Above is the API key; it is shown only this once.\n"
-                "  In the browser: open the server's address and sign in with the key.\n"
-                "  In programs:    Authorization: Bearer KEY, for the OpenAI API under /v1.\n",
-                admin ? "Administrator" : "User", user.name);
-    }
-    auth_token_wipe(&key);
-    return status == STORE_OK ? 0 : fail(error.text);
-}
-
-static int user_add(int argc, char **argv) {
-    char default_data[4096];
-    const char *data = config_default_data(default_data, sizeof default_data) ? default_data : NULL;
-    bool admin = false;
-    int n_names = 0;
-    struct option_row rows[] = {
-        {"data", OPTION_STRING, &data, "DIR", "the server's data folder", 0, 0, false},
-        {"admin", OPTION_FLAG, &admin, NULL, "with the rights of an administrator", 0, 0, false},
-    };
-    struct option_set set = {"user add", "NAME [--admin] --data DIR",
-                             "Adds a user and prints an API key, once. A running server knows the user at once.", rows, 1};
-    int rc = options_parse_environment(&set); /* FORESAY_DATA; no variable makes an administrator */
-    set.n_rows = 2;
-    if (rc == 0) rc = options_parse_flags(&set, argc, argv, &n_names);
-    if (rc) return rc == 1 ? 0 : rc;
-    if (n_names != 1) {
-        fprintf(stderr, "foresay user add: needs one name (foresay user add --help)\n");
-        return 2;
-    }
-    if (!data) return fail("there is no home folder: name the server's data folder with --data");
-    return add_user(argv[1], admin, data);
-}
-
-static int command_user(int argc, char **argv) {
-    static const char usage[] = "usage: foresay user add NAME [--admin] --data DIR\n";
-    if (argc >= 2 && strcmp(argv[1], "add") == 0) return user_add(argc - 1, argv + 1);
-    bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
-    if (argc >= 2 && !help) fprintf(stderr, "foresay user: unknown command '%s'\n", argv[1]);
-    fputs(usage, help ? stdout : stderr);
-    return help ? 0 : 2;
-}
-
 /* --- the table --- */
 
 static const struct engine_tool own_commands[] = {
     {"serve", "answer in the browser and on the OpenAI-compatible API", command_serve},
-    {"user", "add a user: foresay user add NAME", command_user},
+    {"user", "add, list or remove users, give a new key: foresay user add NAME", user_command},
     {NULL, NULL, NULL},
 };
 

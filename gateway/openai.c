@@ -338,17 +338,22 @@ static void start(struct exchange *e, int64_t user, enum openai_kind kind, struc
     if (call->stream) stream_attach(g->stream, &call->reader, 1);
 }
 
-static void list_models(struct exchange *e) {
+static void put_model(struct buffer *out, const struct gateway *gateway) {
+    put_text(out, "{\"id\":");
+    put_cstring(out, gateway->model.model_name);
+    put_text(out, ",\"object\":\"model\",\"created\":");
+    put_integer(out, gateway->begun_wall_ms / 1000);
+    put_text(out, ",\"owned_by\":\"foresay\"}");
+}
+
+/* All, or the one that the path names behind "/v1/models/". */
+static void answer_models(struct exchange *e) {
     struct buffer body = {0};
-    put_text(&body, "{\"object\":\"list\",\"data\":[");
-    if (e->gateway->engine) {
-        put_text(&body, "{\"id\":");
-        put_cstring(&body, e->gateway->model.model_name);
-        put_text(&body, ",\"object\":\"model\",\"created\":");
-        put_integer(&body, e->gateway->begun_wall_ms / 1000);
-        put_text(&body, ",\"owned_by\":\"foresay\"}");
-    }
-    put_text(&body, "]}");
+    const char *name = strlen(e->path) > sizeof OPENAI_MODEL_PATH - 1 ? e->path + sizeof OPENAI_MODEL_PATH - 1 : NULL;
+    if (name && !model_exists(e, name)) return;
+    if (!name) put_text(&body, "{\"object\":\"list\",\"data\":[");
+    if (e->gateway->engine) put_model(&body, e->gateway);
+    if (!name) put_text(&body, "]}");
     http_answer(e, 200, "application/json", NULL, body.data ? body.data : "", body.len);
     buffer_free(&body);
 }
@@ -373,7 +378,7 @@ static void on_key_found(struct store_op *op) {
         }
         buffer_free(&e->body);
     } else {
-        list_models(e);
+        answer_models(e);
     }
     store_op_free(op);
     exchange_release(e);

@@ -11,6 +11,8 @@
 
 #include "gateway/http.h"
 
+#define OPENAI_MODEL_PATH "/v1/models/" /* and a model's name */
+
 void openai_models(struct exchange *exchange);
 void openai_chat(struct exchange *exchange);
 void openai_completion(struct exchange *exchange);

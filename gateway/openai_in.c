@@ -312,6 +312,8 @@ bool openai_parse(enum openai_kind kind, const char *body, size_t len, struct op
     *out = (struct openai_request){.gen = gen_params_default()};
     *refusal = (struct openai_refusal){0};
     json_t *root = json_loadb(body, len, JSON_REJECT_DUPLICATES, &trouble);
+    if (!root && json_error_code(&trouble) == json_error_null_character)
+        return refuse(refusal, NULL, "The character \\u0000 may not stand in a text (at byte %d).", trouble.position);
     if (!root) return refuse(refusal, NULL, "The body is not JSON: %.120s (at byte %d).", trouble.text, trouble.position);
     out->tree = root;
     if (parse_root(root, kind, out, refusal)) return true;

@@ -87,7 +87,7 @@
  *   POST /api/session {"key": "fsk_..."}       API key -> 204 and session cookie; 401 {error}; DELETE /api/session signs out
  *   GET  /api/session                          200 {user:{name, admin}} or 401
  *   GET  /health                               200 {status:"ok"|"draining", version, model, uptime_s, ...}; no sign-in needed
- *   GET  /v1/models, POST /v1/chat/completions, POST /v1/completions
+ *   GET  /v1/models, /v1/models/NAME, POST /v1/chat/completions, POST /v1/completions
  *                                              OpenAI's shapes and errors; Authorization: Bearer fsk_...
  */
 #ifndef FORESAY_PROTOCOL_H

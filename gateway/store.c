@@ -252,6 +252,14 @@ static enum store_status run_user(struct store *store, struct store_op *op, stru
     return status;
 }
 
+static struct store_op *user_op(enum store_kind kind, const char *name, const unsigned char *key_hash) {
+    struct store_op *op = store_op_new(kind);
+    if (!op) return NULL;
+    snprintf(op->found_user.name, sizeof op->found_user.name, "%s", name);
+    if (key_hash) memcpy(op->token_hash, key_hash, sizeof op->token_hash);
+    return op;
+}
+
 enum store_status store_user_add(struct store *store, const char *name, bool admin, const unsigned char key_hash[32],
                                  struct store_user *out, struct store_error *error) {
     if (!store_name_valid(name)) {
@@ -259,13 +267,27 @@ enum store_status store_user_add(struct store *store, const char *name, bool adm
                  "A name has 1 to 64 bytes of UTF-8, without control characters and without spaces at its ends.");
         return STORE_ERROR;
     }
-    struct store_op *op = store_op_new(STORE_USER_ADD);
-    if (op) {
-        snprintf(op->found_user.name, sizeof op->found_user.name, "%s", name);
-        op->found_user.admin = admin;
-        memcpy(op->token_hash, key_hash, sizeof op->token_hash);
-    }
+    struct store_op *op = user_op(STORE_USER_ADD, name, key_hash);
+    if (op) op->found_user.admin = admin;
     return run_user(store, op, out, error);
+}
+
+enum store_status store_user_key(struct store *store, const char *name, const unsigned char key_hash[32], struct store_user *out,
+                                 struct store_error *error) {
+    return run_user(store, user_op(STORE_USER_KEY, name, key_hash), out, error);
+}
+
+enum store_status store_user_remove(struct store *store, const char *name, struct store_user *out, struct store_error *error) {
+    return run_user(store, user_op(STORE_USER_REMOVE, name, NULL), out, error);
+}
+
+char *store_user_list(struct store *store, struct store_error *error) {
+    struct store_op *op = store_op_new(STORE_USER_LIST);
+    char *text = op && store_run(store, op) == STORE_OK ? op->text : NULL;
+    if (text) op->text = NULL;
+    if (!text) snprintf(error->text, sizeof error->text, "%s", op ? op->error : "Out of memory.");
+    store_op_free(op);
+    return text;
 }
 
 enum store_status store_admin_ensure(struct store *store, struct store_user *out, struct store_error *error) {

@@ -88,6 +88,8 @@ enum store_kind {
     STORE_SESSION_ADD,  /* in: user, token_hash, expires_ms */
     STORE_SESSION_DROP, /* in: token_hash */
     STORE_USER_ADD,     /* store_user_add */
+    STORE_USER_KEY,     /* store_user_key */
+    STORE_USER_REMOVE,  /* store_user_remove */
     STORE_ADMIN_ENSURE, /* store_admin_ensure */
     /* reads */
     STORE_CONVS, /* in: user, conv (page before this one, or none), limit. out: convs, more */
@@ -101,6 +103,7 @@ enum store_kind {
     STORE_ANSWERS, /* in: user, limit (bytes of text). out: learns; if so, the user's latest answers that are not being written:
                     * conversations by their last change, oldest first, up to limit bytes but at least the last */
     STORE_USER_COUNT, /* store_user_count */
+    STORE_USER_LIST,  /* store_user_list */
 };
 
 struct store_op {
@@ -175,7 +178,13 @@ enum store_status store_run(struct store *store,
  * spaces). */
 enum store_status store_user_add(struct store *store, const char *name, bool admin, const unsigned char key_hash[32],
                                  struct store_user *out, struct store_error *error);
-int store_user_count(struct store *store); /* -1: the store cannot say */
+/* This key instead of those that the user had; all his sessions end. NOT_FOUND: nobody has the name. */
+enum store_status store_user_key(struct store *store, const char *name, const unsigned char key_hash[32], struct store_user *out,
+                                 struct store_error *error);
+/* The user with all conversations, keys and sessions. NOT_FOUND: nobody has the name. CONFLICT: the last administrator. */
+enum store_status store_user_remove(struct store *store, const char *name, struct store_user *out, struct store_error *error);
+char *store_user_list(struct store *store, struct store_error *error); /* for people, a line each; to free; NULL: see error */
+int store_user_count(struct store *store);                             /* -1: the store cannot say */
 /* The first administrator, made ("admin") when there is none. */
 enum store_status store_admin_ensure(struct store *store, struct store_user *out, struct store_error *error);
 

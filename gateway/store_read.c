@@ -215,6 +215,15 @@ static enum store_status count_users(struct db *db, struct store_op *op) {
     return STORE_OK;
 }
 
+static enum store_status list_users(struct db *db, struct store_op *op) {
+    sqlite3_stmt *row = db_row(db, Q_USER_LIST, "");
+    if (!row) return op_trouble(db, op);
+    free(op->text);
+    op->text = column_text(row, 0, &op->text_len);
+    db_end(row);
+    return op->text ? STORE_OK : op_out_of_memory(op);
+}
+
 static enum store_status run(struct db *db, struct store_op *op) {
     switch (op->kind) {
     case STORE_CONVS:
@@ -233,6 +242,8 @@ static enum store_status run(struct db *db, struct store_op *op) {
         return found_user(db, op, db_row(db, Q_KEY_GET, "b", op->token_hash));
     case STORE_USER_COUNT:
         return count_users(db, op);
+    case STORE_USER_LIST:
+        return list_users(db, op);
     default:
         return op_refuse(op, STORE_ERROR, "This is not a read.");
     }

@@ -74,8 +74,19 @@ static const char *const query_texts[Q_COUNT] = {
                       "AND s.expires_ms > ?2",
     [Q_KEY_ADD] = "INSERT INTO api_keys (hash, user_id, created_ms) VALUES (?1, ?2, ?3)",
     [Q_KEY_GET] = "SELECT u.id, u.name, u.admin, u.learns FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.hash = ?1",
-    [Q_USER_ADD] = "INSERT INTO users (name, admin, created_ms) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO NOTHING",
+    /* An id is never given again: a running server may still hold something of a user who was removed. */
+    [Q_USER_ADD] = "INSERT INTO users (id, name, admin, created_ms) "
+                   "VALUES ((SELECT max(?3, coalesce(max(id) + 1, 0)) FROM users), ?1, ?2, ?3) ON CONFLICT (name) DO NOTHING",
+    [Q_USER_BY_NAME] = "SELECT id, name, admin FROM users WHERE name = ?1",
+    [Q_USER_KEYS_DROP] = "DELETE FROM api_keys WHERE user_id = ?1",
+    [Q_USER_SESSIONS_DROP] = "DELETE FROM sessions WHERE user_id = ?1",
+    [Q_USER_REMOVE] = "DELETE FROM users WHERE id = ?1 AND (admin = 0 OR (SELECT count(*) FROM users WHERE admin = 1) > 1)",
     [Q_USER_COUNT] = "SELECT count(*) FROM users",
+    [Q_USER_LIST] = "SELECT group_concat(line, '') FROM (SELECT printf('%s (%schats: %d%s)' || char(10), u.name, "
+                    "CASE u.admin WHEN 1 THEN 'administrator, ' ELSE '' END, "
+                    "(SELECT count(*) FROM conversations c WHERE c.user_id = u.id), "
+                    "CASE WHEN EXISTS (SELECT 1 FROM api_keys k WHERE k.user_id = u.id) THEN '' ELSE ', no API key' END) AS line "
+                    "FROM users u ORDER BY u.id)",
     [Q_USER_ADMIN] = "SELECT id, name, admin FROM users WHERE admin = 1 ORDER BY id LIMIT 1",
     [Q_USER_LEARNS] = "SELECT learns FROM users WHERE id = ?1",
     [Q_USER_LEARN] = "UPDATE users SET learns = ?2 WHERE id = ?1",

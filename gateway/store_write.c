@@ -268,6 +268,35 @@ static enum store_status user_add(struct db *db, struct store_op *op) {
     return db_do(db, Q_KEY_ADD, "bii", op->token_hash, op->found_user.id, op->time_ms) ? STORE_OK : op_trouble(db, op);
 }
 
+/* The user called found_user.name: id and rights. */
+static enum store_status user_find(struct db *db, struct store_op *op) {
+    struct store_user *user = &op->found_user;
+    sqlite3_stmt *row = db_row(db, Q_USER_BY_NAME, "s", user->name);
+    if (!row) return op_missing(db, op, "There is no such user.");
+    user->id = sqlite3_column_int64(row, 0);
+    snprintf(user->name, sizeof user->name, "%s", (const char *)sqlite3_column_text(row, 1));
+    user->admin = sqlite3_column_int(row, 2) != 0;
+    db_end(row);
+    return STORE_OK;
+}
+
+/* Whoever had the old key may be signed in with it, so that ends too. */
+static enum store_status user_key(struct db *db, struct store_op *op) {
+    enum store_status status = user_find(db, op);
+    if (status != STORE_OK) return status;
+    int64_t id = op->found_user.id;
+    bool done = db_do(db, Q_USER_KEYS_DROP, "i", id) && db_do(db, Q_USER_SESSIONS_DROP, "i", id) &&
+                db_do(db, Q_KEY_ADD, "bii", op->token_hash, id, op->time_ms);
+    return done ? STORE_OK : op_trouble(db, op);
+}
+
+static enum store_status user_remove(struct db *db, struct store_op *op) {
+    enum store_status status = user_find(db, op);
+    if (status != STORE_OK) return status;
+    if (!db_do(db, Q_USER_REMOVE, "i", op->found_user.id)) return op_trouble(db, op);
+    return db_changes(db) > 0 ? STORE_OK : op_refuse(op, STORE_CONFLICT, "The last administrator cannot be removed.");
+}
+
 /* The first administrator. Should somebody without rights be called "admin", the next free number goes behind the name. */
 static enum store_status admin_ensure(struct db *db, struct store_op *op) {
     struct store_user *user = &op->found_user;
@@ -312,6 +341,10 @@ static enum store_status run(struct db *db, struct store_op *op) {
         return session_drop(db, op);
     case STORE_USER_ADD:
         return user_add(db, op);
+    case STORE_USER_KEY:
+        return user_key(db, op);
+    case STORE_USER_REMOVE:
+        return user_remove(db, op);
     case STORE_ADMIN_ENSURE:
         return admin_ensure(db, op);
     default:

@@ -258,10 +258,11 @@ void turn_cancel(struct generation *g) {
 
 static void checkpoint(struct generation *g);
 
-/* TURN_CHECKPOINT_BYTES, or an eighth of a long text: a save writes the whole, so it has to be worth it. */
+/* TURN_CHECKPOINT_BYTES, or an eighth of a long text: a save writes the whole, so it has to be worth it.
+ * When one has failed, the next waits for the timer: a full disk is not asked at every token. */
 static bool is_much_unsaved(const struct generation *g) {
     size_t len = g->stream->text_len, unsaved = len - g->checkpoint_len;
-    return g->stored && unsaved >= TURN_CHECKPOINT_BYTES && unsaved >= len / 8;
+    return g->stored && !g->unsaved && unsaved >= TURN_CHECKPOINT_BYTES && unsaved >= len / 8;
 }
 
 static bool keep_event(struct generation *g, const struct engine_event *event) {
@@ -307,7 +308,8 @@ static void on_engine_done(struct generation *g, const struct engine_event *even
         end(g, why, 0, "");
     } else if (event->status == ENGINE_ERR_TOO_LONG) {
         char message[256];
-        snprintf(message, sizeof message, "%.160s Start a new conversation, or leave out the oldest messages.", event->message);
+        snprintf(message, sizeof message, "%.170s.%s", event->message,
+                 g->stored ? " Start a new conversation, or leave out the oldest messages." : "");
         end(g, why, CODE_CONTEXT_FULL, message);
     } else {
         end(g, why, protocol_code_of_engine(event->status), event->message[0] ? event->message : "The model failed.");
@@ -384,11 +386,11 @@ static bool post_save(struct generation *g, struct store_op *op, void (*done)(st
 
 static void on_checkpoint(struct store_op *op) {
     struct generation *g = op->context;
+    bool failed = op->status == STORE_FULL || op->status == STORE_ERROR;
     g->saves_in_flight--;
-    if (op->status == STORE_OK)
-        g->checkpoint_len = op->text_len;
-    else if (op->status != STORE_NOT_FOUND)
-        log_warn("turn", "a running answer could not be saved: %s", store_trouble(op));
+    if (op->status == STORE_OK) g->checkpoint_len = op->text_len;
+    if (failed && !g->unsaved) log_warn("turn", "a running answer could not be saved: %s", store_trouble(op));
+    g->unsaved = failed;
     store_op_free(op);
 }
 

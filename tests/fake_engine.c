@@ -158,7 +158,7 @@ static void count_prompt(struct play *p, const struct engine *engine, const stru
     p->finish = ENGINE_FINISH_ERROR;
     p->status = ENGINE_ERR_TOO_LONG;
     p->n_tokens = p->first = 0;
-    snprintf(p->message, sizeof p->message, "The prompt has %zu tokens, the context holds %d.", total, engine->ctx_len);
+    snprintf(p->message, sizeof p->message, "The prompt has %zu tokens, the context holds %d", total, engine->ctx_len);
 }
 
 /* A plain prompt is played like a user's message. */

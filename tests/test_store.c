@@ -590,6 +590,42 @@ static void users_and_names(void **state) {
     assert_int_equal(store_user_count(f->store), 5);
 }
 
+/* What is in use by a name or id of today must not be met again under it tomorrow. */
+static void users_go_and_get_new_keys(void **state) {
+    struct fixture *f = *state;
+    struct store_user user;
+    struct store_error error = {""};
+    unsigned char hash[32] = {44};
+    assert_int_equal(store_user_remove(f->store, "BOB", &user, &error), STORE_OK);
+    assert_int_equal(user.id, f->bob.id);
+    assert_string_equal(user.name, "bob");
+    assert_int_equal(store_user_remove(f->store, "bob", &user, &error), STORE_NOT_FOUND);
+    assert_int_equal(store_user_key(f->store, "bob", hash, &user, &error), STORE_NOT_FOUND);
+    assert_int_equal(store_user_add(f->store, "bob", false, hash, &user, &error), STORE_OK);
+    assert_true(user.id > f->bob.id);
+
+    hash[0] = 45;
+    assert_int_equal(store_user_key(f->store, "ann", hash, &user, &error), STORE_OK);
+    struct store_op *key = store_op_new(STORE_KEY_GET);
+    memcpy(key->token_hash, hash, 32);
+    assert_int_equal(store_run(f->store, key), STORE_OK);
+    assert_int_equal(key->found_user.id, f->ann.id);
+    memset(key->token_hash, 0, 32);
+    snprintf((char *)key->token_hash, 32, "ann");
+    assert_int_equal(store_run(f->store, key), STORE_OK);
+    assert_int_equal(key->found_user.id, 0);
+    store_op_free(key);
+
+    assert_int_equal(store_admin_ensure(f->store, &user, &error), STORE_OK);
+    assert_int_equal(store_user_remove(f->store, user.name, &user, &error), STORE_CONFLICT);
+    hash[0] = 46;
+    assert_int_equal(store_user_add(f->store, "boss", true, hash, &user, &error), STORE_OK);
+    assert_int_equal(store_user_remove(f->store, "admin", &user, &error), STORE_OK);
+    char *list = store_user_list(f->store, &error);
+    assert_string_equal(list, "ann (chats: 0)\nbob (chats: 0)\nboss (administrator, chats: 0)\n");
+    free(list);
+}
+
 /* --- queues --- */
 
 struct results {
@@ -808,6 +844,7 @@ int main(void) {
         TEST(wal_is_bounded),
         TEST(sessions_and_keys),
         TEST(users_and_names),
+        TEST(users_go_and_get_new_keys),
         TEST(queue_is_bounded_and_groups_hold),
         TEST(lock_keeps_servers_apart),
         TEST(guest_alone_makes_the_folder),

@@ -9,7 +9,7 @@ enum { POOL_MAX_CHUNKS = 0xfffe };
 
 struct pool;
 
-/* Any thread may get any chunk, and chunks run in no promised order; most often each thread runs an equal part of them, upwards. */
+/* Any thread may get any chunk, in no promised order; most often each thread runs an equal part of them, upwards. */
 typedef void pool_function(const void *call, int chunk);
 
 /* NULL if memory or threads are refused. */

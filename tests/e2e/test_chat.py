@@ -367,7 +367,7 @@ def test_context_full_says_what_to_do(make_server):
             r2 = await c.say("second " * 100 + "[[tokens 2]]", conv=r["conv"])
             s = await c.done(r2["g"])
             assert s.done["why"] == "error" and s.done["err"]["code"] == 5003
-            assert "new conversation" in s.done["err"]["msg"]
+            assert s.done["err"]["msg"].endswith("256. Start a new conversation, or leave out the oldest messages.")
             answer = (await c.ask("hist", conv=r["conv"]))["msgs"][-1]
             assert answer["st"] == "error" and answer["err"]["code"] == 5003
             r3 = await c.ask("regen", cid="again", msg=r2["ans"], drop_oldest=True)

@@ -1,6 +1,7 @@
 # test_cli.py - protects the command line: help, hints, exit codes, sentences for bad input, `user add`, the life of `serve`.
 #
 # FORESAY_BIN is the real binary; FORESAY_FAKE_BIN the same with a scripted engine, which serves without a model file.
+import asyncio
 import json
 import os
 import re
@@ -54,11 +55,13 @@ def test_version():
     assert re.fullmatch(r"foresay \d+\.\d+\.\d+\n", run("--version").stdout)
 
 
-@pytest.mark.parametrize("command", [["serve"], ["user", "add"], ["generate"], ["perplexity"], ["bench"], ["tokenize"], ["inspect"]])
+@pytest.mark.parametrize("command", [["serve"], ["user", "add"], ["user", "key"], ["generate"], ["perplexity"], ["bench"], ["tokenize"], ["inspect"]])
 def test_every_command_explains_itself(command):
     result = run(*command, "--help")
     assert result.returncode == 0 and result.stderr == ""
     assert result.stdout.startswith(f"usage: foresay {' '.join(command)}")
+    options = result.stdout.split("options:\n")[1].split("\n\n")[0].splitlines()
+    assert max(map(len, options)) <= 130 and not any(line.endswith(" ") for line in options)
 
 
 def test_unknown_words_get_a_hint():
@@ -66,7 +69,8 @@ def test_unknown_words_get_a_hint():
     refused(run("xyzzy"), "unknown command 'xyzzy' (foresay --help lists them)", code=2)
     refused(run("serve", "--modle", "x"), "unknown option --modle; did you mean --model?", code=2)
     refused(run("user", "add", "ann", "--amdin"), "did you mean --admin?", code=2)
-    refused(run("user", "remove", "ann"), "unknown command 'remove'", "usage: foresay user add", code=2)
+    refused(run("user", "delete", "ann"), "unknown command 'delete'", "usage: foresay user add", "foresay user remove", code=2)
+    refused(run("serve", "my.gguf"), "my.gguf is not an option; for the model write --model", code=2)
     assert run("user").returncode == 2
     assert run("user", "add").returncode == 2
     assert run("user", "add", "ann", "bob").returncode == 2
@@ -202,3 +206,37 @@ def test_user_add_beside_a_running_server(make_server):
     assert status_with_key(server, "fsk_" + "A" * 43) == 401
     for name in ["ann", "bob", "carol"]:
         assert status_with_key(server, server.add_user(name)) == 200
+
+
+def test_users_are_listed_get_new_keys_and_go(make_server):
+    server = make_server()
+    data = ["--data", server.data]
+    cookie, ann, bob = server.sign_in(), server.add_user("ann"), server.add_user("bob")
+    signed_in = server.sign_in_with_key(ann)
+
+    async def main():
+        async with server.client(signed_in) as page, server.client(server.sign_in_with_key(bob)) as other:
+            await page.say("[[tokens 3]]")
+            listed = run("user", "list", *data)
+            assert listed.stdout == "admin (administrator, chats: 0, no API key)\nann (chats: 1)\nbob (chats: 0)\n"
+            new = run("user", "key", "ann", *data).stdout.strip()
+            assert status_with_key(server, ann) == 401 and status_with_key(server, new) == 200
+            assert session(server, signed_in).status == 401
+            await page.send(t="ping", n=1)
+            assert await page.wait_closed() == 4401, "a page that is open is signed out, too"
+            refused(run("user", "remove", "ann", *data), "--yes", code=2)
+            assert run("user", "remove", "ann", "--yes", *data).returncode == 0
+            assert status_with_key(server, new) == 401
+            assert status_with_key(server, server.add_user("ann")) == 200
+            await other.send(t="ping", n=1)
+            await other.ask("convs")
+
+    asyncio.run(main())
+    assert session(server, cookie).status == 200
+    assert "ann (chats: 0)" in run("user", "list", *data).stdout
+    refused(run("user", "key", "eve", *data), "there is no user eve", code=1)
+    refused(run("user", "remove", "eve", "--yes", *data), "there is no user eve", code=1)
+    refused(run("user", "remove", "admin", "--yes", *data), "The last administrator cannot be removed.", code=1)
+    refused(run("user", "list", "ann", *data), "takes no name", code=2)
+    key = run("user", "key", "admin", *data).stdout.strip()
+    assert status_with_key(server, key) == 200 and session(server, cookie).status == 401

@@ -166,6 +166,7 @@ def test_answer_that_cannot_be_saved_says_so(make_server):
             s = await c.done(r["g"])
             assert s.text == fake_text(40000) and s.done["why"] == "stop"
             assert s.done["err"]["code"] == 5002 and "saved" in s.done["err"]["msg"]
+            assert sum("could not be saved" in line for line in server.log) < 10, "not with every token"
 
     run(main())
     server.kill()

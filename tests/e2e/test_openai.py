@@ -26,6 +26,9 @@ def ask(text):
 
 def test_models(client):
     assert [m.id for m in client.models.list()] == ["fake"]
+    assert client.models.retrieve("fake").id == client.models.retrieve("default").id == "fake"
+    with pytest.raises(openai.NotFoundError, match="this server runs"):
+        client.models.retrieve("gpt/4")
 
 
 def test_plain_answer(client):
@@ -218,6 +221,8 @@ def test_errors_are_openais(client, server):
         with pytest.raises(openai.BadRequestError) as e:
             create(**{"model": "fake", "messages": ask("x"), **bad})
         assert e.value.param == param and e.value.type == "invalid_request_error", bad
+    with pytest.raises(openai.BadRequestError, match="u0000 may not stand"):
+        create(model="fake", messages=ask("a\0b"))
     with pytest.raises(openai.BadRequestError) as e:
         create(model="fake", messages=ask("x" * 100000))
     assert e.value.code == "context_length_exceeded"

@@ -40,6 +40,7 @@ type Loading = 'no' | 'first' | 'older' | 'failed' | 'missing';
 
 export class Chat {
     readonly id: Signal<string | null>;
+    readonly title = signal(''); // as the history named it; the list may not reach so far back
     readonly messages = signal<Messages>(new Map());
     readonly more = signal(false);
     readonly loading = signal<Loading>('no');
@@ -78,6 +79,7 @@ export class Chat {
         try {
             const page = await connection.request('hist', { conv: id, limit: PAGE }, readHistory);
             if (this.closed) return;
+            this.title.value = page.title;
             this.takeNewest(page.msgs, page.more);
             this.loading.value = 'no';
         } catch (error) {

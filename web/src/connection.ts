@@ -11,7 +11,7 @@
  *  (4) Bounds: at most MAX_REQUESTS unanswered requests; one more is refused at once. */
 import { signal } from '@preact/signals';
 import { randomId } from './ids.ts';
-import { CODE, readFrame, type Frame, type Welcome } from './wire.ts';
+import { CODE, readFrame, writeFrame, type Frame, type Welcome } from './wire.ts';
 
 const MAX_REQUESTS = 64;
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -107,7 +107,7 @@ export class Connection {
             return Promise.reject(new RequestError(0, 'Too much is waiting for the server. Try again in a moment.'));
         }
         const id = String(this.nextId++);
-        const frame = JSON.stringify({ t, id, ...body });
+        const frame = writeFrame({ t, id, ...body });
         return new Promise<Record<string, unknown>>((resolve, reject) => {
             this.requests.set(id, { id, frame, resend, resolve, reject });
             if (this.link.value.kind === 'online') this.socket?.send(frame);

@@ -79,16 +79,22 @@ export interface Sums {
     guessed: number;
     right: number;
     each: number; // tokens a round
+    by: [source: string, right: number][]; // most first
 }
 
 export function sumsOf(rounds: readonly Round[]): Sums {
     let guessed = 0;
     let right = 0;
+    const by = new Map<string, number>();
     for (const round of rounds) {
         guessed += round.nodes.length - 1;
         right += round.acc;
+        for (const { right: came, by: source } of round.nodes.slice(1)) {
+            if (came && source !== null) by.set(source, (by.get(source) ?? 0) + 1);
+        }
     }
-    return { rounds: rounds.length, guessed, right, each: rounds.length > 0 ? (right + rounds.length) / rounds.length : 0 };
+    const each = rounds.length > 0 ? (right + rounds.length) / rounds.length : 0;
+    return { rounds: rounds.length, guessed, right, each, by: [...by].sort((a, b) => b[1] - a[1]) };
 }
 
 /* --- the tree of a round, as it is shown: the way the draws went first, the model's own token at its end --- */

@@ -1,7 +1,8 @@
 /* list.ts - the conversations of the sidebar: a page at a time, kept current by the server's `conv` frames.
  *
  *  (1) Newest change first; the order is that of `ts`, whatever the order of arrival.
- *  (2) What the server says replaces what we have; a rename shows at once and is taken back when the server refuses it. */
+ *  (2) The list has no gaps: what is older than its end is not put in before its page is loaded.
+ *  (3) What the server says replaces what we have; a rename shows at once and is taken back when the server refuses it. */
 import { computed, signal } from '@preact/signals';
 import { connection } from './connection.ts';
 import { CODE, readConversations, readNothing, type Conversation } from './wire.ts';
@@ -9,6 +10,8 @@ import { RequestError } from './connection.ts';
 import { complain } from './toasts.ts';
 
 const PAGE = 50;
+const LARGE_PAGE = 100; // the server's largest: a search looks through all of them
+const PACE_MS = 60; // between its pages: below the messages a second that the server takes
 
 const known = signal<ReadonlyMap<string, Conversation>>(new Map());
 export const moreConversations = signal(false);
@@ -50,13 +53,10 @@ export async function refreshList(): Promise<void> {
 
 let loadingMore = false;
 export async function loadMoreConversations(): Promise<void> {
-    const last = conversations.value.at(-1);
-    if (loadingMore || !last || !moreConversations.value) return;
+    if (loadingMore) return;
     loadingMore = true;
     try {
-        const page = await connection.request('convs', { before: last.id, limit: PAGE }, readConversations);
-        put(...page.convs);
-        moreConversations.value = page.more && page.convs.length > 0;
+        await loadNextPage(PAGE);
     } catch (error) {
         complain('Older conversations could not be loaded.', error);
     } finally {
@@ -64,9 +64,35 @@ export async function loadMoreConversations(): Promise<void> {
     }
 }
 
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/* All that are left, a page after another, as long as `wanted` says so; at the pace that the server allows. */
+export async function loadAllConversations(wanted: () => boolean): Promise<void> {
+    if (loadingMore) return;
+    loadingMore = true;
+    try {
+        while (wanted() && (await loadNextPage(LARGE_PAGE))) await pause(PACE_MS);
+    } catch (error) {
+        complain('Older conversations could not be searched.', error);
+    } finally {
+        loadingMore = false;
+    }
+}
+
+/* False when there is no further one. */
+async function loadNextPage(limit: number): Promise<boolean> {
+    const last = conversations.value.at(-1);
+    if (!last || !moreConversations.value) return false;
+    const page = await connection.request('convs', { before: last.id, limit }, readConversations);
+    put(...page.convs);
+    moreConversations.value = page.more && page.convs.length > 0;
+    return moreConversations.value;
+}
+
 export function conversationChanged(changed: Conversation, isOpen: boolean): void {
     const before = known.value.get(changed.id);
-    put(changed);
+    const end = moreConversations.value ? (conversations.value.at(-1)?.ts ?? Infinity) : -Infinity;
+    if (before || changed.ts >= end) put(changed);
     if (before?.live && !changed.live && !isOpen) unread.value = new Set([...unread.value, changed.id]);
 }
 
@@ -81,15 +107,18 @@ export function markRead(id: string): void {
     unread.value = next;
 }
 
-export async function renameConversation(id: string, title: string): Promise<void> {
-    const before = known.value.get(id);
+export async function renameConversation({ id, title: before }: Conversation, title: string): Promise<void> {
     const wanted = title.trim().slice(0, 200);
-    if (!before || wanted === '' || wanted === before.title) return;
-    put({ ...before, title: wanted });
+    const name = (as: string) => {
+        const listed = known.value.get(id);
+        if (listed) put({ ...listed, title: as });
+    };
+    if (wanted === '' || wanted === before) return;
+    name(wanted);
     try {
         await connection.request('rename', { conv: id, title: wanted }, readNothing);
     } catch (error) {
-        put({ ...(known.value.get(id) ?? before), title: before.title });
+        name(before);
         complain('The conversation was not renamed.', error);
     }
 }

@@ -10,15 +10,20 @@ import { connection } from './connection.ts';
 import { forgetDrafts } from './drafts.ts';
 import { conversation, conversationChanged, conversationGone, forgetList, markRead, refreshList } from './list.ts';
 import { complain, tell } from './toasts.ts';
-import { readNothing, type Welcome } from './wire.ts';
+import { readNothing, type Conversation, type Welcome } from './wire.ts';
 
 export const phase = signal<'starting' | 'gate' | 'in' | 'expired'>('starting');
 export const welcome = signal<Welcome | null>(null);
 export const chat = signal<Chat>(new Chat(null));
-export const openTitle = computed(() => {
+/* The open conversation, also one that the list has not loaded. */
+export const openConversation = computed<Conversation | null>(() => {
     const id = chat.value.id.value;
-    return id === null ? 'New chat' : conversation(id)?.title || 'Untitled chat';
+    const title = chat.value.title.value;
+    return conversation(id) ?? (id !== null && title !== '' ? { id, title, ts: 0, live: null } : null);
 });
+export const openTitle = computed(() =>
+    chat.value.id.value === null ? 'New chat' : openConversation.value?.title || 'Untitled chat',
+);
 
 const NUDGE_MS = 15_000;
 const tabs = typeof BroadcastChannel === 'undefined' ? null : new BroadcastChannel('foresay');
@@ -78,6 +83,7 @@ const listener: Parameters<typeof connection.listen>[0] = {
         switch (frame.t) {
             case 'conv':
                 conversationChanged(frame.c, frame.c.id === chat.value.id.value);
+                if (frame.c.id === chat.value.id.value) chat.value.title.value = frame.c.title;
                 break;
             case 'conv_gone':
                 conversationGone(frame.id);

@@ -3,10 +3,19 @@
  *  (1) Every frame passes `readFrame` before any other code sees it: fields have their type, or the frame is refused as a whole.
  *      An object where text belongs can therefore never reach the renderer.
  *  (2) Unknown members are ignored and unknown frame types are skipped, so a newer server may say more than we understand.
- *  (3) The answers to requests are read by the `read...` function that the asker names (connection.ts calls it). */
+ *  (3) What goes out passes `writeFrame`, which lets out no character that the server's JSON refuses.
+ *  (4) The answers to requests are read by the `read...` function that the asker names (connection.ts calls it). */
 
 export type Status = 'done' | 'running' | 'stopped' | 'interrupted' | 'error' | 'length';
 export type Why = 'stop' | 'length' | 'context' | 'cancel' | 'error' | 'interrupted';
+
+/* NUL and half a surrogate pair, which a paste may hold, are no text for the server: it would refuse the frame as a whole, without
+ * the id of the request, and that would wait for ever. */
+export function writeFrame(frame: Record<string, unknown>): string {
+    return JSON.stringify(frame, (_, value: unknown) =>
+        typeof value === 'string' ? value.replace(/\0/g, '').replace(/\p{Surrogate}/gu, '\ufffd') : value,
+    );
+}
 
 export interface Usage {
     in: number;

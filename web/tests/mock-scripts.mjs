@@ -126,6 +126,8 @@ export function scriptFor(text) {
             return { text: PLAIN, rate: 100, trimmed: 6 };
         case 'error':
             return { text: PLAIN, rate: 200, fail: { code: 5001, msg: 'The engine has stopped: out of memory on the device.' } };
+        case 'unsaved':
+            return { text: PLAIN, rate: 400, err: { code: 5002, msg: 'The answer could not be saved: the disk is full.' } };
         case 'length':
             return { text: PLAIN, rate: 400, why: 'length' };
         case 'context':

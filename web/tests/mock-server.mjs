@@ -133,7 +133,7 @@ function play(g) {
     const tick = () => {
         const half = script.fail && g.at >= g.pieces.length / 2;
         if (half) return finish(g, 'error', script.fail);
-        if (g.at >= g.pieces.length) return finish(g, script.why ?? 'stop');
+        if (g.at >= g.pieces.length) return finish(g, script.why ?? 'stop', script.err);
         const part = g.pieces.slice(g.at, g.at + perTick);
         g.at += part.length;
         g.sent += part.length;

@@ -142,6 +142,13 @@ test('a chat that no longer fits offers a new one, or to drop the oldest turns',
     await expect(page.getByRole('button', { name: 'Drop the oldest turns and retry' })).toHaveCount(0);
     await over(page);
     await expect(lastAnswer(page)).toContainText('w0');
+    await page.getByRole('button', { name: 'New chat' }).click();
+    await say(page, `[[tokens 5]] ${'word '.repeat(12000)}`);
+    await page.getByRole('alert').getByRole('button', { name: 'Edit' }).click();
+    await page.getByRole('textbox', { name: 'Edit your message' }).fill('[[tokens 5]] word');
+    await page.keyboard.press('Enter');
+    await over(page);
+    await expect(lastAnswer(page)).toContainText('w0');
 });
 
 test('two tabs follow the same answer, and a third opened in the middle catches up', async ({ page, context, foresay }) => {
@@ -240,6 +247,9 @@ test('the guesses of an answer: coloured while it is written, over a reload, rou
     await expect(text).toHaveText(scripted(241).replaceAll('\t', '⇥').replaceAll('\n', '↵\n'));
     await expect(text.locator('.guessed')).toHaveCount(144);
     await expect(text.locator('.drawn')).toHaveCount(96);
+    await expect(dialog).toContainText(/Of the right ones 144 (from|seen|by) /);
+    // It opens at the newest round: its words are in view.
+    await expect(text.locator('.here').last()).toBeInViewport();
     await expect(dialog.locator('.guess-sums')).toHaveText('Rounds96Tokens a round2.5Guesses384Right144 (38%)');
     await slider.focus();
     await page.keyboard.press('Home');

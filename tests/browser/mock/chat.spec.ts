@@ -118,6 +118,21 @@ test('a context that is full offers a new chat or to drop the oldest turns', asy
     expect((await history(page)).filter((message) => message.text === '/refuse me')).toHaveLength(1);
 });
 
+test('a first message that is too long by itself is to be shortened', async ({ page }) => {
+    await say(page, '/refuse me');
+    const card = page.getByRole('alert').filter({ hasText: 'too long for the model' });
+    await expect(card).toContainText('8,192 tokens');
+    await expect(card.getByRole('button')).toHaveCount(1);
+    await card.getByRole('button', { name: 'Edit' }).click();
+    await expect(composer(page)).toHaveValue('/refuse me');
+});
+
+test('an answer that could not be saved says so', async ({ page }) => {
+    await ask(page, '/unsaved');
+    await expect(lastAnswer(page)).toContainText('the sun behind you');
+    await expect(lastAnswer(page).getByRole('alert')).toContainText('could not be saved');
+});
+
 test('an answer that filled the context says so', async ({ page }) => {
     await ask(page, '/context');
     await expect(lastAnswer(page).getByRole('alert')).toContainText('reached the end of what the model can see');
@@ -171,6 +186,55 @@ test('the list loads page after page and can be filtered', async ({ page, mock }
     await expect(page.locator('.row')).toHaveCount(100);
     await page.getByRole('searchbox', { name: /Find a chat/ }).fill('packing');
     await expect(page.locator('.row')).toHaveCount(1);
+});
+
+test('a search looks through chats that were not loaded yet, and shows many matches in parts', async ({ page, mock }) => {
+    await mock.act('seed?n=330');
+    await page.reload();
+    await expect(page.locator('.row')).toHaveCount(50);
+    const search = page.getByRole('searchbox', { name: /Find a chat/ });
+    await search.fill('number 32');
+    await expect(page.locator('.row')).toHaveCount(11);
+    await search.fill('no such title');
+    await expect(page.getByText('No chat is called “no such title”.')).toBeVisible();
+    await search.fill('');
+    await expect(page.locator('.row')).toHaveCount(50);
+    for (const rows of [100, 150, 200, 250, 300, 330]) {
+        await page.getByRole('button', { name: 'Load more' }).scrollIntoViewIfNeeded();
+        await expect(page.locator('.row')).toHaveCount(rows);
+    }
+    await expect(page.getByRole('button', { name: 'Load more' })).toHaveCount(0);
+});
+
+test('an old chat that the list has not loaded has its title and can be renamed', async ({ page, mock }) => {
+    await mock.act('seed?n=120');
+    await page.reload();
+    await page.getByRole('searchbox', { name: /Find a chat/ }).fill('number 110');
+    await page.locator('.row').getByRole('link').click();
+    await page.reload();
+    await expect(page.locator('.row')).toHaveCount(50);
+    await expect(page.getByRole('heading', { level: 1 })).toHaveText('An older conversation, number 110');
+    await page.getByRole('button', { name: 'Options for this chat' }).click();
+    await page.getByRole('menuitem', { name: 'Rename' }).click();
+    await page.getByRole('textbox', { name: 'Title' }).fill('Found again');
+    await page.keyboard.press('Enter');
+    await expect(page.getByRole('heading', { level: 1 })).toHaveText('Found again');
+    // It does not stand at the end of the list, which would hide those between.
+    await expect(page.locator('.row')).toHaveCount(50);
+    await page.getByRole('button', { name: 'Load more' }).scrollIntoViewIfNeeded();
+    await expect(page.locator('.row')).toHaveCount(100);
+    await page.getByRole('button', { name: 'Load more' }).scrollIntoViewIfNeeded();
+    await expect(page.locator('.row')).toHaveCount(120);
+});
+
+test('formulas are laid out; money and what is not understood stay text', async ({ page }) => {
+    await ask(page, '/echo Energy \\(E = m_0 c^2\\), money $5 and $10.\n\n\\[\n\\frac{a_1}{b_2}\n= *c*\n\\]\n\nThen $\\nosuch{x}_1$.');
+    const prose = lastAnswer(page).locator('.prose');
+    await expect(prose.locator('math[display=inline] msup')).toHaveText('c2');
+    await expect(prose.locator('math[display=block] mfrac')).toHaveText('a1b2');
+    expect(await prose.locator('mfrac').evaluate((el) => el.getBoundingClientRect().height)).toBeGreaterThan(20);
+    await expect(prose).toContainText('money $5 and $10.');
+    await expect(prose.locator('code.tex')).toHaveText('$\\nosuch{x}_1$');
 });
 
 test('a draft is kept for each chat and over a reload', async ({ page, mock }) => {

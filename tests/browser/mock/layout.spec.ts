@@ -22,7 +22,7 @@ for (const width of [320, 390, 640, 768, 1024, 1440]) {
         await ask(page, '/markdown');
         await ask(
             page,
-            `/echo ${'x'.repeat(300)} https://example.org/${'y'.repeat(200)}\n\n| ${'column | '.repeat(30)}\n|${'---|'.repeat(30)}\n| ${'value | '.repeat(30)}\n\n\`${'z'.repeat(150)}\``,
+            `/echo ${'x'.repeat(300)} https://example.org/${'y'.repeat(200)}\n\n| ${'column | '.repeat(30)}\n|${'---|'.repeat(30)}\n| ${'value | '.repeat(30)}\n\n\`${'z'.repeat(150)}\`\n\nsum \\(${'a + '.repeat(60)}a\\)\n\n$$${'b + '.repeat(90)}b$$`,
         );
         await expectNoSideScroll(page);
         await ask(page, '/error');

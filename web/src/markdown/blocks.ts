@@ -9,6 +9,7 @@
  *      Blocks that come out the same keep their objects.
  *  (4) A block's key is its offset in the text: it stays the same from its first character to the end. */
 import { Lexer, type Token } from 'marked';
+import { lexerOptions } from './math.ts';
 import { repairTail } from './tail.ts';
 
 export interface Block {
@@ -21,7 +22,7 @@ export interface Block {
 type Links = Lexer['tokens']['links'];
 
 function lex(source: string, known: Links): { tokens: Token[]; links: Links } {
-    const lexer = new Lexer({ gfm: true });
+    const lexer = new Lexer(lexerOptions);
     Object.assign(lexer.tokens.links, known);
     const tokens = lexer.lex(source);
     return { tokens, links: lexer.tokens.links };

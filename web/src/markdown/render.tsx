@@ -9,6 +9,8 @@ import type { Token, Tokens } from 'marked';
 import { Icon } from '../views/icons.tsx';
 import { fenceIsClosed, type Block } from './blocks.ts';
 import { CodeBlock } from './code.tsx';
+import { Formula } from './formula.tsx';
+import type { MathToken } from './math.ts';
 import { decodeEntities, hostOf, safeHref } from './safe.ts';
 
 function Link({ token }: { token: Tokens.Link }) {
@@ -65,6 +67,8 @@ function inlineOne(token: Token, key: number): ComponentChildren {
             return <Link key={key} token={token as Tokens.Link} />;
         case 'image':
             return <ImageChip key={key} token={token as Tokens.Image} />;
+        case 'formula':
+            return <Formula key={key} token={token as unknown as MathToken} />;
         case 'checkbox':
             return (
                 <input
@@ -146,6 +150,12 @@ function block(token: Token, key: number, closed: boolean): ComponentChildren {
                     info={String(token.lang ?? '')}
                     closed={closed || fenceIsClosed(token.raw)}
                 />
+            );
+        case 'math':
+            return (
+                <div key={key} class="math-box">
+                    <Formula token={token as unknown as MathToken} />
+                </div>
             );
         case 'list':
             return <List key={key} token={token as Tokens.List} closed={closed} />;

@@ -5,6 +5,8 @@
  * not first show as `**bold` and then jump to bold. A pure function; the property test in tests/unit/blocks.test.ts guards the
  * result. */
 
+import { formulaAt, insideMath } from './math.ts';
+
 /* Lines that mean something else once they are longer or finished. */
 const UNDECIDED = [
     /^\s*[`~]{1,}[^`\n]*$/, // a fence, or its info string
@@ -51,7 +53,12 @@ export function closeSpans(line: string): string {
     let text = line;
     for (let i = 0; i < text.length; i++) {
         const ch = text[i]!;
-        if (ch === '\\') {
+        const formula = ch === '$' || ch === '\\' ? formulaAt(text.slice(i)) : null;
+        if (formula) {
+            i += formula.raw.length - 1;
+        } else if (ch === '\\' && /[([]/.test(text[i + 1] ?? '')) {
+            break; // a formula that is not closed: nothing in it opens or closes anything
+        } else if (ch === '\\') {
             i++;
         } else if (ch === '`') {
             const run = /^`+/.exec(text.slice(i))![0];
@@ -93,6 +100,7 @@ export function repairTail(tail: string): string {
         // Inside a fence only a closing fence is held back.
         return /^\s*[`~]+$/.test(tail.slice(cut)) ? tail.slice(0, cut) : tail;
     }
+    if (insideMath(tail)) return tail;
     const { before, line } = holdTable(tail.slice(0, cut), tail.slice(cut));
     if (line === '') return before;
     const inTable = isTableRow(line);

@@ -7,6 +7,7 @@ import { newChat } from '../keys.ts';
 import type { LiveAnswer } from '../live.ts';
 import { chat, welcome } from '../session.ts';
 import { tell } from '../toasts.ts';
+import { editing } from '../ui.ts';
 import { CODE, type Failure, type Message, type Usage } from '../wire.ts';
 import { connection } from '../connection.ts';
 import { useNow } from './hooks.ts';
@@ -102,7 +103,7 @@ export function Stats({ message, usage }: { message: Message; usage: Usage }) {
         <>
             <button ref={button} type="button" class="stats" popovertarget={id} title="Where the time went">
                 {usage.tps > 0 && <span>{formatRate(usage.tps)} tok/s</span>}
-                <span class="wide-only">{formatMs(usage.ttft_ms)} to first token</span>
+                {usage.out > 0 && <span class="wide-only">{formatMs(usage.ttft_ms)} to first token</span>}
                 <span>{formatCount(usage.out)} tokens</span>
             </button>
             <div ref={panel} id={id} popover="auto" class="panel" onToggle={onToggle}>
@@ -185,8 +186,13 @@ export function Ending({ message, latest }: { message: Message; latest: boolean 
     const again = <Action label="Retry" run={() => open.regenerate(message)} />;
     if (message.why === 'context' || message.err?.code === CODE.contextFull) {
         if (!latest) return null;
+        const question = open.messages.value.get(message.parent ?? '');
+        if (message.text === '' && question?.parent === null)
+            return <TooLong shorten={() => void (editing.value = question.id)} />;
         return <ContextFull refused={message.text === ''} dropOldest={() => open.regenerate(message, true)} carry={newChat} />;
     }
+    // However it ended, something went wrong afterwards: it is not saved.
+    if (message.err && message.st !== 'error') return <Notice kind="bad" alert text={String(message.err.msg)} />;
     switch (message.st) {
         case 'stopped':
             return (
@@ -219,6 +225,25 @@ export function Ending({ message, latest }: { message: Message; latest: boolean 
     }
 }
 
+/* The first message is more than the context by itself: neither a new chat nor dropping turns would help. */
+function TooLong({ shorten }: { shorten: () => void }) {
+    const ctx = welcome.value?.model.ctx;
+    return (
+        <Notice
+            kind="warn"
+            alert
+            text={
+                <>
+                    <strong>This message is too long for the model.</strong>{' '}
+                    {ctx ? `Its context holds ${formatCount(ctx)} tokens. ` : ''}Shorten it, or send it in parts.
+                </>
+            }
+        >
+            <Action label="Edit" primary run={shorten} />
+        </Notice>
+    );
+}
+
 /* A request that the server refused, or that still waits for the connection. */
 export function OutgoingState({ onEdit }: { onEdit: (text: string) => void }) {
     const open = chat.value;
@@ -240,6 +265,7 @@ export function OutgoingState({ onEdit }: { onEdit: (text: string) => void }) {
         open.discardOutgoing();
         if (t === 'send') onEdit(text);
     };
+    if (failure.code === CODE.contextFull && t === 'send' && outgoing.parent === null) return <TooLong shorten={takeBack} />;
     if (failure.code === CODE.contextFull && t !== 'cont') {
         const carry = () => {
             open.discardOutgoing();

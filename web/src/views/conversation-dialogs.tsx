@@ -16,7 +16,7 @@ export function RenameDialog({ conversation }: { conversation: Conversation }) {
     const submit = (event: Event) => {
         event.preventDefault();
         close();
-        void renameConversation(conversation.id, title);
+        void renameConversation(conversation, title);
     };
     return (
         <Modal title="Rename chat" class="small" onClose={close}>

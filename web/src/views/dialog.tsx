@@ -1,12 +1,13 @@
 /* dialog.tsx - a native modal dialog with a title; Escape, the cross and a click beside it close it. */
 import type { ComponentChildren } from 'preact';
-import { useEffect, useId, useRef } from 'preact/hooks';
+import { useId, useLayoutEffect, useRef } from 'preact/hooks';
 import { Icon } from './icons.tsx';
 
 export function Modal(props: { title: string; onClose: () => void; class?: string; children: ComponentChildren }) {
     const ref = useRef<HTMLDialogElement>(null);
     const title = useId();
-    useEffect(() => {
+    // Before the effects of what it holds, which may measure and scroll.
+    useLayoutEffect(() => {
         const element = ref.current!;
         const opener = document.activeElement;
         element.showModal();

@@ -94,7 +94,8 @@ export function Gate() {
                     <strong>On the machine itself?</strong> Open the link that <code>foresay serve</code> printed in its terminal.
                 </p>
                 <p>
-                    <strong>Need a key?</strong> <code>foresay user add NAME</code> prints one, once.
+                    <strong>Need a key?</strong> <code>foresay user add NAME</code> prints one, once;{' '}
+                    <code>foresay user key NAME</code> a new one, when it is lost.
                 </p>
             </div>
         </div>

@@ -38,25 +38,30 @@ const BY: Record<string, string> = {
     model: 'from the draft model',
     eagle: 'from the drafting head',
     medusa: 'from the drafting head',
+    blockwise: 'from the drafting head',
 };
 
 function Sums({ rounds }: { rounds: readonly Round[] }) {
-    const { guessed, right, each } = sumsOf(rounds);
+    const { guessed, right, each, by } = sumsOf(rounds);
     const rows = [
         ['Rounds', formatCount(rounds.length)],
         ['Tokens a round', formatRate(each)],
         ['Guesses', formatCount(guessed)],
         ['Right', `${formatCount(right)} (${Math.round((100 * right) / Math.max(1, guessed))}%)`],
     ];
+    const sources = by.map(([source, n]) => `${formatCount(n)} ${BY[source] ?? `by ${source}`}`).join(', ');
     return (
-        <dl class="guess-sums">
-            {rows.map(([name, value]) => (
-                <div key={name}>
-                    <dt>{name}</dt>
-                    <dd>{value}</dd>
-                </div>
-            ))}
-        </dl>
+        <section>
+            <dl class="guess-sums">
+                {rows.map(([name, value]) => (
+                    <div key={name}>
+                        <dt>{name}</dt>
+                        <dd>{value}</dd>
+                    </div>
+                ))}
+            </dl>
+            {sources && <p class="setting-help">Of the right ones {sources}.</p>}
+        </section>
     );
 }
 
@@ -104,9 +109,10 @@ const WORDS = { known: 'after', right: 'guessed right', wrong: 'wrong guess', dr
 
 function Node({ leaf }: { leaf: Leaf }) {
     const chance = leaf.chance === null ? '' : `${Math.round(leaf.chance * 100)}%`;
+    const words = [WORDS[leaf.kind], BY[leaf.by ?? '']].filter(Boolean).join(', ');
     return (
-        <span class={`node ${leaf.kind}`} title={[WORDS[leaf.kind], BY[leaf.by ?? '']].filter(Boolean).join(', ')}>
-            <span class="visually-hidden">{WORDS[leaf.kind]}: </span>
+        <span class={`node ${leaf.kind}`} title={words}>
+            <span class="visually-hidden">{words}: </span>
             <span class="guess-token">{labelOf(leaf.token)}</span>
             {chance !== '' && <small>{chance}</small>}
         </span>

@@ -2,8 +2,7 @@
 import { useEffect, useRef } from 'preact/hooks';
 import { formatContext, formatCount } from '../format.ts';
 import { toggleSidebar } from '../keys.ts';
-import { conversation } from '../list.ts';
-import { chat, openTitle, phase, welcome } from '../session.ts';
+import { chat, openConversation, openTitle, phase, welcome } from '../session.ts';
 import { settings } from '../settings.ts';
 import { dismiss, toasts } from '../toasts.ts';
 import { announce, announcement, dialog, drawer, narrow } from '../ui.ts';
@@ -22,7 +21,7 @@ import { newChat } from '../keys.ts';
 
 function Header() {
     const model = welcome.value?.model;
-    const known = conversation(chat.value.id.value);
+    const known = openConversation.value;
     const sidebarAway = narrow.value || !settings.value.sidebar;
     return (
         <header class="header">

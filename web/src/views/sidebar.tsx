@@ -1,9 +1,17 @@
 /* sidebar.tsx - the list of conversations, by day; a new chat, a filter, the person's menu. A drawer on narrow screens. */
-import { useEffect, useRef } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import { connection } from '../connection.ts';
 import { dayGroup } from '../format.ts';
 import { newChat, toggleSidebar } from '../keys.ts';
-import { conversations, listState, loadMoreConversations, moreConversations, refreshList, unread } from '../list.ts';
+import {
+    conversations,
+    listState,
+    loadAllConversations,
+    loadMoreConversations,
+    moreConversations,
+    refreshList,
+    unread,
+} from '../list.ts';
 import { chat, hrefOf, signOut, welcome } from '../session.ts';
 import { change, settings } from '../settings.ts';
 import { dialog, drawer, filter, narrow } from '../ui.ts';
@@ -54,23 +62,25 @@ function groups(list: Conversation[]): [string, Conversation[]][] {
     const byDay = new Map<string, Conversation[]>();
     for (const one of list) {
         const day = dayGroup(one.ts, now);
-        byDay.set(day, [...(byDay.get(day) ?? []), one]);
+        const group = byDay.get(day);
+        if (group) group.push(one);
+        else byDay.set(day, [one]);
     }
     return [...byDay];
 }
 
-/* Asks for the next page when its own place comes into view. */
-function More() {
+const ROWS = 50; // more come when the end of the list is seen: thousands at once would freeze the page
+
+/* Asks for more rows when its own place comes into view. */
+function More({ rows, onMore }: { rows: number; onMore: () => void }) {
     const ref = useRef<HTMLButtonElement>(null);
     useEffect(() => {
-        const seen = new IntersectionObserver(
-            (entries) => entries.some((entry) => entry.isIntersecting) && void loadMoreConversations(),
-        );
+        const seen = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && onMore());
         seen.observe(ref.current!);
         return () => seen.disconnect();
-    }, [conversations.value.length]);
+    }, [rows]);
     return (
-        <button ref={ref} type="button" class="link-button more" onClick={() => void loadMoreConversations()}>
+        <button ref={ref} type="button" class="link-button more" onClick={onMore}>
             Load more
         </button>
     );
@@ -80,6 +90,11 @@ function List() {
     const words = filter.value.trim().toLowerCase();
     const found =
         words === '' ? conversations.value : conversations.value.filter((one) => one.title.toLowerCase().includes(words));
+    // Words are looked for in all chats, also in those that were not loaded yet.
+    const searching = words !== '' && moreConversations.value;
+    const [most, setMost] = useState(ROWS);
+    useEffect(() => setMost(ROWS), [words]);
+    useEffect(() => void (searching && loadAllConversations(() => filter.value.trim() !== '')), [searching]);
     if (listState.value === 'loading') {
         return (
             <div class="skeleton" aria-hidden="true">
@@ -100,16 +115,21 @@ function List() {
             </div>
         );
     }
-    if (found.length === 0) {
+    if (found.length === 0 && !searching) {
         return (
             <p class="list-note">
                 {words === '' ? 'Your chats will be listed here.' : `No chat is called “${filter.value.trim()}”.`}
             </p>
         );
     }
+    const shown = found.slice(0, most);
+    const showMore = () => {
+        setMost(shown.length + ROWS);
+        if (shown.length === found.length) void loadMoreConversations();
+    };
     return (
         <>
-            {groups(found).map(([day, list]) => (
+            {groups(shown).map(([day, list]) => (
                 <section key={day}>
                     <h2>{day}</h2>
                     <ul>
@@ -119,7 +139,10 @@ function List() {
                     </ul>
                 </section>
             ))}
-            {moreConversations.value && <More />}
+            {searching && <p class="list-note">Looking through older chats…</p>}
+            {(shown.length < found.length || (moreConversations.value && !searching)) && (
+                <More rows={shown.length} onMore={showMore} />
+            )}
         </>
     );
 }

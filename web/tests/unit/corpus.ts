@@ -37,6 +37,8 @@ const CONSTRUCTS = [
     '中文**加粗**文字。\n\n- 項目一\n- 項目二\n\n👩‍👩‍👧 🙂\n',
     'العربية **غامق** نص\n\n> اقتباس\n',
     '$$x^2$$ and \\(a\\) and $5 and $6\n',
+    'so\n\\[\na_1 = b\n= c_2 * d\n\\]\nthen $a_1$, $b_2$ and \\(x_i*y\\).\n\n$$\n\\frac{1}{2}\n$$\n\nopen\n$$\nx\n\n- y\n',
+    '- a\n  $$\n  x\n  $$\n- b\n\\[\n> \\[ q\n> \\] r\n\ntext\n$$\n\n$$$$\n',
     '1. a\n   - b\n     1. c\n\n   text in a\n2. d\n\n\n\nend\n',
     '- a\n-\n- c\n\n-\n\ntext\n',
     '+ plus\n- minus\n* star\n',

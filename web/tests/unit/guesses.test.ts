@@ -58,5 +58,5 @@ test('the tree has the right way first, every guess once and the bonus at the en
     const forked = round(0, ['a'], 'c');
     const nodes = [...forked.nodes, { parent: 1, token: 'late', chance: 0.2, right: false, by: null }];
     assert.equal(flat(treeOf({ ...forked, nodes })), 'k:root(r:a(d:c)(w:late))(w:wrong)');
-    assert.deepEqual(sumsOf([forked, round(0, ['a', 'b'], 'c')]), { rounds: 2, guessed: 5, right: 3, each: 2.5 });
+    assert.deepEqual(sumsOf([forked, round(0, ['a', 'b'], 'c')]), { rounds: 2, guessed: 5, right: 3, each: 2.5, by: [['suffix', 3]] });
 });

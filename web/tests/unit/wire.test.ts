@@ -1,7 +1,7 @@
 /* wire.test.ts - only frames of the right shape pass, and nothing in them is of another type than it says. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { readConversations, readFrame, readHistory, readTurn } from '../../src/wire.ts';
+import { readConversations, readFrame, readHistory, readTurn, writeFrame } from '../../src/wire.ts';
 import { randomFrom } from './random.ts';
 
 const read = (value: unknown) => readFrame(typeof value === 'string' ? value : JSON.stringify(value), () => undefined);
@@ -111,6 +111,11 @@ test('answers to requests are read or refused as a whole', () => {
     assert.throws(() => readHistory({ conv: 'c', title: 't', msgs: [message, {}], more: true }));
     assert.throws(() => readConversations({ convs: 'all' }));
     assert.throws(() => readTurn({ conv: 'c', msg: 'm', ans: 7, g: 'g' }));
+});
+
+test('what goes out holds no character that JSON of the server refuses', () => {
+    const sent = JSON.parse(writeFrame({ t: 'send', n: 1, text: 'a\0b \ud83d\ude42 \ud83d \ude42', gen: { system: '\0' } })) as unknown;
+    assert.deepEqual(sent, { t: 'send', n: 1, text: 'ab \ud83d\ude42 \ufffd \ufffd', gen: { system: '' } });
 });
 
 test('random damage never passes as something else and never throws', () => {
