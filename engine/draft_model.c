@@ -245,6 +245,7 @@ static void draw(struct draft_model *d) {
             .params = &r->sampling,
             .history = {.tokens = chain->slot->tokens, .n_prompt = r->seq.n_prompt, .n_tokens = chain->n_tokens},
             .logits = model_logits(d->model, i),
+            .maxima = model_maxima(d->model, i),
             .logprobs = &d->logprobs[i]};
     }
     for (int i = 0, n; i < d->n_drawing; i += n) {

@@ -121,6 +121,7 @@ static bool look(struct verifying *v, int node, struct sampler_draw *draw) {
         .params = &v->request->sampling,
         .history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens + depth},
         .logits = model_logits(v->engine->model, v->first_row + node),
+        .maxima = model_maxima(v->engine->model, v->first_row + node),
     };
     if (!(v->looked >> node & 1) && sampler_look(&v->engine->sampler, draw, &v->softmax[node]) != ENGINE_OK) v->is_finite = false;
     v->looked |= (uint64_t)1 << node;

@@ -149,7 +149,7 @@ void model_forward(struct model *m, struct kv_pool *kv, const struct model_batch
     if (batch->n_logits == 0) return; /* the keys and values were all that was wanted */
     keep_logit_rows(m, batch);
     output_and_ffn_block(m, batch->n_logits, last);
-    struct matmul_job head = {.weight = m->head, .out = m->logits, .out_stride = m->logits_stride};
+    struct matmul_job head = {.weight = m->head, .out = m->logits, .out_stride = m->logits_stride, .maxima = model_maxima(m, 0)};
     ops->rmsnorm(self, m->x, m->x_stride, NULL, m->output_norm, m->shape.norm_eps, batch->n_logits, &m->norm_act);
     ops->matmul(self, &head, 1, &m->norm_act, batch->n_logits);
     if (m->shape.logit_soft_cap > 0)

@@ -103,6 +103,7 @@ struct model {
     float *attn, *ffn;                             /* [n_heads * head_dim], [ffn_stride] */
     float *branch;                                 /* [x_stride]: before a norm; with experts n_experts_used of them */
     float *logits;                                 /* [max_logits, logits_stride] */
+    float *maxima;                                 /* [max_logits, row_blocks(vocab_size)], see matmul_job */
     float *features;                               /* [MODEL_FEATURES * n_embd], one layer after the other */
     struct activation norm_act, attn_act, ffn_act; /* inputs of the matmuls */
     float *router_logits, *share;                  /* [router_stride], [n_experts_used] */
@@ -158,6 +159,11 @@ void model_forward(struct model *model, struct kv_pool *kv, const struct model_b
 /* Logits of the i-th wanted row: vocab_size floats, until the next pass; the caller may change them. */
 static inline float *model_logits(const struct model *model, int i) {
     return model->logits + (size_t)i * (size_t)model->logits_stride;
+}
+/* The largest of each ROW_BLOCK of them, as matmul_job has them; NULL for models that change logits after their product. */
+static inline float *model_maxima(const struct model *model, int i) {
+    if (model->shape.logit_soft_cap > 0) return NULL;
+    return model->maxima + (size_t)i * (size_t)row_blocks(model->shape.vocab_size);
 }
 /* Features of the batch's row, until the next pass; NULL if the limits name no layers. */
 static inline const float *model_features(const struct model *model, int row) {

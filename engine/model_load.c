@@ -291,7 +291,7 @@ struct buffer {
     size_t offset; /* of the pointer in struct model */
     size_t n;
 };
-enum { N_BUFFERS = 16 };
+enum { N_BUFFERS = 17 };
 
 static void list_buffers(const struct model_shape *s, const struct model_limits *limits, struct buffer *list) {
     size_t rows = (size_t)limits->max_rows, n_q = (size_t)(s->n_heads * s->head_dim);
@@ -314,6 +314,7 @@ static void list_buffers(const struct model_shape *s, const struct model_limits 
     list[14] = (struct buffer){offsetof(struct model, local_cos_sin), s->local_rope.base > 0 ? list[0].n : 0};
     size_t n_features = limits->feature_layers[0] > 0 ? MODEL_FEATURES * (size_t)s->n_embd : 0;
     list[15] = (struct buffer){offsetof(struct model, features), rows * n_features};
+    list[16] = (struct buffer){offsetof(struct model, maxima), (size_t)limits->max_logits * (size_t)row_blocks(s->vocab_size)};
 }
 
 uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_limits *limits) {

@@ -1,12 +1,16 @@
 /* sampler.c - see sampler.h. How the token is found without looking at every token closely:
  *
- *  (1) One pass over the row gives the largest logit of each block of 64 tokens. Greedy needs no more; the others look into those
- *      blocks only whose largest logit can matter. Nothing sorts the vocabulary: a quickselect cuts the few candidates exactly.
+ *  (1) The largest logit of each block of 64 tokens comes with the row, or from one pass over it. Greedy needs no more; the
+ *      others look into those blocks only whose largest logit can matter. Nothing sorts the vocabulary: a quickselect cuts the
+ *      few candidates exactly.
  *  (2) The k-th largest block maximum is reached by k logits at least, so the k best are among those that reach it.
  *  (3) Sums of candidates' weights are whole numbers, so no result depends on the order in which candidates are found.
  *  (4) A token can only win with noise that makes up for its distance to the leader. Its coarse noise bits bound its noise, so
- *      most tokens need none of the fine bits, and most blocks are passed over by their largest coarse bits.
- *  (5) Passes over whole rows (maxima, weights, noise) are cut into parts and spread over the compute threads, several draws
+ *      most tokens need none of the fine bits, and most blocks are passed over by their largest coarse bits; fine bits bound it
+ *      more closely, so most of the others' logits are not even read.
+ *  (5) Top-p alone needs the weight of the whole row. Block maxima bound it so closely that the token drawn is almost always the
+ *      same at both bounds; only if it is not, the row is weighed.
+ *  (6) Passes over whole rows (maxima, weights, noise) are cut into parts and spread over the compute threads, several draws
  *      together; a part's result does not depend on who computes it. All else is microseconds on the caller's thread. */
 #include "engine/sampler.h"
 
@@ -80,8 +84,9 @@ struct sampler_leader {
 
 struct sampler_work {
     struct sampler_draw *draw;
-    float *maxima; /* [n_blocks] */
-    float *sums;   /* [sampler_weights_room] */
+    float *maxima; /* [n_blocks]: the draw's, or own_maxima */
+    float *own_maxima;
+    float *sums; /* [sampler_weights_room] */
     int n_sums;
     float max, temperature, inverse_t;
     struct contest contest;
@@ -91,7 +96,7 @@ struct sampler_work {
 /* --- open, close --- */
 
 int sampler_init(struct sampler *sampler, int vocab_size) {
-    size_t n = (size_t)vocab_size, n_blocks = (n + ROW_BLOCK - 1) / ROW_BLOCK, n_parts = (n + PART - 1) / PART;
+    size_t n = (size_t)vocab_size, n_blocks = (size_t)row_blocks(vocab_size), n_parts = (n + PART - 1) / PART;
     size_t row = n_blocks + (size_t)sampler_weights_room(vocab_size);
     *sampler = (struct sampler){
         .vocab_size = vocab_size, .n_blocks = (int)n_blocks, .n_parts = (int)n_parts, .rows = sampler_rows_best()};
@@ -109,7 +114,7 @@ int sampler_init(struct sampler *sampler, int vocab_size) {
         return -1;
     }
     for (size_t i = 0; i < TOGETHER; i++) {
-        sampler->work[i].maxima = sampler->row_memory + i * row;
+        sampler->work[i].own_maxima = sampler->row_memory + i * row;
         sampler->work[i].sums = sampler->row_memory + i * row + n_blocks;
         sampler->work[i].leaders = sampler->leaders + i * n_parts;
     }
@@ -139,6 +144,19 @@ static float logit_before(const struct sampler *sampler, const float *logits, in
         if (sampler->before[i].token == token) return sampler->before[i].logit;
     }
     return logits[token];
+}
+
+static int block_end(const struct sampler *s, int block) {
+    int end = (block + 1) * ROW_BLOCK;
+    return end < s->vocab_size ? end : s->vocab_size;
+}
+
+/* Of the blocks that have changed. */
+static void update_maxima(const struct sampler *s, const struct sampler_draw *draw) {
+    for (int i = 0; draw->maxima && i < s->n_before; i++) {
+        int block = s->before[i].token / ROW_BLOCK, first = block * ROW_BLOCK;
+        s->rows->maxima(draw->logits + first, block_end(s, block) - first, draw->maxima + block);
+    }
 }
 
 static float penalized(const struct engine_sampling *params, uint32_t use, float logit) {
@@ -176,6 +194,7 @@ static void apply_changes(struct sampler *sampler, const struct sampler_draw *dr
         const struct engine_bias *bias = &params->bias[i];
         change(sampler, draw->logits, bias->token, draw->logits[bias->token] + bias->bias);
     }
+    update_maxima(sampler, draw);
 }
 
 /* --- passes over whole rows --- */
@@ -207,6 +226,18 @@ static void maxima_pass(const struct sampler *s, struct sampler_work *w, int fir
     s->rows->maxima(w->draw->logits + first, end - first, w->maxima + first / ROW_BLOCK);
 }
 
+/* Of draws that come without. */
+static void find_maxima(const struct sampler *s, struct sampler_work *const *works, int n) {
+    struct sampler_work *missing[TOGETHER] = {0};
+    int n_missing = 0;
+    for (int i = 0; i < n; i++) {
+        struct sampler_work *w = works[i];
+        w->maxima = w->draw->maxima ? w->draw->maxima : w->own_maxima;
+        if (!w->draw->maxima) missing[n_missing++] = w;
+    }
+    spread_pass(s, missing, n_missing, maxima_pass);
+}
+
 static void weights_pass(const struct sampler *s, struct sampler_work *w, int first, int end) {
     int at = first / PART * PART_SUMS;
     int n = s->rows->weights(w->draw->logits + first, end - first, w->max, w->inverse_t, w->sums + at);
@@ -226,11 +257,6 @@ static int find_block(const struct sampler *s, const struct sampler_work *w, int
         if (block % ROW_BLOCK == 0) block = s->rows->next_block(w->maxima, block, s->n_blocks, threshold);
     }
     return block;
-}
-
-static int block_end(const struct sampler *s, int block) {
-    int end = (block + 1) * ROW_BLOCK;
-    return end < s->vocab_size ? end : s->vocab_size;
 }
 
 static int32_t first_reaching(const struct sampler *s, const struct sampler_work *w, float threshold) {
@@ -359,6 +385,10 @@ static int cut_top_k(struct sampler *s, const struct sampler_work *w, int k) {
     return k;
 }
 
+static uint64_t nucleus_mass(const struct engine_sampling *p, double total) {
+    return (uint64_t)((double)p->top_p * total * 0x1p44);
+}
+
 /* The nucleus of the whole vocabulary. */
 static int cut_top_p(struct sampler *s, const struct sampler_work *w, uint64_t mass) {
     uint64_t sum = 0;
@@ -398,7 +428,7 @@ static int cut(struct sampler *s, const struct sampler_work *w) {
         n = cut_top_k(s, w, p->top_k);
         if (p->top_p < 1) n = select_mass(c, n, (uint64_t)((double)p->top_p * (double)candidates_mass(c, n)));
     } else if (p->top_p < 1) {
-        n = cut_top_p(s, w, (uint64_t)((double)p->top_p * total_weight(w) * 0x1p44));
+        n = cut_top_p(s, w, nucleus_mass(p, total_weight(w)));
     } else {
         n = collect(s, w, 0, logit_border(w->max, w->temperature, sampler_log((double)p->min_p)), INFINITY);
     }
@@ -419,6 +449,13 @@ static bool may_win(const struct contest *c, const struct sampler_candidate *x) 
     return c->min_p == 0 || sampler_exp((x->logit - c->max) * (1 / c->temperature)) >= c->min_p;
 }
 
+/* More than the noise of these bits: -log(-log u) <= -log(1 - u), and how many zeros 1 - u begins with bounds its logarithm.
+ * Twice 1 - u is odd in units of 2^-40, so it is not zero. */
+static double noise_limit(uint32_t coarse, uint32_t fine) {
+    uint64_t twice_left = (((uint64_t)1 << 40) - ((uint64_t)coarse << 32 | fine)) * 2 - 1;
+    return 0.6931471806 * (__builtin_clzll(twice_left) - 22) + 1e-9;
+}
+
 static void contest_enter(struct contest *c, float logit, uint32_t coarse, int32_t token) {
     if (logit < c->border[coarse]) return;
     double base = (double)(logit - c->max) * c->inverse_t;
@@ -435,15 +472,30 @@ static void draw_from_few(struct contest *c, const struct sampler_candidate *can
     }
 }
 
-/* Tokens of one block: none with fewer coarse bits than `least` could win, whatever its logit. */
-static void enter_block(struct contest *c, const struct coarse_block *coarse, const float *logits, float max, int first,
+/* The top bit of each byte that is at least `least`. */
+static uint64_t bytes_reaching(uint64_t bytes, uint32_t least) {
+    const uint64_t ones = 0x0101010101010101u, low = bytes & 0x7f * ones;
+    uint64_t reach = least < 128 ? (low + (128 - least) * ones) | bytes : (low + (256 - least) * ones) & bytes;
+    return reach & 0x80 * ones;
+}
+
+/* Block b of the 256 tokens from `at` on: none with fewer coarse bits than `least` could win, whatever its logit, and few with
+ * their fine bits if they had the largest logit of the block. Others' logits are not read: the row may have left the caches. */
+static void enter_block(struct contest *c, const struct coarse_block *coarse, const float *logits, float max, int at, int b,
                         int end) {
-    const uint8_t *bytes = (const uint8_t *)coarse->word;
-    uint32_t least = coarse->largest[first % COARSE_BLOCK / ROW_BLOCK];
+    const double base = (double)(max - c->max) * c->inverse_t;
+    uint32_t least = coarse->largest[b];
     while (least > 0 && c->border[least - 1] <= max) least--;
-    for (int t = first; t < end; t++) {
-        uint32_t own = bytes[t % 16 / 4 * 64 + t % COARSE_BLOCK / 16 * 4 + t % 4];
-        if (own >= least) contest_enter(c, logits[t], own, t);
+    for (int i = 0; i < 8; i++) { /* words of lanes 4 b .. 4 b + 3, two at a time */
+        const int lane = 4 * b + i / 4 * 2, word = i % 4;
+        uint64_t bytes;
+        memcpy(&bytes, &coarse->word[word][lane], sizeof bytes);
+        for (uint64_t left = bytes_reaching(bytes, least); left; left &= left - 1) {
+            const int byte = __builtin_ctzll(left) / 8, t = at + 16 * (lane + byte / 4) + 4 * word + byte % 4;
+            const uint32_t own = bytes >> 8 * byte & 255;
+            const double limit = noise_limit(own, philox_fine(c->seed, c->position, (uint32_t)t));
+            if (t < end && base + limit >= c->score) contest_enter(c, logits[t], own, t);
+        }
     }
 }
 
@@ -460,7 +512,7 @@ static void noise_pass(const struct sampler *s, struct sampler_work *w, int firs
         for (int b = 0; b < last; b++) {
             float max = w->maxima[block + b];
             if (max < c.border[coarse.largest[b]]) continue;
-            enter_block(&c, &coarse, w->draw->logits, max, at + b * ROW_BLOCK, block_end(s, block + b));
+            enter_block(&c, &coarse, w->draw->logits, max, at, b, end);
         }
     }
     w->leaders[first / PART] = (struct sampler_leader){c.score, c.token};
@@ -473,6 +525,60 @@ static void take_leader(const struct sampler *s, struct sampler_work *w) {
         if (x->score > best.score || (x->score == best.score && x->token < best.token)) best = *x;
     }
     w->draw->token = best.token;
+}
+
+/* --- top-p without the weight of the whole row --- */
+
+enum { NEAR = 12, FEW_NEAR = 8 }; /* blocks are near up to so far below the best; at most one in so many */
+
+static double weight_of(const struct sampler *s, const struct sampler_work *w, const float *x, int n) {
+    float sums[2 * WEIGHTS_LANES]; /* n <= ROW_BLOCK */
+    double weight = 0;
+    n = s->rows->weights(x, n, w->max, w->inverse_t, sums);
+    for (int i = 0; i < n; i++) weight += (double)sums[i];
+    return weight;
+}
+
+/* Bounds of total_weight: of near blocks the weight, of others at most that of their largest logits. The margins are more than
+ * all sums of floats lose. False when too many blocks are near. */
+static bool bound_weight(const struct sampler *s, const struct sampler_work *w, double *least, double *most) {
+    const float border = w->max - NEAR * w->temperature;
+    float rest[ROW_BLOCK];
+    double near = 0, far = 0;
+    int n_rest = 0, n_near = 0;
+    for (int b = 0; b < s->n_blocks; b++) {
+        if (w->maxima[b] < border)
+            rest[n_rest++] = w->maxima[b];
+        else if (++n_near > s->n_blocks / FEW_NEAR + 1)
+            return false;
+        else
+            near += weight_of(s, w, w->draw->logits + b * ROW_BLOCK, block_end(s, b) - b * ROW_BLOCK);
+        if (n_rest == ROW_BLOCK || b + 1 == s->n_blocks) {
+            far += ROW_BLOCK * weight_of(s, w, rest, n_rest);
+            n_rest = 0;
+        }
+    }
+    *least = near * (1 - 1e-5);
+    *most = (near + far) * (1 + 1e-5);
+    return true;
+}
+
+/* The draw from the nucleus that the largest possible weight of the row gives is the right one if its token is in the nucleus
+ * that the least gives, too: if what is better weighs less than that. False when it is not, or when candidates are many. */
+static bool draw_from_bounds(struct sampler *s, struct sampler_work *w) {
+    const struct engine_sampling *p = w->draw->params;
+    struct contest c = w->contest;
+    double least, most;
+    if (!bound_weight(s, w, &least, &most)) return false;
+    int n = cut_top_p(s, w, nucleus_mass(p, most));
+    if (n >= s->vocab_size / MANY) return false;
+    c.min_p = p->min_p;
+    draw_from_few(&c, s->candidates, n);
+    const struct sampler_candidate drawn = {.logit = w->draw->logits[c.token], .token = c.token};
+    uint64_t before = 0;
+    for (int i = 0; i < n; i++) before += is_better(&s->candidates[i], &drawn) ? sampler_fixed(s->candidates[i].weight) : 0;
+    w->draw->token = c.token;
+    return before < nucleus_mass(p, least);
 }
 
 /* --- draws --- */
@@ -526,13 +632,15 @@ static void draw_together(struct sampler *s, struct sampler_draw *draws, int n) 
         open[i]->draw = &draws[i];
         apply_changes(s, &draws[i]);
     }
-    spread_pass(s, open, n, maxima_pass);
+    find_maxima(s, open, n);
     for (int i = 0; i < n; i++) {
         struct sampler_work *w = open[i];
         const struct engine_sampling *p = w->draw->params;
         if (!begin_draw(s, w)) continue;
+        const bool is_summed = !has_top_k(s, p) && p->top_p < 1;
+        if (is_summed && draw_from_bounds(s, w)) continue;
         open[n_open++] = w;
-        if (!has_top_k(s, p) && p->top_p < 1) summed[n_summed++] = w;
+        if (is_summed) summed[n_summed++] = w;
     }
     spread_pass(s, summed, n_summed, weights_pass);
     for (int i = 0; i < n_open; i++) {
@@ -555,7 +663,7 @@ static bool note_top(struct sampler *s, struct sampler_draw *draw, double *log_s
     struct sampler_work *w = &s->work[0];
     struct engine_logprob *top = draw->logprobs + 1;
     w->draw = draw;
-    spread_pass(s, &w, 1, maxima_pass);
+    find_maxima(s, &w, 1);
     draw->status = s->rows->max(w->maxima, s->n_blocks, &w->max) ? ENGINE_OK : ENGINE_ERR_NUMERIC;
     if (draw->status != ENGINE_OK) return false;
     w->inverse_t = 1;
@@ -597,10 +705,8 @@ void sampler_draw(struct sampler *s, struct sampler_draw *draws, int n) {
 
 /* A token may have been changed twice: the first change was the model's logit. */
 static void undo_changes(struct sampler *s, const struct sampler_draw *draw) {
-    while (s->n_before > 0) {
-        const struct sampler_candidate *before = &s->before[--s->n_before];
-        draw->logits[before->token] = before->logit;
-    }
+    for (int i = s->n_before - 1; i >= 0; i--) draw->logits[s->before[i].token] = s->before[i].logit;
+    update_maxima(s, draw);
 }
 
 /* The candidates that begin_draw and the cuts left. */
@@ -620,7 +726,7 @@ int sampler_look(struct sampler *s, struct sampler_draw *draw, struct sampler_so
     struct sampler_work *w = &s->work[0];
     w->draw = draw;
     apply_changes(s, draw);
-    spread_pass(s, &w, 1, maxima_pass);
+    find_maxima(s, &w, 1);
     if (begin_draw(s, w)) {
         if (!has_top_k(s, p)) spread_pass(s, &w, 1, weights_pass);
         out->n = has_cut(s, p) ? cut(s, w) : 0;

@@ -34,6 +34,7 @@ struct sampler_draw {
     const struct engine_sampling *params;
     struct sampler_history history;
     float *logits;                   /* [vocab_size], changed by penalties and bias */
+    float *maxima;                   /* theirs, as matmul_job has them, kept up with changes; NULL = they are looked for */
     struct engine_logprob *logprobs; /* [1 + n_top] to fill: the token drawn, then the likeliest ones; NULL = not wanted */
     int n_top;
     int32_t token; /* result */

@@ -8,7 +8,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { ROW_BLOCK = 64, COARSE_BLOCK = 256, WEIGHTS_CHUNK = 1024, WEIGHTS_LANES = 16 };
+#include "kernels/kernels.h"
+
+enum { COARSE_BLOCK = 256, WEIGHTS_CHUNK = 1024, WEIGHTS_LANES = 16 };
 
 /* philox_coarse of 256 tokens: token t of them stands in byte t % 4 of word[t / 4 % 4][t / 16]. */
 struct coarse_block {

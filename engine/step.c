@@ -223,13 +223,14 @@ static bool append_token(struct engine *e, struct request *r, int32_t token, enu
     return false;
 }
 
-/* The draw of the request's next token from these logits. */
-static struct sampler_draw next_draw(const struct request *r, float *logits) {
+/* The draw of the request's next token from this row of logits. */
+static struct sampler_draw next_draw(const struct engine *e, const struct request *r, int row) {
     const struct sequence *seq = &r->seq;
     struct sampler_draw draw = {
         .params = &r->sampling,
         .history = {.tokens = seq->tokens, .n_prompt = seq->n_prompt, .n_tokens = seq->n_tokens},
-        .logits = logits,
+        .logits = model_logits(e->model, row),
+        .maxima = model_maxima(e->model, row),
         .n_top = r->n_top,
     };
     if (r->logprobs) draw.logprobs = r->logprobs + (size_t)(seq->n_tokens - seq->n_prompt) * (size_t)(1 + r->n_top);
@@ -284,7 +285,7 @@ static void take_verified(struct engine *e, struct drawing *d) {
     struct sampler_draw draw;
     int n = draft_verify(e, d->request, d->first_row, tokens);
     do {
-        draw = next_draw(d->request, model_logits(e->model, d->first_row + d->walk.node));
+        draw = next_draw(e, d->request, d->first_row + d->walk.node);
         draw.status = n > 0 ? ENGINE_OK : ENGINE_ERR_NUMERIC;
         draw.token = n > 0 ? tokens[d->n_drawn] : 0;
         if (n > 0 && draw.logprobs) sampler_logprobs(&e->sampler, &draw);
@@ -311,7 +312,7 @@ static int draw_tokens(struct engine *e) {
     while (n_going > 0) {
         for (int i = 0; i < n_going; i++) {
             const struct drawing *d = e->going[i];
-            e->draws[i] = next_draw(d->request, model_logits(e->model, d->first_row + d->walk.node));
+            e->draws[i] = next_draw(e, d->request, d->first_row + d->walk.node);
         }
         sampler_draw(&e->sampler, e->draws, n_going);
         n_drawn += n_going;

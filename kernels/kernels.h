@@ -36,6 +36,7 @@ enum {
     MAX_EXPERTS = 512,
     TREE_MAX_ROWS = 64, /* nodes of a token tree: a set of them fits a word */
     ROW_GROUP = 16,     /* output rows interleaved by weight_load; outputs are padded to a multiple of it */
+    ROW_BLOCK = 64,     /* values of a row that share a maximum: see matmul_job */
 };
 
 enum kernels_status {
@@ -98,6 +99,9 @@ uint16_t float_to_half(float value); /* round to nearest even */
 
 /* n rounded up to a multiple of ROW_GROUP: so many floats has every matmul output row. */
 static inline int row_group_pad(int n) { return (n + ROW_GROUP - 1) / ROW_GROUP * ROW_GROUP; }
+
+/* Blocks of a row of n values. */
+static inline int row_blocks(int n) { return (n + ROW_BLOCK - 1) / ROW_BLOCK; }
 
 /* A matrix [n_rows, n_cols] repacked for the backend; opaque, owned by the backend that made it. */
 struct weight;
@@ -173,6 +177,9 @@ struct matmul_job {
     int out_stride;    /* floats, at least row_group_pad(rows of weight); the padding is written too */
     bool add;          /* out += result (one float addition) instead of out = result */
     const float *bias; /* [out_stride or more], added at the end by one more float addition; NULL = none */
+    /* [n_rows, row_blocks(rows of weight)]: the largest of each ROW_BLOCK results without the padding, +0 for a zero of either
+     * sign, NaN when one of them is not finite. Of the first job of a call alone; NULL = not wanted */
+    float *maxima;
 };
 
 /* What a gated feed-forward does to its gate. */

@@ -65,7 +65,8 @@ static void step(struct bench *b, int at, int mode) {
     for (int i = 0; i < b->n_batch; i++) {
         draws[i] = (struct sampler_draw){.params = &params,
                                          .history = {.tokens = b->tokens[i], .n_prompt = 1, .n_tokens = pos + 1},
-                                         .logits = model_logits(b->model, i)};
+                                         .logits = model_logits(b->model, i),
+                                         .maxima = model_maxima(b->model, i)};
     }
     sampler_draw(&b->sampler, draws, b->n_batch);
     for (int i = 0; i < b->n_batch; i++) b->tokens[i][pos + 1] = draws[i].token;

@@ -122,6 +122,67 @@ static void check_bias(void) {
     end_op();
 }
 
+/* Of each block of a row of n. */
+static void expect_maxima(const float *row, int n, const float *maxima, const char *subject) {
+    for (int block = 0; block < row_blocks(n); block++) {
+        float want = -INFINITY;
+        bool is_finite = true;
+        for (int i = block * ROW_BLOCK; i < n && i < (block + 1) * ROW_BLOCK; i++) {
+            is_finite &= isfinite(row[i]);
+            want = row[i] > want ? row[i] : want;
+        }
+        if (!is_finite) want = NAN;
+        expect(same_float(want + 0.0f, maxima[block]), "%s, block %d: %a, not %a", subject, block, (double)maxima[block],
+               (double)want);
+    }
+}
+
+enum { MAXIMA_OUT = 1003, MAXIMA_STRIDE = 1008, MAXIMA_IN = 32, MAXIMA_ROWS = 37, MAXIMA_BLOCKS = MAXIMA_OUT / ROW_BLOCK + 1 };
+
+static void compare_maxima(const struct subject *s, enum dtype type, const float *x, const float *bias, int n) {
+    static float want[MAXIMA_ROWS * MAXIMA_STRIDE], got[MAXIMA_ROWS * MAXIMA_STRIDE], beside[MAXIMA_ROWS * MAXIMA_STRIDE];
+    const struct backend *b = &s->backend;
+    uint8_t *src = random_weights(type, MAXIMA_OUT, MAXIMA_IN);
+    struct weight *weight = load(b, src, type, MAXIMA_OUT, MAXIMA_IN);
+    struct activation in = new_activation(b, n, MAXIMA_IN);
+    float *maxima = take((size_t)((n + 1) * MAXIMA_BLOCKS) * sizeof *maxima);
+    struct matmul_job jobs[2] = {{.weight = weight, .out = want, .out_stride = MAXIMA_STRIDE, .bias = bias},
+                                 {.weight = weight, .out = beside, .out_stride = MAXIMA_STRIDE, .bias = bias}};
+    b->ops->quantize(b->self, x, MAXIMA_IN, n, &in);
+    b->ops->matmul(b->self, jobs, 1, &in, n);
+    jobs[0].out = got;
+    jobs[0].maxima = maxima;
+    b->ops->matmul(b->self, jobs, 2, &in, n);
+    expect_floats(want, got, n * MAXIMA_STRIDE, s->name, "outputs");
+    expect_floats(want, beside, n * MAXIMA_STRIDE, s->name, "outputs beside");
+    for (int i = 0; i < n; i++) expect_maxima(got + i * MAXIMA_STRIDE, MAXIMA_OUT, maxima + i * MAXIMA_BLOCKS, s->name);
+    expect(maxima[n * MAXIMA_BLOCKS] == 0, "%s wrote too far", s->name);
+    free(maxima);
+    activation_free(b, &in);
+    b->ops->weight_free(b->self, weight);
+    free(src - 1);
+}
+
+/* Block maxima are those of the finished outputs, and the outputs are those without: a block of zeros, blocks with one value that
+ * is not finite, a block whose sum is not although its values are, and a job beside it that has none. */
+static void check_maxima(void) {
+    begin_op("matmul: maxima");
+    static const int counts[] = {1, 5, 16, MAXIMA_ROWS};
+    static float x[MAXIMA_ROWS * MAXIMA_IN], bias[MAXIMA_STRIDE];
+    fill_floats(x, MAXIMA_ROWS * MAXIMA_IN, 1.0f);
+    memset(x + 2 * MAXIMA_IN, 0, MAXIMA_IN * sizeof *x);
+    fill_floats(bias, MAXIMA_OUT, 3.0f);
+    memset(bias + ROW_BLOCK, 0, ROW_BLOCK * sizeof *bias);
+    bias[200] = NAN, bias[256] = INFINITY, bias[383] = -INFINITY, bias[1000] = -NAN, bias[400] = bias[440] = -3e38f;
+    for (int s = 0; s < n_subjects; s++) {
+        for (int i = 0; i < 4; i++) {
+            compare_maxima(&subjects[s], DTYPE_Q8_0, x, bias, counts[i]);
+            compare_maxima(&subjects[s], DTYPE_F32, x, bias, counts[i]);
+        }
+    }
+    end_op();
+}
+
 /* --- experts --- */
 
 static void check_route(void) {
@@ -311,6 +372,7 @@ static void check_families(void) {
     check_soft_cap();
     check_rmsnorm_add();
     check_bias();
+    check_maxima();
     check_route();
     check_combine();
     check_gemm();

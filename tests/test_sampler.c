@@ -39,6 +39,15 @@ static int32_t sample(struct sampler *s, const struct engine_sampling *params, c
     return token;
 }
 
+/* As they come with a row. */
+static void make_maxima(const float *logits, int n, float *maxima) { sampler_rows_at(0)->maxima(logits, n, maxima); }
+
+static void assert_maxima(const float *logits, int n, const float *maxima) {
+    static float want[LARGE / ROW_BLOCK + 1];
+    make_maxima(logits, n, want);
+    assert_memory_equal(maxima, want, (size_t)row_blocks(n) * sizeof *want);
+}
+
 /* --- the plain definition: sort everything, draw noise for everything --- */
 
 static const float *order_logits;
@@ -259,6 +268,37 @@ static void agrees_with_the_plain_definition(void **state) {
     sampler_free(&s);
 }
 
+/* Protects: bounds of a row's weight decide about no token that they do not settle. A few tokens lead, the rest weighs a
+ * thousandth; top_p is so near the border between two leaders that whether the second one is in depends on the rest. */
+static void top_p_is_exact_at_its_border(void **state) {
+    (void)state;
+    enum { N = 8003, LEADERS = 5 };
+    static float logits[N], row[N], maxima[N / ROW_BLOCK + 1];
+    struct sampler s;
+    assert_int_equal(sampler_init(&s, N), 0);
+    for (int n = 0; n < 600; n++) {
+        struct engine_sampling p = plain((float)(0.3 + uniform()));
+        float inverse_t = 1 / p.temperature;
+        double before = 0;
+        int32_t token, zero = 0;
+        for (int i = 0; i < N; i++) logits[i] = 3 - (float)(12.5 + 8 * uniform()) * p.temperature;
+        for (int i = 0; i < LEADERS; i++) logits[(int)(uniform() * 1000) + 1500 * i] = 3 - (float)i * 0.5f * p.temperature;
+        for (int i = 0; i <= n % (LEADERS - 1); i++) before += (double)sampler_exp(-(float)i * 0.5f * p.temperature * inverse_t);
+        p.top_p = (float)(before / plain_total(logits, N, 3, inverse_t) * (n & 8 ? 1.001 : 0.997));
+        if (n % 3 == 0) p.min_p = 0.25f;
+        p.seed = (uint64_t)n;
+        memcpy(row, logits, sizeof row);
+        make_maxima(row, N, maxima);
+        struct sampler_draw draw = {
+            .params = &p, .history = {&zero, 1, 1}, .logits = row, .maxima = n % 2 ? maxima : NULL, .token = -1};
+        sampler_draw(&s, &draw, 1);
+        token = plain_draw(logits, N, &p, 1);
+        assert_int_equal(draw.status, ENGINE_OK);
+        assert_int_equal(draw.token, token);
+    }
+    sampler_free(&s);
+}
+
 /* Protects: draws that are made together and by several threads are those that each is alone, over more tokens than one part. */
 static void together_is_as_alone(void **state) {
     (void)state;
@@ -270,6 +310,7 @@ static void together_is_as_alone(void **state) {
     struct engine_logprob logprobs[DRAWS][1 + ENGINE_MAX_TOP_LOGPROBS];
     int32_t want[DRAWS], tokens[DRAWS] = {0};
     float *logits = malloc((size_t)DRAWS * LARGE * sizeof *logits);
+    static float maxima[DRAWS][LARGE / ROW_BLOCK + 1];
     assert_non_null(logits);
     assert_int_equal(backend_open_cpu(&backend, &(struct backend_config){.n_threads = 3}, NULL, 0), KERNELS_OK);
     assert_int_equal(sampler_init(&s, LARGE), 0);
@@ -281,6 +322,7 @@ static void together_is_as_alone(void **state) {
             params[i] = random_sampling(1000 * round + 7 * i, LARGE);
             draws[i] = (struct sampler_draw){.params = &params[i], .history = {tokens, 1 + i, 1 + i}, .logits = row};
             if (i % 7 == 3) draws[i].logprobs = logprobs[i], draws[i].n_top = i;
+            if (i % 3 > 0) draws[i].maxima = maxima[i], make_maxima(row, LARGE, maxima[i]);
             want[i] = plain_draw(row, LARGE, &params[i], (uint64_t)(1 + i));
         }
         sampler_draw(&s, draws, DRAWS);
@@ -314,7 +356,9 @@ static void logprobs_are_the_models(void **state) {
         random_logits(logits, VOCAB, n);
         memcpy(row, logits, sizeof row);
         int order[VOCAB], n_top = n % (ENGINE_MAX_TOP_LOGPROBS + 1);
+        float maxima[VOCAB / ROW_BLOCK + 1];
         struct sampler_draw draw = {.params = &p, .history = {tokens, 10, 40}, .logits = row, .logprobs = got, .n_top = n_top};
+        if (n % 3 > 0) draw.maxima = maxima, make_maxima(row, VOCAB, maxima);
         sampler_draw(&s, &draw, 1);
         assert_int_equal(draw.status, ENGINE_OK);
         for (int i = 0; i < VOCAB; i++) order[i] = i;
@@ -331,6 +375,7 @@ static void logprobs_are_the_models(void **state) {
         int32_t token = draw.token;
         struct engine_logprob again[1 + ENGINE_MAX_TOP_LOGPROBS];
         memcpy(row, logits, sizeof row);
+        if (draw.maxima) make_maxima(row, VOCAB, maxima);
         draw.logprobs = again;
         sampler_logprobs(&s, &draw);
         assert_memory_equal(again, got, (size_t)(1 + n_top) * sizeof *got);
@@ -342,7 +387,7 @@ static void logprobs_are_the_models(void **state) {
 }
 
 /* Protects: the distribution of a draw is the softmax over what the cuts leave of the penalized row, and the row stays as it
- * was. */
+ * was; maxima that come with it are always its own. */
 static void rows_are_the_plain_softmax(void **state) {
     (void)state;
     struct sampler s;
@@ -360,7 +405,9 @@ static void rows_are_the_plain_softmax(void **state) {
         for (int i = 0; i < 40; i++) tokens[i] = i % 4 ? (int32_t)(uniform() * VOCAB) : 3;
         random_logits(logits, VOCAB, n);
         memcpy(row, logits, sizeof row);
+        float maxima[VOCAB / ROW_BLOCK + 1];
         struct sampler_draw draw = {.params = &p, .history = {tokens, 10, 40}, .logits = row};
+        if (n % 4 > 0) draw.maxima = maxima, make_maxima(row, VOCAB, maxima);
         struct sampler_softmax softmax;
         double all[VOCAB], some[2], total = 0;
         const int32_t asked[2] = {bias[0].token, 3};
@@ -369,7 +416,9 @@ static void rows_are_the_plain_softmax(void **state) {
         sampler_chances(&s, &draw, &softmax, asked, 2, some);
         assert_true(some[0] == all[asked[0]] && some[1] == all[3]);
         assert_memory_equal(row, logits, sizeof row);
+        if (draw.maxima) assert_maxima(row, VOCAB, maxima);
         sampler_draw(&s, &draw, 1); /* changes it */
+        if (draw.maxima) assert_maxima(row, VOCAB, maxima);
         best = 0;
         for (int i = 0; i < VOCAB; i++) best = row[i] > row[best] ? i : best;
         for (int i = 0; i < VOCAB; i++) keep[i] = i == best;
@@ -568,6 +617,7 @@ int main(void) {
         cmocka_unit_test(elementary_functions_are_accurate),
         cmocka_unit_test(greedy_breaks_ties_by_id),
         cmocka_unit_test(agrees_with_the_plain_definition),
+        cmocka_unit_test(top_p_is_exact_at_its_border),
         cmocka_unit_test(together_is_as_alone),
         cmocka_unit_test(logprobs_are_the_models),
         cmocka_unit_test(rows_are_the_plain_softmax),

@@ -137,6 +137,7 @@ struct cpu_kernels {
     void (*quantize_row)(const float *x, int n_cols, const struct activation_row *out);
     void (*rmsnorm_add_row)(const float *y, const float *gamma, float eps, int n_cols, float *x);
     void (*soft_cap_row)(float *x, int n_cols, float cap);
+    void (*maxima_row)(const float *x, int n, float *maxima);                               /* matmul_job's of n values */
     void (*glu)(enum glu_kind kind, const float *gate, const float *up, float *out, int n); /* n is a multiple of ROW_GROUP */
     void (*route_row)(const float *logits, const struct route_spec *spec, int32_t *chosen, float *share);
     void (*combine_row)(const float *y, int y_stride, const int32_t *place, const float *share, int n_used, int n_cols, float *x);
@@ -153,8 +154,8 @@ struct cpu_kernels {
 /* Of its initialiser: what every instruction set calls by the name of the member. */
 #define KERNELS_BY_NAME                                                                                                          \
     .attention = attention, .attention_join = attention_join, .attention_end = attention_end, .rmsnorm_row = rmsnorm_row,        \
-    .quantize_row = quantize_row, .rmsnorm_add_row = rmsnorm_add_row, .soft_cap_row = soft_cap_row, .glu = glu,                  \
-    .route_row = route_row, .combine_row = combine_row, .gemm_tile = gemm_tile, .rope_query = rope_query,                        \
+    .quantize_row = quantize_row, .rmsnorm_add_row = rmsnorm_add_row, .soft_cap_row = soft_cap_row, .maxima_row = maxima_row,    \
+    .glu = glu, .route_row = route_row, .combine_row = combine_row, .gemm_tile = gemm_tile, .rope_query = rope_query,            \
     .rope_key_value = rope_key_value
 
 extern const struct cpu_kernels cpu_kernels_scalar;

@@ -14,6 +14,8 @@ enum {
     TALL_CHUNKS_PER_THREAD = 4,  /* with tall slices, which prepare their activations once for all groups of a chunk */
     SERIAL_PRODUCTS = 24 * 1024, /* products below which a fork costs more than it saves */
     GLU_GROUPS = 8,
+    BLOCK_GROUPS = ROW_BLOCK / ROW_GROUP,
+    MAXIMA_GROUPS = 4 * BLOCK_GROUPS, /* after so many the maxima are taken, while their outputs are in a cache */
 };
 
 struct matmul_call {
@@ -37,6 +39,30 @@ static void add_bias(const struct matmul_slice *slice, const float *bias) {
     }
 }
 
+static void take_maxima(const struct cpu_kernels *kernels, const struct matmul_job *job, const struct matmul_slice *slice) {
+    const int n = job->weight->n_rows, n_blocks = row_blocks(n), first = slice->first_group * ROW_GROUP;
+    for (int row = 0; row < slice->n_rows; row++) {
+        float *maxima = job->maxima + (size_t)(slice->first_row + row) * (size_t)n_blocks + first / ROW_BLOCK;
+        kernels->maxima_row(slice->out + (size_t)row * (size_t)slice->out_stride, at_most(n - first, slice->n_groups * ROW_GROUP),
+                            maxima);
+    }
+}
+
+static void run_job(const struct matmul_call *call, const struct matmul_job *job, int from, int to) {
+    const struct cpu_kernels *kernels = call->cpu->kernels;
+    struct matmul_slice slice = {.weight = job->weight, .in = call->in, .first_group = from, .n_groups = to - from};
+    slice.out_stride = job->out_stride;
+    slice.add = job->add;
+    for (int row = 0; row < call->n; row += kernels->slice_rows) {
+        slice.first_row = row;
+        slice.n_rows = at_most(call->n - row, kernels->slice_rows);
+        slice.out = job->out + (size_t)row * (size_t)job->out_stride + (size_t)from * ROW_GROUP;
+        kernels->matmul[job->weight->type](&slice);
+        if (job->bias) add_bias(&slice, job->bias + (size_t)from * ROW_GROUP);
+        if (job->maxima) take_maxima(kernels, job, &slice);
+    }
+}
+
 /* Groups first..end of the line: of each job the part that falls in. */
 static void run_jobs(const struct matmul_call *call, int first, int end) {
     int job_first = 0;
@@ -44,18 +70,8 @@ static void run_jobs(const struct matmul_call *call, int first, int end) {
         const struct matmul_job *job = &call->jobs[j];
         const int from = at_least(first - job_first, 0), to = at_most(end - job_first, job->weight->n_groups);
         job_first += job->weight->n_groups;
-        if (from >= to) continue;
-        struct matmul_slice slice = {.weight = job->weight, .in = call->in, .first_group = from, .n_groups = to - from};
-        slice.out_stride = job->out_stride;
-        slice.add = job->add;
-        const int slice_rows = call->cpu->kernels->slice_rows;
-        for (int row = 0; row < call->n; row += slice_rows) {
-            slice.first_row = row;
-            slice.n_rows = at_most(call->n - row, slice_rows);
-            slice.out = job->out + (size_t)row * (size_t)job->out_stride + (size_t)from * ROW_GROUP;
-            call->cpu->kernels->matmul[job->weight->type](&slice);
-            if (job->bias) add_bias(&slice, job->bias + (size_t)from * ROW_GROUP);
-        }
+        const int step = job->maxima ? MAXIMA_GROUPS : call->n_groups;
+        for (int at = from; at < to; at += step) run_job(call, job, at, at_most(at + step, to));
     }
 }
 
@@ -116,6 +132,7 @@ static void dispatch(struct matmul_call *call) {
     if (call->n <= 0) return;
     struct pool *pool = call->cpu->pool;
     call->chunk_groups = at_least(chunk_groups(call, pool_threads(pool)), ceil_div(call->n_groups, POOL_MAX_CHUNKS));
+    if (call->jobs->maxima) call->chunk_groups = ceil_div(call->chunk_groups, BLOCK_GROUPS) * BLOCK_GROUPS;
     pool_run(pool, ceil_div(call->n_groups, call->chunk_groups), run_chunk, call);
 }
 

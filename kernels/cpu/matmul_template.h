@@ -10,6 +10,7 @@
 #define FORESAY_KERNELS_MATMUL_TEMPLATE_H
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/row_template.h"
 #include "kernels/cpu/weight_blocks.h"
 
 /* --- quantised types: quantized_matmul --- */
@@ -216,6 +217,26 @@ INLINE void float_matmul(const enum dtype type, const struct matmul_slice *s) {
 static void matmul_f32(const struct matmul_slice *slice) { float_matmul(DTYPE_F32, slice); }
 static void matmul_f16(const struct matmul_slice *slice) { float_matmul(DTYPE_F16, slice); }
 static void matmul_bf16(const struct matmul_slice *slice) { float_matmul(DTYPE_BF16, slice); }
+
+/* --- maxima of blocks of outputs --- */
+
+/* A sum is finite only if all of its terms are. If it is not, they may be all the same: plain_maximum looks closely. */
+INLINE float block_maximum(const float *x) {
+    vfloat max[2] = {vf_load(x), vf_load(x + VECTOR_LANES)}, sum[2] = {max[0], max[1]};
+#pragma GCC unroll 8
+    for (int i = 2; i < ROW_BLOCK / VECTOR_LANES; i++) {
+        const vfloat v = vf_load(x + i * VECTOR_LANES);
+        max[i % 2] = vf_max(max[i % 2], v);
+        sum[i % 2] = vf_add(sum[i % 2], v);
+    }
+    const vfloat zero = vf_mul(vf_add(sum[0], sum[1]), vf_zero());
+    return vf_has_nan(zero) ? plain_maximum(x, ROW_BLOCK) : vf_largest(vf_max(max[0], max[1])) + 0.0f;
+}
+
+static void maxima_row(const float *x, int n, float *maxima) {
+    for (; n >= ROW_BLOCK; n -= ROW_BLOCK, x += ROW_BLOCK) *maxima++ = block_maximum(x);
+    if (n > 0) *maxima = plain_maximum(x, n);
+}
 
 /* The initialiser of struct cpu_kernels.matmul. */
 #define MATMUL_TABLE                                                                                                             \

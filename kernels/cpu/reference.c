@@ -185,6 +185,10 @@ static void gemm_tile(const float *a, const float *b, int k, float *c, size_t c_
     }
 }
 
+static void maxima_row(const float *x, int n, float *maxima) {
+    for (; n > 0; n -= ROW_BLOCK, x += ROW_BLOCK) *maxima++ = plain_maximum(x, n < ROW_BLOCK ? n : ROW_BLOCK);
+}
+
 const struct cpu_kernels cpu_kernels_scalar = {
     .name = "scalar",
     .slice_rows = TOKEN_TILE,

@@ -151,6 +151,17 @@ static void soft_cap_row(float *x, int n_cols, float cap) {
     for (int i = 0; i < n_cols; i++) x[i] = cap * tanh_row(x[i] / cap);
 }
 
+/* matmul_job's, of one block. */
+static float plain_maximum(const float *x, int n) {
+    float max = -INFINITY;
+    bool is_finite = true;
+    for (int i = 0; i < n; i++) {
+        is_finite &= isfinite(x[i]);
+        if (x[i] > max) max = x[i];
+    }
+    return is_finite ? max + 0.0f : NAN;
+}
+
 /* --- gated feed-forward --- */
 
 /* -2 u of the tanh form of GELU: 1 + tanh(u) = 2 / (1 + e^(-2 u)). */

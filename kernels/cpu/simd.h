@@ -1,6 +1,6 @@
 /* simd.h - the few vector operations that the matmul and attention templates need, for AVX2 and AVX-VNNI (8 lanes) and AVX-512
  * (16 lanes). The compiler's flags for the including file choose. A lane is an output row, a position or a head dimension;
- * nothing here runs across lanes. */
+ * only what gives one value of all runs across lanes. */
 #ifndef FORESAY_KERNELS_SIMD_H
 #define FORESAY_KERNELS_SIMD_H
 
@@ -16,6 +16,12 @@ INLINE int32_t load_quad(const int8_t *q) {
     int32_t quad;
     memcpy(&quad, q, sizeof quad);
     return quad;
+}
+
+INLINE float largest_of_eight(__m256 x) {
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
 #if defined(__AVX512VNNI__)
@@ -54,6 +60,12 @@ INLINE vint vi_from_bytes(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_lo
 INLINE vint vi_from_signed_bytes(const uint8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)); }
 INLINE vint vi_add(vint a, vint b) { return _mm512_add_epi32(a, b); }
 INLINE vint vi_high_nibble(vint x) { return _mm512_srli_epi32(x, 4); } /* of lanes below 256 */
+INLINE vfloat vf_max(vfloat a, vfloat b) { return _mm512_max_ps(a, b); }
+INLINE float vf_largest(vfloat x) {
+    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1));
+    return largest_of_eight(_mm256_max_ps(_mm512_castps512_ps256(x), high));
+}
+INLINE bool vf_has_nan(vfloat x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0; }
 INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) { return _mm512_fnmadd_ps(a, b, c); }
 
 #else
@@ -89,6 +101,9 @@ INLINE vint vi_from_bytes(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_lo
 INLINE vint vi_from_signed_bytes(const uint8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)); }
 INLINE vint vi_add(vint a, vint b) { return _mm256_add_epi32(a, b); }
 INLINE vint vi_high_nibble(vint x) { return _mm256_srli_epi32(x, 4); }
+INLINE vfloat vf_max(vfloat a, vfloat b) { return _mm256_max_ps(a, b); }
+INLINE float vf_largest(vfloat x) { return largest_of_eight(x); }
+INLINE bool vf_has_nan(vfloat x) { return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) != 0; }
 INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) { return _mm256_fnmadd_ps(a, b, c); }
 
 #endif
