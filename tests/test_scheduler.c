@@ -238,7 +238,7 @@ static void prompts_that_are_alike_are_computed_once(void **state) {
     for (int prefix_cache = 0; prefix_cache < 2; prefix_cache++) {
         struct world w;
         struct job *jobs[N];
-        world_open(&w, 200, 64, N + 1, prefix_cache);
+        world_open(&w, 200, 1024, N + 1, prefix_cache);
         for (int i = 0; i < N; i++) jobs[i] = add(&w, PROMPT, 20, 7, 5);
         struct job *foreign = add(&w, PROMPT, 20, 8, 5);
         int n_rows = 0;
