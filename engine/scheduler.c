@@ -5,10 +5,11 @@
  *  (2) Waiting sequences are admitted while there are slots, rows and blocks. Users take turns: a sequence gets the round after
  * its user's latest one that still waits or runs, and rounds are admitted in order (start-time fair queueing with a cost of one).
  *  (3) What is left of the budget goes to prompts. The one admitted first has a quarter for certain, so that it cannot starve;
- * the rest goes to the shortest first, which brings most first tokens soonest. When blocks run out, the sequence that loses the
- * least work gives way: the fewest computed tokens that nobody else holds. The sequence with the most work is never chosen while
- * another runs, so some sequence always advances. Admission keeps a reserve (the blocks that admitted prompts still need, one for
- * each running sequence, one in a hundred), so that this stays rare. */
+ * the rest goes to the shortest first, which brings most first tokens soonest. Of prompts that begin alike one computes, the
+ * others wait for its blocks: samples of one prompt cost one prefill. When blocks run out, the sequence that loses the least work
+ * gives way: the fewest computed tokens that nobody else holds. The sequence with the most work is never chosen while another
+ * runs, so some sequence always advances. Admission keeps a reserve (the blocks that admitted prompts still need, one for each
+ * running sequence, one in a hundred), so that this stays rare. */
 #include "engine/scheduler.h"
 
 #include <assert.h>
@@ -208,11 +209,27 @@ static int rows_that_fit(const struct scheduler *s, const struct sequence *seq) 
     return (kv_cache_available(s->cache) + seq->table.n_blocks) * KV_BLOCK - seq->n_computed - seq->n_rows;
 }
 
+/* Another sequence computes the very block in this step that seq needs next: it will be there for both. */
+static bool is_being_computed(const struct scheduler *s, const struct sequence *seq) {
+    const int end = (seq->table.n_hashed + 1) * KV_BLOCK;
+    const int32_t *block = seq->tokens + end - KV_BLOCK;
+    if (!s->cache->prefix_cache || seq->n_computed != end - KV_BLOCK || seq->n_tokens <= end) return false;
+    for (int i = 0; i < s->n_running; i++) {
+        const struct sequence *other = s->running[i];
+        const struct kv_table *x = &other->table, *y = &seq->table;
+        if (other == seq || other->n_computed + other->n_rows - other->n_draft < end || x->salt != y->salt) continue;
+        if (x->n_hashed != y->n_hashed || x->key.a != y->key.a || x->key.b != y->key.b) continue;
+        if (memcmp(other->tokens + end - KV_BLOCK, block, KV_BLOCK * sizeof *block) == 0) return true;
+    }
+    return false;
+}
+
 /* A chunk shrinks to the idle blocks, and waits for a step when there are none: prompts do not push out what decodes. Only when
  * the step would be empty otherwise (prompts hold everything and none can go on) somebody has to give way. */
 static void give_chunk(struct scheduler *s, struct sequence *seq, int at_most) {
     if (seq->state != SEQUENCE_RUNNING) return;
     if (seq->n_rows == 0) take_cached(s, seq);
+    if (seq->n_rows == 0 && is_being_computed(s, seq)) return;
     int n = rows_wanted(seq), fits = rows_that_fit(s, seq);
     if (n > at_most) n = at_most;
     if (n > s->rows_left) n = s->rows_left;

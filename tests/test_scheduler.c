@@ -231,6 +231,26 @@ static void prefixes_computed_meanwhile_are_taken(void **state) {
 
 /* Protects: a draft takes what is left of budget and blocks, nothing from others; what is rejected leaves no block behind and is
  * never published, what is accepted counts as computed. */
+/* Protects: samples of one prompt cost one prefill, also when all are asked for at once; nobody waits for another user's. */
+static void prompts_that_are_alike_are_computed_once(void **state) {
+    (void)state;
+    enum { N = 4, PROMPT = 100, KEPT = PROMPT / KV_BLOCK * KV_BLOCK };
+    for (int prefix_cache = 0; prefix_cache < 2; prefix_cache++) {
+        struct world w;
+        struct job *jobs[N];
+        world_open(&w, 200, 1024, N + 1, prefix_cache);
+        for (int i = 0; i < N; i++) jobs[i] = add(&w, PROMPT, 20, 7, 5);
+        struct job *foreign = add(&w, PROMPT, 20, 8, 5);
+        int n_rows = 0;
+        while (foreign->seq.n_computed < PROMPT || jobs[N - 1]->seq.n_computed < PROMPT) n_rows += run_step(&w);
+        for (int i = 0; i < N; i++) assert_int_equal(jobs[i]->seq.n_cached, prefix_cache && i > 0 ? KEPT : 0);
+        assert_int_equal(foreign->seq.n_cached, 0);
+        if (prefix_cache) assert_true(n_rows < 2 * PROMPT + (N - 1) * (PROMPT - KEPT) + (N + 1) * 20);
+        run_to_end(&w, 200);
+        world_close(&w);
+    }
+}
+
 static void drafts_take_what_is_left(void **state) {
     (void)state;
     struct world w;
@@ -318,6 +338,7 @@ int main(void) {
         cmocka_unit_test(preemption_recomputes_and_everyone_finishes),
         cmocka_unit_test(the_victim_loses_the_least),
         cmocka_unit_test(prefixes_computed_meanwhile_are_taken),
+        cmocka_unit_test(prompts_that_are_alike_are_computed_once),
         cmocka_unit_test(drafts_take_what_is_left),
         cmocka_unit_test(drafts_shrink_to_the_blocks),
         cmocka_unit_test(random_load_keeps_every_promise),
