@@ -1,11 +1,11 @@
-/* tex.ts - a formula in TeX, drawn by KaTeX as MathML: browsers lay that out by themselves, so there are no fonts, no stylesheet and no
- * strings of markup. Loaded with the first formula.
+/* tex.ts - a formula in TeX, drawn by KaTeX as MathML: browsers lay that out by themselves, so there are no fonts, no stylesheet and
+ * no strings of markup. Loaded with the first formula.
  *
  *  (1) All or nothing: what KaTeX does not know, or what is refused here, makes null, and the reader sees the source.
  *  (2) Bounds: MAX_CHARS of source, MAX_DEPTH elements deep, and no definitions of macros: 4 kB of them make a million elements.
  *  (3) A formula never leaves its place (negative space) and never links or loads anything.
- *  (4) Of MathML 3 browsers left out fonts by name, the sides of columns, lines between them and the space of functions; they are put in
- *      here, as letters of Unicode and as classes for prose.css. */
+ *  (4) Of MathML 3 browsers left out fonts by name, the sides of columns, lines between them and the space around functions; they are
+ *      put in here, as letters of Unicode and as classes for prose.css. */
 import { render } from 'katex';
 
 const MAX_CHARS = 4000;
@@ -83,7 +83,8 @@ function setCells(table: Element): void {
  * beside it, brackets excepted; browsers do not. */
 function setApart(sign: Element): void {
     const script = sign.parentElement?.parentElement;
-    const inBase = script && /^m(sub|sup|subsup|under|over|underover)$/.test(script.localName) && script.firstElementChild === sign.parentElement;
+    const inBase =
+        script && /^m(sub|sup|subsup|under|over|underover)$/.test(script.localName) && script.firstElementChild === sign.parentElement;
     const first = inBase ? script : sign.previousElementSibling;
     const [before, after] = [first?.previousElementSibling, (inBase ? script : sign).nextElementSibling];
     if (before && !/^m(o|space)$/.test(before.localName)) first!.setAttribute('class', 'apart');
@@ -99,9 +100,10 @@ function finish(element: Element, depth: number): boolean {
     return [...element.children].every((child) => finish(child, depth + 1));
 }
 
-/* Models write rows and & without an environment around them. */
+/* Models write rows and & without an environment around them; KaTeX wants one. */
 function withRows(tex: string): string {
-    return /(?<!\\)&|\\\\/.test(tex) && !tex.includes('\\begin') ? `\\begin{aligned}${tex}\\end{aligned}` : tex;
+    const outside = tex.replace(/\\begin\{(\w+\*?)\}[^]*?\\end\{\1\}/g, '');
+    return /(?<!\\)&|\\\\/.test(outside) ? `\\begin{aligned}${tex}\\end{aligned}` : tex;
 }
 
 /* The element <math>, or null. */
@@ -117,7 +119,10 @@ export function drawTex(tex: string, display: boolean): Element | null {
             trust: false,
             maxExpand: 1000,
             maxSize: 50,
-            macros: { '\\pmb': '\\boldsymbol{#1}' }, // KaTeX draws it with an inline style, which the page's policy forbids
+            macros: {
+                '\\pmb': '\\boldsymbol{#1}', // KaTeX draws it with an inline style, which the page's policy forbids
+                '\\label': '\\@secondoftwo{#1}{}', // nothing
+            },
         });
     } catch {
         return null; // not TeX that KaTeX knows, or nested so deep that its stack ended

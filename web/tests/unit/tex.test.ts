@@ -91,6 +91,7 @@ test('formulas become MathML', () => {
         ['\\sqrt[3]{x}', 'mroot(mi(x) mn(3))'],
         ['\\alpha \\le \\infty', 'mi(α) mo(≤) mi(∞)'],
         ['50\\%', 'mn(50) mi(%)'],
+        ['x \\label{eq:x_1}', 'mi(x)'],
     ]) {
         assert.equal(read(tex!), tree, tex);
     }
@@ -117,6 +118,7 @@ test('fonts by name become letters of Unicode', () => {
 
 test('columns have their sides, and the lines between them', () => {
     assert.deepEqual(cells('a &= b \\\\ &= c'), ['right', 'left', 'right', 'left']);
+    assert.deepEqual(cells('a &= \\begin{vmatrix} b \\end{vmatrix} \\\\ &= c'), ['right', 'left', 'center', 'right', 'left']);
     assert.deepEqual(cells('\\begin{cases} 1 & x \\end{cases}'), ['left', 'left']);
     assert.deepEqual(cells('\\begin{align*} a &= b \\end{align*}'), ['right', 'left']);
     assert.deepEqual(cells('\\begin{array}{l|r} a & b \\\\ \\hline c & d \\end{array}'), [
