@@ -252,10 +252,16 @@ static uint64_t n_wanted(const struct head_training *t) {
     return n_answers * (uint64_t)t->settings->epochs;
 }
 
-/* Warmup, then a cosine down to a twentieth at the end: of the last epoch, or of the tokens that are allowed. */
-static float rate_now(const struct head_training *t) {
-    double done = (double)t->head.n_learned / (double)n_wanted(t), n = (double)t->trainer.n_updates + 1;
+/* The share of the last epoch's end, or of the tokens that are allowed, that is reached. */
+static double share_done(const struct head_training *t) {
+    double done = (double)t->head.n_learned / (double)n_wanted(t);
     if (t->settings->max_tokens > 0) done = fmax(done, (double)t->head.n_tokens / t->settings->max_tokens);
+    return done;
+}
+
+/* Warmup, then a cosine down to a twentieth at the end. */
+static float rate_now(const struct head_training *t) {
+    double done = share_done(t), n = (double)t->trainer.n_updates + 1;
     double warm = n < WARMUP ? n / WARMUP : 1, cosine = 0.05 + 0.95 * (0.5 + 0.5 * cos(3.141592653589793 * fmin(done, 1)));
     return (float)((double)t->settings->rate * warm * cosine);
 }
@@ -271,7 +277,7 @@ static void report(struct head_training *t) {
     if (now - t->reported_ms < REPORT_EVERY_MS) return;
     t->reported_ms = now;
     double per_token = spent_ms / (double)(t->head.n_tokens - t->n_before);
-    double share = (double)t->head.n_learned / (double)n_wanted(t);
+    double share = share_done(t);
     double to_end = per_token * (double)t->head.n_tokens * (1 - share) / (share > 0 ? share : 1);
     fprintf(stderr, "%llu tokens, %.0f a second, loss %.3f, %.1f minutes left\n", (unsigned long long)t->head.n_tokens,
             1e3 / per_token, t->loss / fmax(t->loss_weight, 1), fmin(left, to_end) / 6e4);

@@ -60,22 +60,36 @@ static void answer_trouble(struct exchange *e, int code, const char *message) {
 
 /* --- one call --- */
 
+/* One of the answers that are asked for. They are generations of their own; that they share a prompt is the engine's business. */
+struct choice {
+    struct call *call;
+    int index;
+    struct generation *generation; /* NULL: it never began */
+    struct stream_reader reader;   /* streams only */
+    bool role_sent, is_told;       /* is_told: its last chunk is sent */
+    int n_logprobs_sent;
+};
+
 struct call {
     struct exchange *exchange;
-    struct generation *generation;
-    struct stream_reader reader; /* streams only */
     enum openai_kind kind;
     int64_t created_s;
-    bool stream, include_usage, begun, role_sent, logprobs;
-    int n_logprobs_sent;
+    bool stream, include_usage, begun, logprobs;
+    int n_choices, n_ended, n_told;
+    int first; /* the choice that is read first, in turn */
+    struct choice choices[];
 };
 
 /* The call is over, one way or another. The exchange may be gone afterwards. */
 static void call_end(struct call *call) {
     struct exchange *e = call->exchange;
-    stream_detach(&call->reader);
-    call->generation->ended = NULL;
-    turn_forget(call->generation);
+    for (int i = 0; i < call->n_choices; i++) {
+        struct choice *choice = &call->choices[i];
+        if (!choice->generation) continue;
+        stream_detach(&choice->reader);
+        choice->generation->ended = NULL;
+        turn_forget(choice->generation);
+    }
     e->work = NULL;
     e->gone = NULL;
     free(call);
@@ -101,13 +115,13 @@ static void put_opening(struct buffer *out, const struct call *call) {
                          : call->stream                  ? "chat.completion.chunk"
                                                          : "chat.completion";
     put_text(out, call->kind == OPENAI_COMPLETION ? "{\"id\":\"cmpl-" : "{\"id\":\"chatcmpl-");
-    put_text(out, call->generation->ids.generation.text);
+    put_text(out, call->choices[0].generation->ids.generation.text);
     put_text(out, "\",\"object\":");
     put_cstring(out, object);
     put_text(out, ",\"created\":");
     put_integer(out, call->created_s);
     put_text(out, ",\"model\":");
-    put_cstring(out, call->generation->gateway->model.model_name);
+    put_cstring(out, call->exchange->gateway->model.model_name);
     put_text(out, ",\"system_fingerprint\":null");
 }
 
@@ -141,11 +155,27 @@ static void put_usage(struct buffer *out, const struct engine_usage *usage) {
     put_text(out, "}}");
 }
 
+/* Of all choices: their prompt counts once. */
+static struct engine_usage sum_usage(const struct call *call) {
+    struct engine_usage sum = call->choices[0].generation->result.usage;
+    for (int i = 1; i < call->n_choices; i++) {
+        const struct engine_usage *usage = &call->choices[i].generation->result.usage;
+        sum.output_tokens += usage->output_tokens;
+        sum.drafted_tokens += usage->drafted_tokens;
+        sum.accepted_tokens += usage->accepted_tokens;
+        sum.draft_rounds += usage->draft_rounds;
+        sum.model_rounds += usage->model_rounds;
+        for (int depth = 0; depth < ENGINE_DRAFT_DEPTHS; depth++) sum.accepted_at[depth] += usage->accepted_at[depth];
+    }
+    return sum;
+}
+
 /* ,"logprobs":... of the tokens that begin in the first text_len bytes and are not sent yet. */
-static void put_logprobs(struct buffer *out, struct call *call, size_t text_len) {
-    const struct logprob_list *list = &call->generation->logprobs;
-    const struct engine *engine = call->generation->gateway->engine;
-    int first = call->n_logprobs_sent, end = logprobs_upto(list, first, text_len);
+static void put_logprobs(struct buffer *out, struct choice *choice, size_t text_len) {
+    const struct logprob_list *list = &choice->generation->logprobs;
+    const struct engine *engine = choice->generation->gateway->engine;
+    const struct call *call = choice->call;
+    int first = choice->n_logprobs_sent, end = logprobs_upto(list, first, text_len);
     put_text(out, ",\"logprobs\":");
     if (!call->logprobs || (call->stream && first == end))
         put_text(out, "null");
@@ -153,25 +183,41 @@ static void put_logprobs(struct buffer *out, struct call *call, size_t text_len)
         put_completion_logprobs(out, engine, list, first, end);
     else
         put_chat_logprobs(out, engine, list, first, end);
-    call->n_logprobs_sent = end;
+    choice->n_logprobs_sent = end;
+}
+
+static void put_index(struct buffer *out, const struct choice *choice) {
+    put_text(out, "{\"index\":");
+    put_integer(out, choice->index);
+    put_text(out, ",");
 }
 
 /* --- the plain answer --- */
 
+static void put_choice(struct buffer *out, struct choice *choice) {
+    const struct stream *stream = choice->generation->stream;
+    bool is_chat = choice->call->kind == OPENAI_CHAT;
+    put_index(out, choice);
+    put_text(out, is_chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
+    put_string(out, stream->text ? stream->text : "", stream->text_len);
+    if (is_chat) put_text(out, ",\"refusal\":null}");
+    put_logprobs(out, choice, stream->text_len);
+    put_text(out, ",\"finish_reason\":");
+    put_cstring(out, finish_reason(choice->generation));
+    put_text(out, "}");
+}
+
 static void answer_whole(struct call *call) {
-    const struct generation *g = call->generation;
+    const struct engine_usage usage = sum_usage(call);
     struct buffer body = {0};
-    bool is_chat = call->kind == OPENAI_CHAT;
     put_opening(&body, call);
-    put_text(&body, ",\"choices\":[{\"index\":0,");
-    put_text(&body, is_chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
-    put_string(&body, g->stream->text ? g->stream->text : "", g->stream->text_len);
-    if (is_chat) put_text(&body, ",\"refusal\":null}");
-    put_logprobs(&body, call, g->stream->text_len);
-    put_text(&body, ",\"finish_reason\":");
-    put_cstring(&body, finish_reason(g));
-    put_text(&body, "}]");
-    put_usage(&body, &g->result.usage);
+    put_text(&body, ",\"choices\":[");
+    for (int i = 0; i < call->n_choices; i++) {
+        if (i) put_text(&body, ",");
+        put_choice(&body, &call->choices[i]);
+    }
+    put_text(&body, "]");
+    put_usage(&body, &usage);
     put_text(&body, "}");
     if (body.failed)
         openai_error(call->exchange, 500, "server_error", NULL, NULL, "Out of memory.");
@@ -183,72 +229,90 @@ static void answer_whole(struct call *call) {
 /* --- the stream --- */
 
 /* "delta":{...} or "text":"..."; text NULL: the last chunk's. */
-static void put_delta(struct buffer *out, const struct call *call, const char *text, size_t len) {
-    bool is_chat = call->kind == OPENAI_CHAT;
+static void put_delta(struct buffer *out, const struct choice *choice, const char *text, size_t len) {
+    bool is_chat = choice->call->kind == OPENAI_CHAT;
     put_text(out, is_chat ? "\"delta\":{" : "\"text\":");
-    if (is_chat && !call->role_sent) put_text(out, text ? "\"role\":\"assistant\"," : "\"role\":\"assistant\",\"content\":\"\"");
+    if (is_chat && !choice->role_sent)
+        put_text(out, text ? "\"role\":\"assistant\"," : "\"role\":\"assistant\",\"content\":\"\"");
     if (is_chat && text) put_text(out, "\"content\":");
     if (text || !is_chat) put_string(out, text ? text : "", len);
     if (is_chat) put_text(out, "}");
 }
 
 /* upto: bytes of the answer that are sent with it. text NULL: the last chunk, with the reason. */
-static void put_chunk(struct buffer *out, struct call *call, const char *text, size_t len, size_t upto) {
+static void put_chunk(struct buffer *out, struct choice *choice, const char *text, size_t len, size_t upto) {
     put_text(out, "data: ");
-    put_opening(out, call);
-    put_text(out, ",\"choices\":[{\"index\":0,");
-    put_delta(out, call, text, len);
-    put_logprobs(out, call, upto);
+    put_opening(out, choice->call);
+    put_text(out, ",\"choices\":[");
+    put_index(out, choice);
+    put_delta(out, choice, text, len);
+    put_logprobs(out, choice, upto);
     put_text(out, ",\"finish_reason\":");
-    put_cstring(out, text ? NULL : finish_reason(call->generation));
-    put_text(out, call->include_usage ? "}],\"usage\":null}\n\n" : "}]}\n\n");
-    call->role_sent = true;
+    put_cstring(out, text ? NULL : finish_reason(choice->generation));
+    put_text(out, choice->call->include_usage ? "}],\"usage\":null}\n\n" : "}]}\n\n");
+    choice->role_sent = true;
+}
+
+static void put_error_event(struct buffer *out, const char *type, const char *code, const char *message) {
+    put_text(out, "data: ");
+    put_error(out, type, NULL, code, message);
+    put_text(out, "\n\n");
+}
+
+static void put_last_chunks(struct buffer *out, struct choice *choice) {
+    const struct generation *g = choice->generation;
+    if (choice->n_logprobs_sent < g->logprobs.n) put_chunk(out, choice, "", 0, g->stream->text_len);
+    put_chunk(out, choice, NULL, 0, g->stream->text_len);
+    choice->is_told = true;
+    choice->call->n_told++;
 }
 
 static void put_end(struct buffer *out, struct call *call) {
-    int code;
-    const char *message = failure(call->generation, &code);
-    if (message) {
-        int i = trouble_index(code);
-        put_text(out, "data: ");
-        put_error(out, troubles[i].type, NULL, troubles[i].word, message);
-        put_text(out, "\n\n");
-        return;
-    }
-    const struct generation *g = call->generation;
-    if (call->n_logprobs_sent < g->logprobs.n) put_chunk(out, call, "", 0, g->stream->text_len);
-    put_chunk(out, call, NULL, 0, g->stream->text_len);
     if (call->include_usage) {
+        const struct engine_usage usage = sum_usage(call);
         put_text(out, "data: ");
         put_opening(out, call);
         put_text(out, ",\"choices\":[]");
-        put_usage(out, &call->generation->result.usage);
+        put_usage(out, &usage);
         put_text(out, "}\n\n");
     }
     put_text(out, "data: [DONE]\n\n");
 }
 
-static bool pull(struct exchange *e, struct buffer *out) {
-    struct call *call = e->work;
+/* What is new of a choice. False: an error was sent, there is nothing more to say. */
+static bool pull_choice(struct choice *choice, struct buffer *out) {
     struct stream_slice slice;
     enum stream_read_result result;
-    while (out->len < STREAM_SLICE && (result = stream_read(&call->reader, &slice)) != STREAM_NOTHING) {
-        if (result ==
-            STREAM_GAP) { /* 64 k events behind, so far that the records are gone: there is no way to tell a delta client */
-            put_text(out, "data: ");
-            put_error(out, "server_error", NULL, "too_slow", "The stream was read too slowly.");
-            put_text(out, "\n\n");
-            call_end(call);
-            return true;
+    while (!choice->is_told && out->len < STREAM_SLICE && (result = stream_read(&choice->reader, &slice)) != STREAM_NOTHING) {
+        if (result == STREAM_GAP) { /* 64 k events behind: the records are gone, and there is no way to tell a delta client */
+            put_error_event(out, "server_error", "too_slow", "The stream was read too slowly.");
+            return false;
         }
         if (slice.kind == STREAM_TEXT)
-            put_chunk(out, call, slice.text, slice.len, (size_t)(slice.text - call->reader.stream->text) + slice.len);
+            put_chunk(out, choice, slice.text, slice.len, (size_t)(slice.text - choice->reader.stream->text) + slice.len);
         if (slice.kind != STREAM_DONE) continue;
-        put_end(out, call);
-        call_end(call);
-        return true;
+        int code;
+        const char *message = failure(choice->generation, &code);
+        if (message) {
+            int i = trouble_index(code);
+            put_error_event(out, troubles[i].type, troubles[i].word, message);
+            return false;
+        }
+        put_last_chunks(out, choice);
     }
-    return false;
+    return true;
+}
+
+static bool pull(struct exchange *e, struct buffer *out) {
+    struct call *call = e->work;
+    bool goes_on = true;
+    for (int i = 0; i < call->n_choices && goes_on; i++)
+        goes_on = pull_choice(&call->choices[(call->first + i) % call->n_choices], out);
+    call->first = (call->first + 1) % call->n_choices;
+    if (goes_on && call->n_told < call->n_choices) return false;
+    if (goes_on) put_end(out, call);
+    call_end(call);
+    return true;
 }
 
 static void begin_stream(struct call *call) {
@@ -259,7 +323,7 @@ static void begin_stream(struct call *call) {
 
 /* The head waits for the first text, so that a prompt that does not fit is still an HTTP error. */
 static void on_stream_ready(struct stream_reader *reader) {
-    struct call *call = container_of(reader, struct call, reader);
+    struct call *call = container_of(reader, struct choice, reader)->call;
     if (call->begun)
         http_stream_ready(call->exchange);
     else if (reader->stream->text_len > 0)
@@ -267,15 +331,17 @@ static void on_stream_ready(struct stream_reader *reader) {
 }
 
 static void on_ended(struct generation *g, const struct store_op *saved) {
-    struct call *call = g->owner;
+    struct call *call = ((struct choice *)g->owner)->call;
     int code;
     const char *message = failure(g, &code);
     (void)saved;
+    call->n_ended++;
     if (call->begun) return; /* pull comes to the end by itself */
     if (!message && call->stream) {
         begin_stream(call);
         return;
     }
+    if (!message && call->n_ended < call->n_choices) return;
     if (message)
         answer_trouble(call->exchange, code, message);
     else
@@ -283,7 +349,7 @@ static void on_ended(struct generation *g, const struct store_op *saved) {
     call_end(call);
 }
 
-/* --- from the request to the generation --- */
+/* --- from the request to the generations --- */
 
 static bool model_exists(struct exchange *e, const char *name) {
     char message[200];
@@ -308,34 +374,50 @@ static bool submit(struct generation *g, enum openai_kind kind, const struct ope
     return turn_submit(g, request->messages, request->n_messages, false, error);
 }
 
-static void start(struct exchange *e, int64_t user, enum openai_kind kind, struct openai_request *request) {
+/* Choice i has the seed of the request plus i, so its text is the one that this seed gives alone. */
+static bool begin_choice(struct call *call, int64_t user, int i, const struct openai_request *request, struct wire_error *error) {
+    struct choice *choice = &call->choices[i];
     struct wire_stream ids = {.begun_ms = clock_wall_ms()};
-    struct wire_error error = {0};
-    struct call *call = calloc(1, sizeof *call);
+    struct gen_params params;
+    *error = (struct wire_error){.code = CODE_INTERNAL, .message = "Out of memory."};
+    if (!gen_params_copy(&params, &request->gen)) return false;
+    params.sampling.seed += (uint64_t)i;
     store_id_new(&ids.generation);
-    struct generation *g = call ? turn_new(e->gateway, user, &ids, false, NULL, 0, &request->gen, &error) : NULL;
-    if (!g) {
-        answer_trouble(e, error.code, call ? error.message : "Out of memory.");
-        free(call);
+    struct generation *g = turn_new(call->exchange->gateway, user, &ids, false, NULL, 0, &params, error);
+    gen_params_free(&params); /* empty if they were taken over */
+    if (!g) return false;
+    *choice = (struct choice){.call = call, .index = i, .generation = g, .reader.ready = on_stream_ready};
+    if (!submit(g, call->kind, request, error)) {
+        turn_fail(g);
+        return false;
+    }
+    g->ended = on_ended;
+    g->owner = choice;
+    if (call->stream) stream_attach(g->stream, &choice->reader, 1);
+    return true;
+}
+
+static void start(struct exchange *e, int64_t user, enum openai_kind kind, const struct openai_request *request) {
+    struct wire_error error;
+    size_t n = (size_t)request->n_choices;
+    struct call *call = calloc(1, sizeof *call + n * sizeof *call->choices);
+    if (!call) {
+        answer_trouble(e, CODE_INTERNAL, "Out of memory.");
         return;
     }
-    *call = (struct call){.exchange = e, .generation = g, .kind = kind, .created_s = ids.begun_ms / 1000};
-    call->logprobs = g->params.logprobs;
+    *call = (struct call){.exchange = e, .kind = kind, .created_s = clock_wall_ms() / 1000, .n_choices = request->n_choices};
+    call->logprobs = request->gen.logprobs;
     call->stream = request->stream;
     call->include_usage = request->include_usage;
-    call->reader.ready = on_stream_ready;
     e->work = call;
     e->gone = on_gone;
     exchange_hold(e);
-    if (!submit(g, kind, request, &error)) {
+    for (int i = 0; i < call->n_choices; i++) {
+        if (begin_choice(call, user, i, request, &error)) continue;
         answer_trouble(e, error.code, error.message);
-        turn_fail(g);
         call_end(call);
         return;
     }
-    g->ended = on_ended;
-    g->owner = call;
-    if (call->stream) stream_attach(g->stream, &call->reader, 1);
 }
 
 static void put_model(struct buffer *out, const struct gateway *gateway) {

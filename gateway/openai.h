@@ -2,8 +2,10 @@
  *
  *  (1) Nothing is stored. A generation belongs to its request: when the client goes away it is cancelled at once.
  *  (2) A plain answer and a stream are two ways to read the same log (stream.h): one waits for DONE, the other sends chunks.
- *  (3) Errors have OpenAI's shape: {"error": {message, type, param, code}}.
- * Fields that ask for something we cannot do are refused by name; fields that ask for nothing (user, metadata, store: false, n: 1
+ *  (3) n > 1: so many generations, of seeds one after the other, whose prompt the engine computes once. One that fails ends the
+ *      call.
+ *  (4) Errors have OpenAI's shape: {"error": {message, type, param, code}}.
+ * Fields that ask for something we cannot do are refused by name; fields that ask for nothing (user, metadata, store: false
  * ...) are ignored, as are unknown ones, because clients send many that servers may ignore.
  * Service thread only. */
 #ifndef FORESAY_OPENAI_H

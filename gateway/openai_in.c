@@ -260,19 +260,28 @@ static bool take_logprobs(const json_t *root, enum openai_kind kind, struct gen_
     return take_top(top, "top_logprobs", gen, refusal);
 }
 
+/* best_of would choose among more answers than it returns. */
+static bool take_choices(const json_t *root, struct openai_request *out, struct openai_refusal *refusal) {
+    const json_t *n = member(root, "n"), *best_of = member(root, "best_of");
+    out->n_choices = 1;
+    if (n && !(json_is_integer(n) && json_integer_value(n) >= 1 && json_integer_value(n) <= OPENAI_MAX_CHOICES))
+        return refuse(refusal, "n", "n must be a whole number from 1 to %d.", OPENAI_MAX_CHOICES);
+    if (n) out->n_choices = (int)json_integer_value(n);
+    if (best_of && !(json_is_integer(best_of) && json_integer_value(best_of) == out->n_choices))
+        return refuse(refusal, "best_of", "best_of is supported only as the same number as n.");
+    return true;
+}
+
 /* What would change the answer and is not offered: saying no is better than answering something else. */
 static bool refuse_unsupported(const json_t *root, enum openai_kind kind, struct openai_refusal *refusal) {
     static const char *const lists[] = {"tools", "functions"}, *const objects[] = {"audio", "prediction", "web_search_options"};
-    const json_t *n = member(root, "n"), *best_of = member(root, "best_of"), *suffix = member(root, "suffix");
+    const json_t *suffix = member(root, "suffix");
     const json_t *format = member(root, "response_format"), *type = member(format, "type");
-    if (n && !(json_is_integer(n) && json_integer_value(n) == 1)) return refuse(refusal, "n", "n: only 1 is supported.");
     if (kind == OPENAI_COMPLETION) {
         bool echo = false;
         if (!take_flag(root, "echo", &echo, refusal)) return false;
         if (echo) return refuse(refusal, "echo", "echo is not supported.");
         if (json_string_length(suffix) > 0) return refuse(refusal, "suffix", "suffix is not supported.");
-        if (best_of && !(json_is_integer(best_of) && json_integer_value(best_of) == 1))
-            return refuse(refusal, "best_of", "best_of: only 1 is supported.");
     }
     if (format && !(json_is_string(type) && strcmp(json_string_value(type), "text") == 0)) {
         return refuse(refusal, "response_format", "response_format: only {\"type\": \"text\"} is supported.");
@@ -303,7 +312,7 @@ static bool parse_root(const json_t *root, enum openai_kind kind, struct openai_
     if (kind == OPENAI_COMPLETION) out->gen.max_tokens = DEFAULT_COMPLETION_TOKENS;
     return (kind == OPENAI_CHAT ? take_messages(root, out, refusal) : take_prompt(root, out, refusal)) &&
            take_sampling(root, &out->gen, refusal) && take_logprobs(root, kind, &out->gen, refusal) &&
-           refuse_unsupported(root, kind, refusal) && take_stream(root, out, refusal);
+           take_choices(root, out, refusal) && refuse_unsupported(root, kind, refusal) && take_stream(root, out, refusal);
 }
 
 bool openai_parse(enum openai_kind kind, const char *body, size_t len, struct openai_request *out,

@@ -4,7 +4,7 @@
 
 #include "gateway/wire_in.h"
 
-enum { OPENAI_MAX_MESSAGES = 2048 };
+enum { OPENAI_MAX_MESSAGES = 2048, OPENAI_MAX_CHOICES = 16 };
 
 struct openai_request {
     struct engine_message *messages; /* texts live until openai_request_free */
@@ -13,6 +13,7 @@ struct openai_request {
     size_t prompt_len;
     const char *model; /* as asked for; NULL = none */
     struct gen_params gen;
+    int n_choices; /* answers to the same prompt */
     bool stream, include_usage;
     void *tree;
     char **joined; /* texts that were sent in parts */

@@ -23,6 +23,24 @@ void gen_params_free(struct gen_params *params) {
     *params = (struct gen_params){0};
 }
 
+static bool copy_string(char **out, const char *text) {
+    *out = text ? strdup(text) : NULL;
+    return *out || !text;
+}
+
+bool gen_params_copy(struct gen_params *out, const struct gen_params *params) {
+    size_t bytes = (size_t)params->sampling.n_bias * sizeof *params->bias;
+    *out = *params;
+    bool is_whole = copy_string(&out->system, params->system);
+    for (int i = 0; i < params->n_stop; i++) is_whole = copy_string(&out->stop[i], params->stop[i]) && is_whole;
+    out->bias = bytes > 0 ? malloc(bytes) : NULL;
+    out->sampling.bias = out->bias;
+    if (out->bias) memcpy(out->bias, params->bias, bytes);
+    if (is_whole && (out->bias || bytes == 0)) return true;
+    gen_params_free(out);
+    return false;
+}
+
 void wire_request_free(struct request *request) {
     gen_params_free(&request->gen);
     json_decref(request->tree);

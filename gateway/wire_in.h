@@ -26,6 +26,7 @@ struct gen_params {
 };
 struct gen_params gen_params_default(void);
 void gen_params_free(struct gen_params *params);
+bool gen_params_copy(struct gen_params *out, const struct gen_params *params); /* false: memory, and *out is empty */
 
 enum request_type {
     REQUEST_HELLO,

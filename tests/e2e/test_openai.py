@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 
 import openai
@@ -50,6 +51,58 @@ def test_plain_answer(client):
     assert choice.finish_reason == "stop" and answer.object == "chat.completion" and answer.model == "fake"
     assert answer.usage.completion_tokens == 30
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + 30
+
+
+def wait_until_idle(server):
+    for _ in range(300):
+        if server.health()["running"] == 0:
+            return
+        time.sleep(0.05)
+    raise AssertionError("answers nobody waits for still run")
+
+
+def test_several_answers(client, server):
+    """n answers to one prompt, plain and streamed, with one usage; a client that goes away ends all of them."""
+    create = client.chat.completions.create
+    answer = create(model="fake", messages=ask("[[tokens 30]]"), n=3, stop=["w9"], logit_bias={"5": 1})
+    assert [c.index for c in answer.choices] == [0, 1, 2]
+    assert {c.message.content for c in answer.choices} == {fake_text(30).split("w9")[0]}
+    whole = create(model="fake", messages=ask("[[tokens 30]]"), n=16)
+    assert len(whole.choices) == 16 and whole.usage.completion_tokens == 16 * 30
+    assert whole.usage.prompt_tokens == create(model="fake", messages=ask("[[tokens 30]]")).usage.prompt_tokens
+
+    texts, reasons, usage = {}, {}, None
+    for chunk in create(
+        model="fake", messages=ask("[[tokens 300]]"), n=4, stream=True, stream_options={"include_usage": True}
+    ):
+        usage = chunk.usage or usage
+        for c in chunk.choices:
+            assert c.index not in reasons
+            texts[c.index] = texts.get(c.index, "") + (c.delta.content or "")
+            if c.finish_reason:
+                reasons[c.index] = c.finish_reason
+    assert texts == dict.fromkeys(range(4), fake_text(300)) and reasons == dict.fromkeys(range(4), "stop")
+    assert usage.completion_tokens == 4 * 300
+
+    answer = client.completions.create(model="fake", prompt="[[tokens 5]]", n=2, best_of=2, logprobs=0)
+    assert [c.text for c in answer.choices] == [fake_text(5)] * 2 and all(len(c.logprobs.tokens) == 5 for c in answer.choices)
+    for _ in range(3):  # 48 answers of a user who may have 32 at once
+        stream = create(model="fake", messages=ask("[[tokens 2000 rate 50]]"), n=16, stream=True)
+        next(iter(stream))
+        stream.close()
+        wait_until_idle(server)
+    with create(model="fake", messages=ask("[[tokens 2000 rate 50]]"), n=16, stream=True) as first:
+        next(iter(first))
+        more = {"model": "fake", "messages": ask("[[tokens 20 rate 50]]"), "n": 16}
+        other = threading.Thread(target=lambda: create(**more))
+        other.start()
+        while server.health()["waiting"] < 16:
+            time.sleep(0.05)
+        with pytest.raises(openai.RateLimitError):
+            create(model="fake", messages=ask("[[tokens 3]]"), n=2)
+    other.join()
+    wait_until_idle(server)
+    assert create(model="fake", messages=ask("[[tokens 3]]")).choices[0].message.content == fake_text(3)
 
 
 def test_length_and_stop(client):
@@ -184,7 +237,7 @@ def test_errors_of_completions(client):
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
         ({"echo": True}, "echo"),
-        ({"n": 2}, "n"),
+        ({"n": 17}, "n"),
         ({"best_of": 2}, "best_of"),
         ({"suffix": "x"}, "suffix"),
     ]:
@@ -201,7 +254,9 @@ def test_errors_are_openais(client, server):
         create(model="gpt-9", messages=ask("x"))
     assert e.value.code == "model_not_found"
     for bad, param in [
-        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"n": "2"}, "n"),
         ({"temperature": 3}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),

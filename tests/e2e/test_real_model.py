@@ -188,6 +188,9 @@ def test_openai_client(make_server):
         text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
         assert text == plain.choices[0].message.content
         assert chunks[-1].usage.completion_tokens == plain.usage.completion_tokens
+        several = client.chat.completions.create(**ask, n=3)
+        alone = [client.chat.completions.create(**ask | {"seed": 4 + i}).choices[0].message.content for i in range(3)]
+        assert [c.message.content for c in several.choices] == alone and len(set(alone)) == 3
         told = client.chat.completions.create(**ask, logprobs=True, top_logprobs=2).choices[0]
         assert told.message.content == text  # asking changes nothing
         assert b"".join(bytes(t.bytes) for t in told.logprobs.content).startswith(text.encode())
