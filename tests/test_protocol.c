@@ -302,7 +302,10 @@ static const struct openai_body {
     {"{" MESSAGES ",\"logprobs\":true,\"top_logprobs\":21}", "top_logprobs"},
     {"{" MESSAGES ",\"logprobs\":true,\"top_logprobs\":-1}", "top_logprobs"},
     {"{" MESSAGES ",\"logprobs\":true,\"top_logprobs\":1.5}", "top_logprobs"},
-    {"{" MESSAGES ",\"n\":2}", "n"},
+    {"{" MESSAGES ",\"n\":16,\"best_of\":16}", NULL},
+    {"{" MESSAGES ",\"n\":17}", "n"},
+    {"{" MESSAGES ",\"n\":0}", "n"},
+    {"{" MESSAGES ",\"n\":\"2\"}", "n"},
     {"{" MESSAGES ",\"temperature\":-0.1}", "temperature"},
     {"{" MESSAGES ",\"top_p\":0}", "top_p"},
     {"{" MESSAGES ",\"max_completion_tokens\":0}", "max_completion_tokens"},
@@ -329,6 +332,7 @@ static const struct openai_body completion_bodies[] = {
     {"{\"prompt\":\"x\",\"top_logprobs\":2}", "top_logprobs"},
     {"{\"prompt\":\"x\",\"echo\":true}", "echo"},
     {"{\"prompt\":\"x\",\"suffix\":\"y\"}", "suffix"},
+    {"{\"prompt\":\"x\",\"n\":3,\"best_of\":3}", NULL},
     {"{\"prompt\":\"x\",\"best_of\":2}", "best_of"},
 };
 
