@@ -125,23 +125,7 @@ static bool test_comparison(struct jinja_context *c, const struct jinja_call *ca
             if (strcmp(comparisons[i].names[k], call->name) != 0) continue;
             jinja_check_arguments(c, call, 2, 2);
             *known = true;
-            struct jinja_value a = call->args[0], b = call->args[1];
-            switch (comparisons[i].op) {
-            case OP_EQ:
-                return jinja_equal(c, a, b);
-            case OP_NE:
-                return !jinja_equal(c, a, b);
-            case OP_LT:
-                return jinja_compare(c, a, b) < 0;
-            case OP_LE:
-                return jinja_compare(c, a, b) <= 0;
-            case OP_GT:
-                return jinja_compare(c, a, b) > 0;
-            case OP_GE:
-                return jinja_compare(c, a, b) >= 0;
-            default:
-                return jinja_contains(c, b, a);
-            }
+            return jinja_compare_op(c, comparisons[i].op, call->args[0], call->args[1]);
         }
     }
     *known = false;

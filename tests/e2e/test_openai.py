@@ -86,6 +86,10 @@ def test_several_answers(client, server):
 
     answer = client.completions.create(model="fake", prompt="[[tokens 5]]", n=2, best_of=2, logprobs=0)
     assert [c.text for c in answer.choices] == [fake_text(5)] * 2 and all(len(c.logprobs.tokens) == 5 for c in answer.choices)
+    with pytest.raises(openai.InternalServerError):
+        create(model="fake", messages=ask("[[tokens 10 fail 1]]"), n=3)
+    with pytest.raises(openai.APIError):
+        list(create(model="fake", messages=ask("[[tokens 10 fail 1]]"), n=3, stream=True))
     for _ in range(3):  # 48 answers of a user who may have 32 at once
         stream = create(model="fake", messages=ask("[[tokens 2000 rate 50]]"), n=16, stream=True)
         next(iter(stream))
