@@ -249,9 +249,12 @@ INLINE void lines_matmul(const enum dtype type, const struct matmul_slice *s) {
     }
 }
 
-/* Up to so many rows unpacking again for each tile is cheaper than a stop in memory; codes of 5 and 6 bits take longest. */
+/* Up to so many rows unpacking again for each tile is cheaper than a stop in memory. Codes of 5 and 6 bits take longest; nibbles
+ * and bytes are quick beside the products of plain AVX2, but not beside those of a dot product instruction. */
 INLINE int lines_rows(const enum dtype type) {
-    return type_stored_bits(type) == 5 || type_stored_bits(type) == 6 ? TILE : 2 * TILE;
+    const int bits = type_stored_bits(type);
+    if (bits == 5 || bits == 6) return TILE;
+    return SIGNED_BYTES && (bits == 8 || bits == 4) && type != DTYPE_IQ4_NL ? 8 * TILE : 2 * TILE;
 }
 
 INLINE void unpacked_matmul(const enum dtype type, const struct matmul_slice *s) {
