@@ -28,6 +28,7 @@ ALL = os.environ.get("FORESAY_ALL_TYPES")
 RUNS = [("FORESAY_MODEL", t) for t in (TYPES if ALL else ["Q3_K", "Q5_1", "IQ4_NL"])]
 RUNS += [("FORESAY_GEMMA", t) for t in (TYPES if ALL else [])]
 TEXT_BYTES, TOLERANCE = (50_000, 0.005) if ALL else (5_000, 0.02)
+TEXT_BYTES = int(os.environ.get("FORESAY_TEXT_BYTES", TEXT_BYTES))  # up to 220,000
 
 NAMES = {
     "attn_q": "self_attn.q_proj",
