@@ -7,6 +7,7 @@
 #include "engine/log.h"
 #include "gateway/connection.h"
 #include "gateway/core.h"
+#include "gateway/http_connection.h"
 #include "gateway/server.h"
 #include "gateway/turn.h"
 #include "gateway/wire_out.h"
@@ -162,6 +163,7 @@ void gateway_close(struct gateway *gateway) {
     gateway->engine = NULL; /* closed before us; what is left to cancel is over */
     gateway->draining = true;
     if (gateway->server) server_close_sockets(gateway->server);
+    http_connections_end(gateway);
     gateway->closing = true;
     store_close(gateway->store); /* completes what is queued: needs the generations */
     turns_free(gateway);
