@@ -67,6 +67,28 @@ test('without WebSockets an event stream carries the chat, over reloads and brea
     await expect(lastAnswer(page)).toContainText('You stopped this answer.');
 });
 
+test('a hidden tab keeps no request open, and misses nothing', async ({ page }) => {
+    const asked: string[] = [];
+    page.on('request', (request) => asked.push(new URL(request.url()).pathname));
+    await blockWebSockets(page, 'refused');
+    await say(page, '[[tokens 300 rate 60]]');
+    await begun(page);
+    const show = (hidden: boolean) =>
+        page.evaluate((hidden) => {
+            Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+            document.dispatchEvent(new Event('visibilitychange'));
+        }, hidden);
+    asked.length = 0;
+    await show(true);
+    await expect.poll(() => asked).toContain('/api/poll');
+    expect(asked).not.toContain('/api/events');
+    await page.waitForTimeout(1500);
+    await show(false);
+    await expect.poll(() => asked).toContain('/api/events');
+    await over(page);
+    await expectWhole(page, 300);
+});
+
 test('without event streams too, long polls carry it', async ({ page }) => {
     let polls = 0;
     await page.route('**/api/events*', (route) => route.abort());
