@@ -49,6 +49,7 @@ static void on_drain_timer(struct timer *timer) {
     struct gateway *gateway = container_of(timer, struct gateway, drain_timer);
     bool late = clock_ms() >= gateway->drain_until_ms;
     if (!gateway->farewell && (late || (gateway->turns.n_running == 0 && connections_quiet(gateway)))) {
+        if (late) log_info("gateway", "not everything came to rest in %d s; ending it as it is", DRAIN_MS / 1000);
         finish_draining(gateway);
     } else if (gateway->farewell && (late || (gateway->connections.n == 0 && gateway->n_exchanges == 0))) {
         server_end(gateway->server);
