@@ -4,7 +4,6 @@
 #include "engine/log.h"
 #include "gateway/chat.h"
 #include "gateway/learning.h"
-#include "gateway/server.h"
 #include "gateway/turn.h"
 
 #include <stdio.h>
@@ -15,16 +14,17 @@
 
 static void want_write(struct connection *c) {
     if (c->waiting_since_ms == 0) c->waiting_since_ms = clock_ms();
-    server_write_soon(c->socket);
+    c->transport->write_soon(c);
 }
 
 void connection_close(struct connection *c, int code, const char *reason) {
     if (c->state == CONNECTION_CLOSING) return;
-    if (c->state == CONNECTION_LOOKUP) server_pause(c->socket, false); /* the answer to the close frame must be read */
+    bool is_paused = c->state == CONNECTION_LOOKUP;
     c->state = CONNECTION_CLOSING;
+    if (is_paused) c->transport->pause(c, false); /* the answer to the close frame must be read */
     c->close_code = code;
     snprintf(c->close_reason, sizeof c->close_reason, "%s", reason);
-    timer_set(&c->gateway->timers, &c->timer, clock_ms() + CONNECTION_FAREWELL_MS);
+    timer_set(&c->gateway->timers, &c->timer, clock_ms() + (c->absent && c->gateway->draining ? 0 : CONNECTION_FAREWELL_MS));
     want_write(c);
 }
 
@@ -197,41 +197,7 @@ void connection_idle(struct connection *c) {
     timer_set(&c->gateway->timers, &c->timer, clock_ms());
 }
 
-/* --- time --- */
-
-static void beat(struct connection *c, int64_t now) {
-    if (c->ping_n != c->pong_n) {
-        connection_close(c, 4413, "no pong");
-        return;
-    }
-    wire_ping(scratch(c), "ping", ++c->ping_n);
-    connection_send(c);
-    c->ping_due_ms = now + PROTOCOL_HEARTBEAT_MS;
-}
-
-static void on_timer(struct timer *timer) {
-    struct connection *c = container_of(timer, struct connection, timer);
-    int64_t now = clock_ms();
-    bool stalled = c->waiting_since_ms > 0 && now - c->waiting_since_ms >= CONNECTION_STALL_MS;
-    if (c->state == CONNECTION_CLOSING) {
-        if (c->farewell_due)
-            server_farewell(c->socket, c->close_code, c->close_reason); /* c may be gone */
-        else
-            server_kill(c->socket);
-        return;
-    }
-    if (stalled || c->state != CONNECTION_OPEN) {
-        if (stalled) log_info("gateway", "connection %.8s takes nothing and is closed", c->sid);
-        connection_close(c, stalled ? 4408 : 4413, stalled ? "too slow" : "no hello");
-        return;
-    }
-    if (now >= c->ping_due_ms) beat(c, now);
-    if (c->state == CONNECTION_CLOSING) return;
-    int64_t due = c->ping_due_ms, stall = c->waiting_since_ms + CONNECTION_STALL_MS;
-    timer_set(&c->gateway->timers, timer, c->waiting_since_ms > 0 && stall < due ? stall : due);
-}
-
-/* --- coming --- */
+/* --- who it is --- */
 
 static void link_user(struct connection *c) {
     struct connection **bucket = &c->gateway->connections.by_user[(uint64_t)c->user.id % GATEWAY_BUCKETS];
@@ -260,7 +226,7 @@ static void admit(struct connection *c, const struct store_op *op) {
         c->user = op->found_user;
         link_user(c);
         c->state = CONNECTION_GREETING;
-        server_pause(c->socket, false);
+        c->transport->pause(c, false);
     }
 }
 
@@ -291,12 +257,49 @@ static bool look_up_session(struct connection *c) {
     return false;
 }
 
-struct connection *connection_open(struct gateway *gateway, struct lws *socket, const unsigned char token_hash[AUTH_HASH_LEN]) {
+/* --- time --- */
+
+static void beat(struct connection *c, int64_t now) {
+    if (c->transport->notices_absence) {
+        if (!c->lookup) look_up_session(c);
+    } else if (c->ping_n != c->pong_n) {
+        connection_close(c, 4413, "no pong");
+        return;
+    }
+    wire_ping(scratch(c), "ping", ++c->ping_n);
+    connection_send(c);
+    c->ping_due_ms = now + PROTOCOL_HEARTBEAT_MS;
+}
+
+static void on_timer(struct timer *timer) {
+    struct connection *c = container_of(timer, struct connection, timer);
+    int64_t now = clock_ms();
+    bool stalled = c->waiting_since_ms > 0 && now - c->waiting_since_ms >= c->transport->stall_ms;
+    if (c->state == CONNECTION_CLOSING) {
+        c->transport->end(c); /* c may be gone */
+        return;
+    }
+    if (stalled || c->state != CONNECTION_OPEN) {
+        if (stalled) log_info("gateway", "connection %.8s takes nothing and is closed", c->sid);
+        connection_close(c, stalled ? 4408 : 4413, stalled ? "too slow" : "no hello");
+        return;
+    }
+    if (now >= c->ping_due_ms) beat(c, now);
+    if (c->state == CONNECTION_CLOSING) return;
+    int64_t due = c->ping_due_ms, stall = c->waiting_since_ms + c->transport->stall_ms;
+    timer_set(&c->gateway->timers, timer, c->waiting_since_ms > 0 && stall < due ? stall : due);
+}
+
+/* --- coming and going --- */
+
+struct connection *connection_open(struct gateway *gateway, const struct transport *transport, void *socket,
+                                   const unsigned char token_hash[AUTH_HASH_LEN]) {
     struct store_id sid;
     if (gateway->draining || gateway->connections.n >= LIMIT_CONNECTIONS) return NULL;
     struct connection *c = calloc(1, sizeof *c);
     if (!c) return NULL;
     c->gateway = gateway;
+    c->transport = transport;
     c->socket = socket;
     memcpy(c->token_hash, token_hash, AUTH_HASH_LEN);
     store_id_new(&sid);
@@ -307,7 +310,7 @@ struct connection *connection_open(struct gateway *gateway, struct lws *socket, 
         return NULL;
     }
     gateway->connections.n++;
-    server_pause(socket, true); /* nothing is read before it is known who speaks */
+    transport->pause(c, true); /* nothing is read before it is known who speaks */
     timer_set(&gateway->timers, &c->timer, clock_ms() + CONNECTION_HELLO_MS);
     return c;
 }
@@ -450,7 +453,7 @@ void connections_send_all(struct gateway *gateway) {
 bool connections_quiet(const struct gateway *gateway) {
     for (int i = 0; i < GATEWAY_BUCKETS; i++) {
         for (const struct connection *c = gateway->connections.by_user[i]; c; c = c->next) {
-            if (connection_has_more(c)) return false;
+            if (connection_has_more(c) && !c->absent) return false;
         }
     }
     return true;

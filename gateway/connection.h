@@ -1,12 +1,14 @@
-/* connection.h - one WebSocket: who it is, what it reads, what it is owed.
+/* connection.h - one client's connection, whatever carries it: who it is, what it says, what it is owed.
  *
  *  (1) LOOKUP (session being looked up, nothing is read) -> GREETING (hello awaited) -> OPEN -> CLOSING (what is queued goes
  *      out, then the close frame; nothing more is read or queued).
  *  (2) Answers and notices wait in the outbox. Token events are read from the logs when the socket can take them, in turn
  *      over the subscriptions that have some; so an answer never waits behind tokens, and one stream does not starve another.
  *  (3) A subscription sends its first text at once, then at most one frame every CONNECTION_COALESCE_MS.
- *  (4) Every request is answered by chat.c through connection_send; one that completes after the socket closed is answered
+ *  (4) Every request is answered by chat.c through connection_send; one that completes after the connection closed is answered
  *      to nobody.
+ *  (5) What carries it is a struct transport: a WebSocket (server.c) or plain HTTP (http_connection.c). "The socket" below is
+ *      either.
  * Service thread only. */
 #ifndef FORESAY_CONNECTION_H
 #define FORESAY_CONNECTION_H
@@ -14,14 +16,22 @@
 #include "gateway/core.h"
 #include "gateway/stream.h"
 
-struct lws;
+struct connection;
 struct pending;
 
 enum {
     CONNECTION_COALESCE_MS = 20,  /* 50 frames a second read as smooth; each costs a wake-up on a phone */
-    CONNECTION_STALL_MS = 30000,  /* a socket that takes nothing for so long is closed with 4408 */
     CONNECTION_HELLO_MS = 10000,  /* for a client that opens and says nothing */
     CONNECTION_FAREWELL_MS = 5000 /* for the close frame to get out */
+};
+
+struct transport {
+    bool notices_absence;                                      /* it knows when nobody is there; else a ping must be answered */
+    int stall_ms;                                              /* a socket that takes nothing for so long is closed with 4408 */
+    void (*write_soon)(struct connection *connection);         /* asks for the moment when it can take bytes: connection_next */
+    void (*pause)(struct connection *connection, bool paused); /* stop or go on reading */
+    /* Tells close_code if farewell_due, and closes; from a timer. connection_closed follows soon, perhaps at once. */
+    void (*end)(struct connection *connection);
 };
 
 enum connection_state { CONNECTION_LOOKUP, CONNECTION_GREETING, CONNECTION_OPEN, CONNECTION_CLOSING };
@@ -39,7 +49,8 @@ struct subscription {
 
 struct connection {
     struct gateway *gateway;
-    struct lws *socket;
+    const struct transport *transport;
+    void *socket; /* the transport's */
     enum connection_state state;
     struct store_user user; /* id 0 until the session is known */
     unsigned char token_hash[AUTH_HASH_LEN];
@@ -65,12 +76,14 @@ struct connection {
     int close_code;
     char close_reason[100];
     bool farewell_due;              /* everything is out but the close frame */
+    bool absent;                    /* nobody is there to take anything now: the end does not wait for it */
     struct connection *next, *prev; /* same bucket of connections.by_user */
 };
 
-/* --- called by server.c --- */
+/* --- called by the transport --- */
 /* NULL: refused, close at once. */
-struct connection *connection_open(struct gateway *gateway, struct lws *socket, const unsigned char token_hash[AUTH_HASH_LEN]);
+struct connection *connection_open(struct gateway *gateway, const struct transport *transport, void *socket,
+                                   const unsigned char token_hash[AUTH_HASH_LEN]);
 void connection_receive(struct connection *connection, const char *bytes, size_t n, bool final);
 /* The next bytes for the socket; false when there is nothing now. After they are written: connection_sent. */
 bool connection_next(struct connection *connection, struct outbox_piece *piece);

@@ -14,6 +14,7 @@
 
 struct generation;
 struct connection;
+struct http_connection;
 struct learning_load;
 
 enum { GATEWAY_BUCKETS = 512 };
@@ -26,9 +27,13 @@ struct turns {
     size_t ended_bytes;
 };
 
-/* The WebSockets, found by user (connection.h). */
+/* All of them, found by user (connection.h), and those without a WebSocket (http_connection.h). */
 struct connections {
     struct connection *by_user[GATEWAY_BUCKETS];
+    int n;
+};
+struct http_connections {
+    struct http_connection *first;
     int n;
 };
 
@@ -50,6 +55,7 @@ struct gateway {
     struct user_counts counts;
     struct turns turns;
     struct connections connections;
+    struct http_connections http_connections;
     struct learning learning;
     int n_exchanges;
     struct buffer scratch; /* the message being built; valid until the next one */

@@ -7,6 +7,7 @@
 #include "engine/log.h"
 #include "gateway/connection.h"
 #include "gateway/core.h"
+#include "gateway/http_connection.h"
 #include "gateway/server.h"
 #include "gateway/turn.h"
 #include "gateway/wire_out.h"
@@ -48,6 +49,7 @@ static void on_drain_timer(struct timer *timer) {
     struct gateway *gateway = container_of(timer, struct gateway, drain_timer);
     bool late = clock_ms() >= gateway->drain_until_ms;
     if (!gateway->farewell && (late || (gateway->turns.n_running == 0 && connections_quiet(gateway)))) {
+        if (late) log_info("gateway", "not everything came to rest in %d s; ending it as it is", DRAIN_MS / 1000);
         finish_draining(gateway);
     } else if (gateway->farewell && (late || (gateway->connections.n == 0 && gateway->n_exchanges == 0))) {
         server_end(gateway->server);
@@ -162,6 +164,7 @@ void gateway_close(struct gateway *gateway) {
     gateway->engine = NULL; /* closed before us; what is left to cancel is over */
     gateway->draining = true;
     if (gateway->server) server_close_sockets(gateway->server);
+    http_connections_end(gateway);
     gateway->closing = true;
     store_close(gateway->store); /* completes what is queued: needs the generations */
     turns_free(gateway);

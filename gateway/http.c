@@ -5,8 +5,11 @@
 #include "gateway/assets.h"
 #include "gateway/connection.h"
 #include "gateway/core.h"
+#include "gateway/http_connection.h"
+#include "gateway/longpoll.h"
 #include "gateway/openai.h"
 #include "gateway/server.h"
+#include "gateway/sse.h"
 #include "gateway/wire_in.h"
 #include "gateway/wire_out.h"
 
@@ -31,6 +34,8 @@ static const char *reason_of(int status) {
         {403, "Forbidden"},
         {404, "Not Found"},
         {405, "Method Not Allowed"},
+        {409, "Conflict"},
+        {410, "Gone"},
         {411, "Length Required"},
         {413, "Content Too Large"},
         {429, "Too Many Requests"},
@@ -124,6 +129,45 @@ void exchange_hold(struct exchange *e) { e->holds++; }
 void exchange_release(struct exchange *e) {
     e->holds--;
     exchange_settle(e);
+}
+
+/* --- the question --- */
+
+bool http_argument(const struct exchange *e, const char *name, char *out, size_t size) {
+    size_t name_len = strlen(name), n;
+    out[0] = 0;
+    for (const char *at = e->query; *at; at += n + (at[n] == '&')) {
+        n = strcspn(at, "&");
+        if (strncmp(at, name, name_len) != 0 || at[name_len] != '=') continue;
+        if (n - name_len - 1 >= size) return false;
+        memcpy(out, at + name_len + 1, n - name_len - 1);
+        out[n - name_len - 1] = 0;
+        return true;
+    }
+    return true;
+}
+
+bool http_number(const char *text, uint64_t max, uint64_t *out) {
+    uint64_t number = 0;
+    if (!text[0]) return false;
+    for (; *text; text++) {
+        uint64_t digit = (uint64_t)(*text - '0');
+        if (*text < '0' || *text > '9' || digit > max || number > (max - digit) / 10) return false;
+        number = number * 10 + digit;
+    }
+    *out = number;
+    return true;
+}
+
+bool http_argument_number(const struct exchange *e, const char *name, uint64_t max, uint64_t *out) {
+    char text[24];
+    return http_argument(e, name, text, sizeof text) && (!text[0] || http_number(text, max, out));
+}
+
+bool http_from_own_page(struct exchange *e) {
+    if (auth_origin_allowed(e->origin, e->host, e->gateway->config.public_origin)) return true;
+    http_answer_error(e, 403, "This request comes from another site.");
+    return false;
 }
 
 /* --- the page --- */
@@ -296,9 +340,8 @@ static void on_key_found(struct store_op *op) {
 static void post_session(struct exchange *e) {
     char key[128];
     unsigned char hash[AUTH_HASH_LEN];
-    if (e->origin[0] && !auth_origin_allowed(e->origin, e->host, e->gateway->config.public_origin)) {
-        http_answer_error(e, 403, "This request comes from another site.");
-    } else if (!wire_parse_key(e->body.data ? e->body.data : "", e->body.len, key, sizeof key)) {
+    if (e->origin[0] && !http_from_own_page(e)) return;
+    if (!wire_parse_key(e->body.data ? e->body.data : "", e->body.len, key, sizeof key)) {
         http_answer_error(e, 400, "The body must be {\"key\": \"fsk_...\"}.");
     } else if (!auth_hash_key(key, hash)) {
         http_answer_error(e, 401, "This is not a key; keys begin with fsk_.");
@@ -325,11 +368,7 @@ static void on_signed_out(struct store_op *op) {
 }
 
 static void delete_session(struct exchange *e) {
-    if (!auth_origin_allowed(e->origin, e->host, e->gateway->config.public_origin)) {
-        http_answer_error(e, 403, "This request comes from another site.");
-    } else {
-        find_session(e, STORE_SESSION_DROP, on_signed_out);
-    }
+    if (http_from_own_page(e)) find_session(e, STORE_SESSION_DROP, on_signed_out);
 }
 
 /* --- health --- */
@@ -370,6 +409,10 @@ static const struct route {
     {HTTP_GET, "/api/session", 0, get_session},
     {HTTP_POST, "/api/session", LIMIT_SMALL_BODY, post_session},
     {HTTP_DELETE, "/api/session", 0, delete_session},
+    {HTTP_POST, "/api/cmd", LIMIT_COMMANDS_BODY, http_connection_command},
+    {HTTP_DELETE, "/api/cmd", 0, http_connection_leave},
+    {HTTP_GET, "/api/poll", 0, longpoll_get},
+    {HTTP_GET, "/api/events", 0, sse_get},
     {HTTP_GET, "/v1/models", 0, openai_models},
     {HTTP_GET, OPENAI_MODEL_PATH, 0, openai_models},
     {HTTP_POST, "/v1/chat/completions", LIMIT_BODY, openai_chat},

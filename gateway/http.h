@@ -36,7 +36,7 @@ struct exchange {
     int holds;
 
     enum http_method method;
-    char path[256], query[256], host[300], origin[300], cookie[2048], authorization[256], if_none_match[64];
+    char path[256], query[256], host[300], origin[300], cookie[2048], authorization[256], if_none_match[64], last_event_id[24];
     struct buffer body;
     size_t body_limit;
     int64_t content_length;
@@ -60,6 +60,14 @@ struct exchange {
 void http_begin(struct exchange *exchange);
 /* The body is in. */
 void http_body(struct exchange *exchange);
+
+/* The value of an argument of the query, empty when there is none. False: it does not fit. */
+bool http_argument(const struct exchange *exchange, const char *name, char *out, size_t size);
+/* The same for a whole number up to max; *out stays when there is none. False: it is none. */
+bool http_argument_number(const struct exchange *exchange, const char *name, uint64_t max, uint64_t *out);
+bool http_number(const char *text, uint64_t max, uint64_t *out);
+/* Was it sent by a page of ours? False: it was refused. */
+bool http_from_own_page(struct exchange *exchange);
 
 /* Keeps the exchange alive for a completion to come, and lets go of it. */
 void exchange_hold(struct exchange *exchange);

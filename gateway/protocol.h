@@ -4,6 +4,23 @@
  * PROTOCOL_MAX_FRAME bytes. Member `t` names the kind of a message: {"t":"send", ...}. Times are milliseconds since 1970. Ids
  * are 32 hex digits (128 random bits), always checked against the user.
  *
+ * Without a WebSocket, same cookie: what the client says goes by POST, what the server says comes by GET, to one reader at a
+ * time, which may change its kind (SSE, long polling, polling) whenever it likes.
+ *   POST /api/cmd {hello}                      200 {connection: ID}; a connection like any other: same limits, same closes
+ *   POST /api/cmd?connection=ID&n=N            messages, one a line, at most 512 KiB -> 204; their answers come to the reader.
+ *              N = 1, 2, ...: one that was done is answered 204 and not done again, so repeat what got no answer; 409: one is
+ *              missing
+ *   DELETE /api/cmd?connection=ID              the client leaves -> 204
+ *   GET  /api/poll?connection=ID&after=A&wait=S
+ *              200 {next, msgs:[...], close?:{code, reason}} with what is owed beyond message number A (0 at first, then the last
+ *              `next`), at most about 64 KiB of it; at once if there is something, else within S seconds (0..60, default 0)
+ *   GET  /api/events?connection=ID&after=A     text/event-stream: `id` a message's number, `data` the message; at last the event
+ *              `close` {code, reason}. The header Last-Event-ID goes before `after`
+ * What a reader may not have got is kept and sent again: all of it for polls, the latest 64 KiB for events. 410: ID is over, or
+ * what A asks for is not kept: begin anew with hello and its resume, as after a broken WebSocket. Other refusals: 400, 401 (sign
+ * in again), 403 (another site), 413, 503 (later), all with {error: sentence}. POST and DELETE need the page's Origin. Pings need
+ * no pong here. A connection that nobody reads ends after one or two minutes.
+ *
  * A message m:        {id, parent (id or null), role "user"|"assistant", text, ts, st, g?, usage?, why?, err?}
  *   st: "done" | "running" | "stopped" | "interrupted" | "error" | "length"; user messages are always "done".
  *   A running message's text is what stood there before this generation began (empty but for `cont`); its events carry the
@@ -41,7 +58,7 @@
  *   welcome {v:1, sid, user:{name, admin, learn}, model:{name, ctx, quant}, server:{version, node}, trace, hb_ms, max_frame,
  *            now}    trace: the server tells of guesses; false with --pace-ms, where sizes must not say which came true
  *   ok  {id, ...}     err {id?, g?, code, msg, retry_ms?}
- *   msg  {conv, m}                            a message was added (to all sockets of the user)
+ *   msg  {conv, m}                            a message was added (to all connections of the user)
  *   conv {c} | {conv, deleted:true}           a conversation was added, renamed, got a new end, or went away (likewise)
  *   learn {on}                                the user's setting has changed (likewise)
  *   Events of a generation g, numbered s = 1, 2, ... without gaps:
@@ -71,14 +88,14 @@
  *   snap  {g, upto, x, st, why?}              instead of events that are no longer kept: x = the whole message text as of
  *                                             event upto
  *   drain {after_ms}   the server is going away: reconnect after this      ping {n}   answer with pong within hb_ms
- *   Subscribers: the sending socket is subscribed at once; other sockets of the user learn of g through msg and conv, and sub.
+ *   Subscribers: the sending connection is subscribed at once; other ones of the user learn of g through msg and conv, and sub.
  * Client rule (exactly once): apply an event only if s == last + 1; if s + n - 1 <= last drop it; else sub{g, from: last + 1}.
  *
  * Codes: 1000 bad_json, 1001 bad_field, 1002 unknown_type, 1003 too_big; 2000 unauthenticated, 2002 forbidden; 3000 not_found,
  * 3001 gone, 3004 conflict (the answer is still running); 4000 rate_limited, 4002 busy, 4003 too_many; 5000 internal,
  * 5001 engine_down, 5002 store_down (disk full and the like), 5003 context_full, 5004 draining.
  * Closes: 4401 sign in again, 4408 too slow, 4413 no pong, 4429 rate (come back); 4500 bad protocol, 4503 forbidden (final);
- * 1009 frame too big; 1012 restart.
+ * 1000 the client left; 1009 frame too big; 1012 restart.
  *
  * HTTP on the same port
  *   GET  /  and /assets/...                    the page (embedded; ETag; strict CSP)
@@ -87,6 +104,7 @@
  *   POST /api/session {"key": "fsk_..."}       API key -> 204 and session cookie; 401 {error}; DELETE /api/session signs out
  *   GET  /api/session                          200 {user:{name, admin}} or 401
  *   GET  /health                               200 {status:"ok"|"draining", version, model, uptime_s, ...}; no sign-in needed
+ *   POST, DELETE /api/cmd, GET /api/poll, /api/events    as above
  *   GET  /v1/models, /v1/models/NAME, POST /v1/chat/completions, POST /v1/completions
  *                                              OpenAI's shapes and errors; Authorization: Bearer fsk_...
  */
@@ -97,6 +115,7 @@ enum {
     PROTOCOL_MAX_FRAME = 256 * 1024, /* bytes of one client message: a very long paste fits, a flood does not */
     PROTOCOL_MAX_ID = 64,
     PROTOCOL_HEARTBEAT_MS = 25000,
+    PROTOCOL_MAX_WAIT_S = 60,
 };
 
 enum protocol_code {

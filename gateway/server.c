@@ -8,8 +8,9 @@
  *      CONFIRM_UPGRADE gets a pointer that may be dangling (an lws 4.1 bug with unknown upgrades): it is not read, and anything
  *      but "websocket" is hung up on.
  *  (4) One write for each WRITEABLE. Nothing is written from anywhere else.
- *  (5) Answers that take long (a generation) are answers to POST. There lws goes on reading and so notices a client who
- *      leaves; for a late answer to a GET, lws 4.1 neither notices nor sleeps. Bytes behind the body are a request sent before
+ *  (5) While an answer to a POST is awaited, lws goes on reading and so notices a client who leaves. For a late answer to a GET
+ *      lws 4.1 neither notices nor sleeps once the client has said or ended anything: there (server_watch) an epoll of our own
+ *      looks, and the socket is closed at once. Bytes behind a body, or during a late answer to a GET, are a request sent before
  *      its turn: lws would call back for them without end, so that connection is closed.
  *  (6) Ending takes two calls of lws_context_destroy with the loop run in between: libuv closes handles asynchronously. */
 #include "gateway/server.h"
@@ -26,12 +27,15 @@
 #include <assert.h>
 #include <errno.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static_assert(OUTBOX_HEADROOM >= LWS_PRE, "pieces need the room that lws writes frame headers into");
@@ -39,8 +43,10 @@ static_assert(OUTBOX_HEADROOM >= LWS_PRE, "pieces need the room that lws writes 
 enum {
     RX_BUFFER = 16 * 1024,
     HTTP_STALL_S = 30, /* a client that takes nothing of its answer for so long is gone */
+    WS_STALL_MS = 30000,
     KEEPALIVE_S = 30,
-    WANTED_FILES = 8192, /* LIMIT_CONNECTIONS, LIMIT_EXCHANGES, connections between requests, the database */
+    WATCHED_SILENCE_MS = 30000, /* a client that acknowledges nothing of what TCP carries for so long is gone */
+    WANTED_FILES = 8192,        /* LIMIT_CONNECTIONS, LIMIT_EXCHANGES, connections between requests, the database */
 };
 
 struct server {
@@ -52,6 +58,8 @@ struct server {
     uv_timer_t timer;
     uv_prepare_t before_poll;
     uv_signal_t on_term, on_int;
+    uv_poll_t on_left;
+    int watched; /* an epoll of the sockets whose clients may leave unnoticed (invariant 5) */
     atomic_bool woken, stop_wanted;
     int64_t timer_due_ms; /* what the loop's timer is set to; -1 = stopped */
     struct buffer chunk;  /* the piece of a body being sent */
@@ -61,6 +69,7 @@ struct server {
 struct session {
     struct connection *connection;
     struct exchange *exchange;
+    bool is_watched;
     unsigned char token_hash[AUTH_HASH_LEN];
 };
 
@@ -69,15 +78,32 @@ static struct server *server_of(struct lws *socket) { return lws_context_user(lw
 /* --- one socket --- */
 
 void server_write_soon(struct lws *socket) { lws_callback_on_writable(socket); }
-void server_pause(struct lws *socket, bool paused) { lws_rx_flow_control(socket, !paused); }
 void server_kill(struct lws *socket) { lws_set_timeout(socket, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC); }
 
-/* Returning -1 from WRITEABLE would do, but Debian builds lws with a debugging aid that closes such a socket twice, and the
- * second
- * close swallows the close frame. A synchronous "kill" by timeout takes the polite path once. */
-void server_farewell(struct lws *socket, int code, const char *reason) {
-    lws_close_reason(socket, (enum lws_close_status)code, (unsigned char *)reason, strlen(reason));
-    lws_set_timeout(socket, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_SYNC);
+void server_watch(struct lws *socket) {
+    struct session *session = lws_wsi_user(socket);
+    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT, .data.ptr = session->exchange};
+    unsigned silence_ms = WATCHED_SILENCE_MS;
+    int fd = lws_get_socket_fd(socket);
+    if (session->is_watched) return;
+    session->is_watched = epoll_ctl(server_of(socket)->watched, EPOLL_CTL_ADD, fd, &event) == 0;
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &silence_ms, sizeof silence_ms);
+    lws_set_timeout(socket, NO_PENDING_TIMEOUT, 0);
+    if (!session->is_watched) server_kill(socket); /* out of memory: better none than one that spins */
+}
+
+static void unwatch(struct lws *socket, struct session *session) {
+    if (session->is_watched) epoll_ctl(server_of(socket)->watched, EPOLL_CTL_DEL, lws_get_socket_fd(socket), NULL);
+    session->is_watched = false;
+}
+
+/* Of the watched sockets' exchanges none goes away here: the close is reported later. */
+static void on_left(uv_poll_t *handle, int status, int events) {
+    const struct server *server = handle->data;
+    struct epoll_event left[32];
+    (void)status, (void)events;
+    int n = epoll_wait(server->watched, left, sizeof left / sizeof *left, 0);
+    for (int i = 0; i < n; i++) server_kill(((struct exchange *)left[i].data.ptr)->socket);
 }
 
 /* --- HTTP: the head of a request --- */
@@ -130,6 +156,14 @@ static int64_t content_length(struct lws *socket) {
     return strtoll(text, NULL, 10);
 }
 
+/* A header that lws has no number for. */
+static bool copy_last_event_id(struct lws *socket, struct exchange *e) {
+    static const char name[] = "last-event-id:";
+    int name_len = (int)sizeof name - 1;
+    if (lws_hdr_custom_length(socket, name, name_len) <= 0) return true;
+    return lws_hdr_custom_copy(socket, e->last_event_id, sizeof e->last_event_id, name, name_len) > 0;
+}
+
 static int begin_exchange(struct lws *socket, struct session *session) {
     struct server *server = server_of(socket);
     struct exchange *e = server->gateway->n_exchanges < LIMIT_EXCHANGES ? calloc(1, sizeof *e) : NULL;
@@ -146,7 +180,8 @@ static int begin_exchange(struct lws *socket, struct session *session) {
                 copy_header(socket, WSI_TOKEN_ORIGIN, e->origin, sizeof e->origin) &&
                 copy_header(socket, WSI_TOKEN_HTTP_COOKIE, e->cookie, sizeof e->cookie) &&
                 copy_header(socket, WSI_TOKEN_HTTP_AUTHORIZATION, e->authorization, sizeof e->authorization) &&
-                copy_header(socket, WSI_TOKEN_HTTP_IF_NONE_MATCH, e->if_none_match, sizeof e->if_none_match);
+                copy_header(socket, WSI_TOKEN_HTTP_IF_NONE_MATCH, e->if_none_match, sizeof e->if_none_match) &&
+                copy_last_event_id(socket, e);
     if (!fits) {
         e->close_after = true;
         http_answer_error(e, 431, "A header of the request is too long.");
@@ -168,9 +203,10 @@ void exchange_settle(struct exchange *e) {
 }
 
 /* The socket has no more to do with the exchange: it closed, or the answer is out. */
-static void detach_exchange(struct session *session) {
+static void detach_exchange(struct lws *socket, struct session *session) {
     struct exchange *e = session->exchange;
     if (!e) return;
+    unwatch(socket, session);
     session->exchange = NULL;
     e->socket = NULL;
     exchange_hold(e); /* gone may let go of the last hold but ours */
@@ -182,7 +218,7 @@ static int finish_exchange(struct lws *socket, struct session *session) {
     struct exchange *e = session->exchange;
     bool close_after = e->close_after;
     e->state = EXCHANGE_OVER;
-    detach_exchange(session);
+    detach_exchange(socket, session);
     return close_after || lws_http_transaction_completed(socket) ? -1 : 0;
 }
 
@@ -297,7 +333,7 @@ static int on_http(struct lws *socket, enum lws_callback_reasons reason, void *u
         return confirm_upgrade(socket);
     case LWS_CALLBACK_HTTP_DROP_PROTOCOL:
     case LWS_CALLBACK_CLOSED_HTTP:
-        if (session) detach_exchange(session);
+        if (session) detach_exchange(socket, session);
         return 0;
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION: /* a WebSocket without our subprotocol */
     case LWS_CALLBACK_RAW_ADOPT:                  /* CONNECT */
@@ -309,6 +345,23 @@ static int on_http(struct lws *socket, enum lws_callback_reasons reason, void *u
 }
 
 /* --- WebSocket --- */
+
+static void ws_write_soon(struct connection *c) { server_write_soon(c->socket); }
+static void ws_pause(struct connection *c, bool paused) { lws_rx_flow_control(c->socket, !paused); }
+
+/* Returning -1 from WRITEABLE would do, but Debian builds lws with a debugging aid that closes such a socket twice, and the
+ * second close swallows the close frame. A synchronous "kill" by timeout takes the polite path once. */
+static void ws_end(struct connection *c) {
+    if (!c->farewell_due) {
+        server_kill(c->socket);
+        return;
+    }
+    lws_close_reason(c->socket, (enum lws_close_status)c->close_code, (unsigned char *)c->close_reason, strlen(c->close_reason));
+    lws_set_timeout(c->socket, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_SYNC);
+}
+
+static const struct transport websocket = {
+    .stall_ms = WS_STALL_MS, .write_soon = ws_write_soon, .pause = ws_pause, .end = ws_end};
 
 static int write_connection(struct lws *socket, struct connection *c) {
     struct outbox_piece piece;
@@ -329,7 +382,7 @@ static int on_chat(struct lws *socket, enum lws_callback_reasons reason, void *u
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION:
         return session_cookie(socket, session->token_hash) ? 0 : -1;
     case LWS_CALLBACK_ESTABLISHED:
-        session->connection = connection_open(server_of(socket)->gateway, socket, session->token_hash);
+        session->connection = connection_open(server_of(socket)->gateway, &websocket, socket, session->token_hash);
         return session->connection ? 0 : -1;
     case LWS_CALLBACK_RECEIVE:
         if (lws_frame_is_binary(socket)) connection_close(c, 1003, "text only");
@@ -517,13 +570,19 @@ static void open_loop(struct server *server) {
     uv_signal_init(&server->loop, &server->on_int);
     server->wake.data = server->timer.data = server->before_poll.data = server->on_term.data = server->on_int.data = server;
     uv_prepare_start(&server->before_poll, on_before_poll);
+    uv_poll_init(&server->loop, &server->on_left, server->watched);
+    server->on_left.data = server;
+    uv_poll_start(&server->on_left, UV_READABLE, on_left);
 }
 
 int server_open(struct server **out, struct gateway *gateway, const char *host, int port, char *error, size_t error_size) {
     struct server *server = calloc(1, sizeof *server);
     *out = NULL;
-    if (!server) {
-        sentence(error, error_size, "Out of memory.");
+    int watched = epoll_create1(EPOLL_CLOEXEC);
+    if (!server || watched < 0) {
+        sentence(error, error_size, "Out of memory or of file descriptors.");
+        if (watched >= 0) close(watched);
+        free(server);
         return -1;
     }
     signal(SIGPIPE, SIG_IGN); /* a closed pipe or socket is an error code, not an end */
@@ -531,6 +590,7 @@ int server_open(struct server **out, struct gateway *gateway, const char *host, 
     lws_set_log_level(LLL_ERR | LLL_WARN, log_lws);
     server->gateway = gateway;
     server->timer_due_ms = -1;
+    server->watched = watched;
     open_loop(server);
     if (!open_lws(server, host, port, error, error_size)) {
         server_close(server);
@@ -558,11 +618,13 @@ void server_close_sockets(struct server *server) {
 void server_close(struct server *server) {
     if (!server) return;
     server_close_sockets(server);
-    uv_handle_t *handles[] = {(uv_handle_t *)&server->wake, (uv_handle_t *)&server->timer, (uv_handle_t *)&server->before_poll,
-                              (uv_handle_t *)&server->on_term, (uv_handle_t *)&server->on_int};
+    uv_handle_t *handles[] = {(uv_handle_t *)&server->wake,        (uv_handle_t *)&server->timer,
+                              (uv_handle_t *)&server->before_poll, (uv_handle_t *)&server->on_term,
+                              (uv_handle_t *)&server->on_int,      (uv_handle_t *)&server->on_left};
     for (size_t i = 0; i < sizeof handles / sizeof *handles; i++) uv_close(handles[i], NULL);
     uv_run(&server->loop, UV_RUN_DEFAULT);
     uv_loop_close(&server->loop);
+    close(server->watched);
     buffer_free(&server->chunk);
     free(server);
 }

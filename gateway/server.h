@@ -25,12 +25,9 @@ void server_wake(struct server *server); /* any thread: gateway_on_wake soon, on
 void server_stop(struct server *server); /* any thread or signal handler: gateway_on_stop soon */
 
 /* --- one socket --- */
-void server_write_soon(struct lws *socket);         /* asks for the moment when it can take bytes */
-void server_pause(struct lws *socket, bool paused); /* stop or go on reading from it */
-/* The close frame of a WebSocket whose last bytes are out. Never from inside a callback of that socket. The close is reported
- * soon,
- * perhaps at once. */
-void server_farewell(struct lws *socket, int code, const char *reason);
-void server_kill(struct lws *socket); /* closes without a farewell, soon; the close is reported as any other */
+void server_write_soon(struct lws *socket); /* asks for the moment when it can take bytes */
+void server_kill(struct lws *socket);       /* closes without a farewell, soon; the close is reported as any other */
+/* The answer to this GET takes long: notices a client who leaves meanwhile, and ends the time limit. */
+void server_watch(struct lws *socket);
 
 #endif

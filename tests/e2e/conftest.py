@@ -19,6 +19,7 @@ import time
 import urllib.request
 from http.cookies import SimpleCookie
 
+import aiohttp
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -122,8 +123,9 @@ class Server:
         assert response.status == 204, response.body
         return cookie_of(response)
 
-    def client(self, cookie=None, **options):
-        return Client(self, cookie or self.cookie or self.sign_in(), **options)
+    def client(self, cookie=None, transport="websocket", **options):
+        kind = Client if transport == "websocket" else functools.partial(HttpClient, transport)
+        return kind(self, cookie or self.cookie or self.sign_in(), **options)
 
     @property
     def sanitized(self):
@@ -341,6 +343,7 @@ class Client:
             await asyncio.wait_for(self.changed.wait(), max(0.01, end - time.monotonic()))
 
     async def wait_closed(self, timeout=60):
+        """The code."""
         await asyncio.wait_for(asyncio.shield(self.task), timeout)
         return self.closed
 
@@ -374,6 +377,127 @@ class Client:
                     return self.notices.pop(i)
 
         return await self.wait(find, timeout)
+
+
+TRANSPORTS = ["websocket", "sse", "longpoll", "poll"]
+
+
+class HttpClient(Client):
+    """The same over POST /api/cmd and GET /api/events or /api/poll. The transport may be changed in mid-flight.
+
+    `lose` answers are thrown away as if they had not arrived; `numbers` are those of the messages that were taken."""
+
+    def __init__(self, transport, *args, wait=20, **options):
+        super().__init__(*args, **options)
+        self.transport, self.wait_s, self.lose = transport, wait, 0
+        self.posts, self.after, self.numbers, self.reading = 0, 0, [], None
+
+    async def __aenter__(self):
+        self.http = aiohttp.ClientSession(headers={"Cookie": self.cookie, "Origin": self.origin})
+        hello = {"t": "hello", "v": 1, "cid": secrets.token_hex(4), **({"resume": self.resume} if self.resume else {})}
+        async with self.http.post(self.server.url + "/api/cmd", json=hello) as response:
+            if response.status != 200:
+                await self.http.close()
+            assert response.status == 200, await response.text()
+            self.id = (await response.json())["connection"]
+        self.task = asyncio.create_task(self._read())
+        self.welcome = await self.notice("welcome")
+        assert self.welcome["sid"] == self.id
+        return self
+
+    async def __aexit__(self, *_):
+        if self.closed is None:
+            await self.leave()
+
+    def url(self, path, **arguments):
+        return f"{self.server.url}{path}?connection={self.id}" + "".join(f"&{k}={v}" for k, v in arguments.items())
+
+    async def leave(self):
+        """Says that it goes; the reader is told."""
+        async with self.http.delete(self.url("/api/cmd")) as response:
+            assert response.status in (204, 410)
+        await self.cut()
+
+    async def cut(self):
+        self.closed = self.closed or 0
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self.http.close()
+
+    def interrupt(self):
+        """Breaks the request that waits; the next one says what has arrived."""
+        if self.reading:
+            self.reading.cancel()
+
+    async def _read(self):
+        try:
+            while self.closed is None:
+                self.reading = asyncio.create_task(self._events() if self.transport == "sse" else self._poll())
+                await asyncio.wait([self.reading])
+                if not self.reading.cancelled() and (trouble := self.reading.exception()):
+                    if not isinstance(trouble, (aiohttp.ClientError, ConnectionError)):
+                        raise trouble
+                    await asyncio.sleep(0.02)
+        except Exception as trouble:
+            self.trouble = trouble
+        finally:
+            self.interrupt()
+            self.changed.set()
+
+    def _took(self, number, message):
+        self.after = number
+        self.numbers.append(number)
+        self._take(message)
+        self.changed.set()
+
+    async def _poll(self):
+        wait = self.wait_s if self.transport == "longpoll" else 0
+        async with self.http.get(self.url("/api/poll", after=self.after, wait=wait)) as response:
+            answer = await self._body(response)
+        if self.lose > 0:
+            self.lose -= 1
+            return
+        for i, message in enumerate(answer["msgs"]):
+            self._took(answer["next"] - len(answer["msgs"]) + 1 + i, message)
+        if "close" in answer:
+            self.closed = answer["close"]["code"]
+        elif self.transport == "poll" and not answer["msgs"]:
+            await asyncio.sleep(0.02)
+
+    async def _body(self, response):
+        if response.status != 200:
+            self.closed = response.status
+            raise ConnectionError(await response.text())
+        return await response.json()
+
+    async def _events(self):
+        headers = {"Last-Event-ID": str(self.after)}
+        async with self.http.get(self.url("/api/events"), headers=headers, read_bufsize=2**22) as response:
+            if response.status != 200:
+                return await self._body(response)
+            assert response.headers["content-type"] == "text/event-stream"
+            event = {}
+            async for line in response.content:
+                name, _, value = line.decode().rstrip("\n").partition(": ")
+                if name:
+                    event[name] = value
+                    continue
+                if event.get("event") == "close":
+                    self.closed = json.loads(event["data"])["code"]
+                elif "data" in event:
+                    if self.lose > 0:
+                        self.lose -= 1
+                        return
+                    self._took(int(event["id"]), json.loads(event["data"]))
+                event = {}
+
+    async def send(self, **message):
+        await self.post(json.dumps(message, ensure_ascii=False))
+
+    async def post(self, body, n=None):
+        self.posts += n is None
+        async with self.http.post(self.url("/api/cmd", n=n or self.posts), data=body.encode()) as response:
+            assert response.status == 204, await response.text()
 
 
 def run(coroutine):

@@ -1,23 +1,42 @@
-/* connection.ts - the one socket of this tab: opens it, keeps it alive, opens it again, and carries requests over the breaks.
+/* connection.ts - the one line of this tab: opens it, keeps it alive, opens it again, and carries requests over the breaks.
  *
- *  (1) A request is answered once. One marked `resend` survives the loss of the socket: it goes out again, same id and same body,
+ *  (1) A request is answered once. One marked `resend` survives the loss of the line: it goes out again, same id and same body,
  *      on the next one, until `ok` or `err` comes. The server does nothing twice for a repeated `cid`, so a message is sent
  *      exactly once.
- *  (2) A socket is good only after `welcome`. Any frame counts as a sign of life; when none comes for longer than the heartbeat,
- *      we ask with a ping, and without an answer the socket is dropped. A slow answer from the model is never taken for a dead
- *      socket.
+ *  (2) A line is good only after `welcome`. Any frame counts as a sign of life; when none comes for longer than the heartbeat,
+ *      we ask with a ping, and without an answer the line is dropped. A slow answer from the model is never taken for a dead
+ *      line.
  *  (3) Waiting between attempts doubles from 0.5 s to 15 s, half of it random, so that a restarted server is not met by all at
  *      once.
- *  (4) Bounds: at most MAX_REQUESTS unanswered requests; one more is refused at once. */
+ *  (4) Bounds: at most MAX_REQUESTS unanswered requests; one more is refused at once.
+ *  (5) A WebSocket comes first. Where none gets through although the server answers, events with POST are tried, then long polls;
+ *      what worked is remembered for this origin. There a WebSocket is tried again every WEBSOCKET_AGAIN_MS beside the line that
+ *      works, which goes when the new one has its welcome. `transport` says what it is; nothing else in the page depends on it. */
 import { signal } from '@preact/signals';
 import { randomId } from './ids.ts';
+import { openLine, type Line, type Transport } from './transport.ts';
 import { CODE, readFrame, writeFrame, type Frame, type Welcome } from './wire.ts';
 
 const MAX_REQUESTS = 64;
-const CONNECT_TIMEOUT_MS = 10_000;
+const CONNECT_TIMEOUT_MS = 6_000;
 const PROBE_TIMEOUT_MS = 5_000;
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 15_000;
+const WEBSOCKET_AGAIN_MS = 5 * 60_000;
+const ORDER: readonly Transport[] = ['websocket', 'sse', 'longpoll'];
+const KEY = 'foresay.transport';
+
+/* What got through lately, and when a WebSocket did not. */
+function remembered(): { transport: Transport; blockedAt: number } {
+    try {
+        const kept = JSON.parse(localStorage.getItem(KEY) ?? '{}') as { transport?: unknown; blockedAt?: unknown };
+        const transport = ORDER.find((name) => name === kept.transport);
+        if (transport && typeof kept.blockedAt === 'number') return { transport, blockedAt: kept.blockedAt };
+    } catch {
+        // nothing that we wrote
+    }
+    return { transport: 'websocket', blockedAt: 0 };
+}
 
 export type Link =
     | { kind: 'idle' } // not signed in, or not asked to connect yet
@@ -53,13 +72,16 @@ export interface Listener {
 
 export class Connection {
     readonly link = signal<Link>({ kind: 'idle' });
-    private socket: WebSocket | null = null;
+    readonly transport = signal<Transport>(remembered().transport);
+    private blockedAt = remembered().blockedAt;
+    private line: Line | null = null;
+    private candidate: Line | null = null; // a WebSocket that is tried beside the line
     private requests = new Map<string, Request>();
     private nextId = 1;
     private attempts = 0;
     private earliestRetry = 0; // a draining server asked us to stay away until then
     private heartbeatMs = 25_000;
-    private timers = { retry: 0, connect: 0, watch: 0, probe: 0 };
+    private timers = { retry: 0, connect: 0, watch: 0, probe: 0, again: 0 };
     private readonly instance = randomId();
 
     private listener: Listener | null = null;
@@ -82,8 +104,7 @@ export class Connection {
 
     /* Ends everything; unanswered requests are rejected. Used at sign-out. */
     stop(): void {
-        this.clearTimers();
-        this.dropSocket(1000);
+        this.dropLine();
         this.link.value = { kind: 'idle' };
         this.rejectAll(new RequestError(CODE.unauthenticated, 'Signed out.'));
     }
@@ -110,72 +131,83 @@ export class Connection {
         const frame = writeFrame({ t, id, ...body });
         return new Promise<Record<string, unknown>>((resolve, reject) => {
             this.requests.set(id, { id, frame, resend, resolve, reject });
-            if (this.link.value.kind === 'online') this.socket?.send(frame);
+            if (this.link.value.kind === 'online') this.line?.send(frame);
             else if (!resend) this.settle(id)?.reject(new RequestError(0, 'Not connected.'));
         }).then(read);
     }
 
-    /* --- life of a socket --- */
+    /* --- life of a line --- */
 
-    private connect(): void {
-        this.clearTimers();
-        this.dropSocket(1000);
-        this.link.value = { kind: 'connecting', since: Date.now() };
-        const socket = new WebSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/v1/ws`, 'chat.v1');
-        this.socket = socket;
-        let opened = false;
-        this.timers.connect = window.setTimeout(() => this.lost(socket, 'The server does not answer.'), CONNECT_TIMEOUT_MS);
-        socket.onopen = () => {
-            opened = true;
-            socket.send(JSON.stringify({ t: 'hello', v: 1, cid: this.instance, resume: this.listener?.resume() ?? [] }));
-        };
-        socket.onmessage = (event) => this.receive(socket, event.data);
-        socket.onclose = (event) => this.closed(socket, event, opened);
+    private open(transport: Transport): Line {
+        const line: Line = openLine(transport, {
+            opened: () =>
+                line.send(JSON.stringify({ t: 'hello', v: 1, cid: this.instance, resume: this.listener?.resume() ?? [] })),
+            received: (data) => this.receive(line, data),
+            closed: (code, why) => this.closed(line, code, why),
+        });
+        return line;
     }
 
-    private closed(socket: WebSocket, event: CloseEvent, opened: boolean): void {
-        if (socket !== this.socket) return;
-        if (event.code === 4401) {
-            this.socket = null;
-            this.clearTimers();
-            this.link.value = { kind: 'idle' };
-            this.listener?.signedOut();
-        } else if (event.code === 4500 || event.code === 4503) {
-            this.socket = null;
-            this.clearTimers();
-            this.link.value = { kind: 'refused', why: event.reason || 'The server refused this page.' };
-        } else if (event.code === 1009) {
-            // Something that we sent is too large for the server; sending it again would only end the next socket too.
+    private connect(): void {
+        this.dropLine();
+        this.link.value = { kind: 'connecting', since: Date.now() };
+        const line = this.open(this.transport.value);
+        this.line = line;
+        this.timers.connect = window.setTimeout(() => void this.blocked(line, true), CONNECT_TIMEOUT_MS);
+    }
+
+    private closed(line: Line, code: number, why: string): void {
+        if (line === this.candidate) {
+            this.dropCandidate();
+        } else if (line !== this.line) {
+            return;
+        } else if (code === 4401) {
+            this.sessionOver();
+        } else if (code === 4500 || code === 4503) {
+            this.dropLine();
+            this.link.value = { kind: 'refused', why: why || 'The server refused this page.' };
+        } else if (code === 1009) {
+            // Something that we sent is too large for the server; sending it again would only end the next line too.
             this.rejectAll(new RequestError(CODE.tooBig, 'This is too long for the server.'));
-            this.lost(socket, 'The connection was lost.');
-        } else if (!opened) {
-            void this.refusedUpgrade(socket);
+            this.lost(line, 'The connection was lost.');
+        } else if (code === 1006 && this.link.value.kind === 'connecting') {
+            void this.blocked(line, false);
         } else {
-            this.lost(socket, event.reason || 'The connection was lost.');
+            this.lost(line, why || 'The connection was lost.');
         }
     }
 
-    /* A browser does not tell why an upgrade failed; the session endpoint does. */
-    private async refusedUpgrade(socket: WebSocket): Promise<void> {
+    private sessionOver(): void {
+        this.dropLine();
+        this.link.value = { kind: 'idle' };
+        this.listener?.signedOut();
+    }
+
+    /* No welcome. A browser does not tell why; the session endpoint does. Once is an accident (a server that just starts), unless
+     * it was silence: `sure`. */
+    private async blocked(line: Line, sure: boolean): Promise<void> {
+        clearTimeout(this.timers.connect);
         const status = await fetch('/api/session', { signal: AbortSignal.timeout(PROBE_TIMEOUT_MS) }).then(
             (response) => response.status,
             () => 0,
         );
-        if (socket !== this.socket) return;
-        if (status === 401) {
-            this.socket = null;
-            this.clearTimers();
-            this.link.value = { kind: 'idle' };
-            this.listener?.signedOut();
-        } else {
-            this.lost(socket, 'The server cannot be reached.');
-        }
+        if (line !== this.line || this.link.value.kind !== 'connecting') return;
+        if (status === 401) this.sessionOver();
+        else if (status === 200 && (sure || this.attempts > 0) && this.nextTransport()) this.connect();
+        else this.lost(line, 'The server cannot be reached.');
     }
 
-    private lost(socket: WebSocket, why: string): void {
-        if (socket !== this.socket) return;
-        this.clearTimers();
-        this.dropSocket(1000);
+    /* False: that was the last, and the next attempt begins with the first. */
+    private nextTransport(): boolean {
+        if (this.transport.value === 'websocket') this.blockedAt = Date.now();
+        const next = ORDER[ORDER.indexOf(this.transport.value) + 1];
+        this.transport.value = next ?? 'websocket';
+        return next !== undefined;
+    }
+
+    private lost(line: Line, why: string): void {
+        if (line !== this.line) return;
+        this.dropLine();
         for (const request of [...this.requests.values()]) {
             if (!request.resend) this.settle(request.id)?.reject(new RequestError(0, why));
         }
@@ -185,26 +217,61 @@ export class Connection {
         this.timers.retry = window.setTimeout(() => this.connect(), wait);
     }
 
-    private dropSocket(code: number): void {
-        const socket = this.socket;
-        this.socket = null;
-        if (!socket) return;
-        socket.onopen = socket.onmessage = socket.onclose = null;
-        socket.close(code);
-    }
-
-    private clearTimers(): void {
-        for (const name of ['retry', 'connect', 'watch', 'probe'] as const) {
+    /* With all that waits for it. */
+    private dropLine(): void {
+        for (const name of ['retry', 'connect', 'watch', 'probe', 'again'] as const) {
             clearTimeout(this.timers[name]);
             this.timers[name] = 0;
         }
+        this.line?.close();
+        this.candidate?.close();
+        this.line = this.candidate = null;
+    }
+
+    /* --- a WebSocket instead --- */
+
+    private tryWebSocket(): void {
+        this.blockedAt = Date.now();
+        this.candidate = this.open('websocket');
+        this.timers.again = window.setTimeout(() => this.dropCandidate(), CONNECT_TIMEOUT_MS);
+    }
+
+    private dropCandidate(): void {
+        this.candidate?.close();
+        this.candidate = null;
+        this.remember();
+    }
+
+    private promote(line: Line): void {
+        this.line?.close();
+        this.line = line;
+        this.candidate = null;
+        this.transport.value = 'websocket';
+    }
+
+    /* At the welcome, and when a WebSocket failed again. */
+    private remember(): void {
+        clearTimeout(this.timers.again);
+        try {
+            if (this.transport.value === 'websocket') localStorage.removeItem(KEY);
+            else localStorage.setItem(KEY, JSON.stringify({ transport: this.transport.value, blockedAt: this.blockedAt }));
+        } catch {
+            // no storage: found out anew next time
+        }
+        if (this.transport.value === 'websocket') return;
+        const wait = Math.max(FIRST_WAIT_MS, this.blockedAt + WEBSOCKET_AGAIN_MS - Date.now());
+        this.timers.again = window.setTimeout(() => this.tryWebSocket(), wait);
     }
 
     /* --- frames --- */
 
-    private receive(socket: WebSocket, data: unknown): void {
-        if (socket !== this.socket) return;
+    private receive(line: Line, data: unknown): void {
+        if (line !== this.line && line !== this.candidate) return;
         const frame = readFrame(data, (why) => console.warn('foresay: a frame was skipped:', why));
+        if (line === this.candidate) {
+            if (frame?.t !== 'welcome') return;
+            this.promote(line);
+        }
         this.alive();
         if (!frame) return;
         switch (frame.t) {
@@ -215,7 +282,7 @@ export class Connection {
                 this.settle(frame.id)?.resolve(frame.body);
                 break;
             case 'ping':
-                socket.send(JSON.stringify({ t: 'pong', n: frame.n }));
+                if (this.transport.value === 'websocket') line.send(JSON.stringify({ t: 'pong', n: frame.n }));
                 break;
             case 'pong':
                 break;
@@ -236,9 +303,10 @@ export class Connection {
     private welcomed(welcome: Welcome): void {
         clearTimeout(this.timers.connect);
         this.attempts = 0;
+        this.remember();
         this.heartbeatMs = welcome.hb_ms;
         // What waited goes out first; what `online` and the listener ask for now, they send themselves.
-        for (const request of this.requests.values()) this.socket?.send(request.frame);
+        for (const request of this.requests.values()) this.line?.send(request.frame);
         this.link.value = { kind: 'online' };
         this.listener?.welcome(welcome);
         this.alive();
@@ -260,13 +328,13 @@ export class Connection {
     }
 
     private probe(): void {
-        const socket = this.socket;
-        if (this.link.value.kind !== 'online' || !socket || this.timers.probe) return;
-        socket.send(JSON.stringify({ t: 'ping', n: Date.now() }));
-        this.timers.probe = window.setTimeout(() => this.lost(socket, 'The server does not answer.'), PROBE_TIMEOUT_MS);
+        const line = this.line;
+        if (this.link.value.kind !== 'online' || !line || this.timers.probe) return;
+        line.send(JSON.stringify({ t: 'ping', n: Date.now() }));
+        this.timers.probe = window.setTimeout(() => this.lost(line, 'The server does not answer.'), PROBE_TIMEOUT_MS);
     }
 
-    /* The tab was asleep or the network changed: an open socket must prove itself, a closed one is opened now. */
+    /* The tab was asleep or the network changed: an open line must prove itself, a closed one is opened now. */
     private checkNow(): void {
         if (this.link.value.kind === 'online') this.probe();
         else if (this.link.value.kind === 'waiting') this.connect();

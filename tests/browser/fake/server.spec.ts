@@ -4,12 +4,7 @@ import type { Page } from '@playwright/test';
 import { expectAccessible } from '../axe.ts';
 import { answers, ask, begun, composer, history, lastAnswer, over, proseHtml, say, stopButton } from '../page.ts';
 import { expect, test } from '../server-test.ts';
-
-/* What tests/fake_engine.c writes for `tokens` tokens. */
-function scripted(tokens: number): string {
-    const kinds = [' w%d', ' né%d', ' 日本%d', ' "q%d"', '\n%d.', ' 🙂%d', ' \\%d', ' <b>%d', '\t%d'];
-    return Array.from({ length: tokens }, (_, i) => kinds[i % kinds.length]!.replace('%d', String(i))).join('');
-}
+import { scripted } from './script.ts';
 
 /* The history holds exactly the script, and the page shows exactly what it shows for the history. */
 async function expectWhole(page: Page, tokens: number): Promise<void> {

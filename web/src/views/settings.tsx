@@ -2,6 +2,7 @@
  * choice to the server. */
 import type { ComponentChildren } from 'preact';
 import { change, defaults, LIMITS, MAX_SYSTEM_CHARS, settings, type Scrolling, type Theme } from '../settings.ts';
+import { connection } from '../connection.ts';
 import { setLearning, welcome } from '../session.ts';
 import { dialog } from '../ui.ts';
 import { Modal } from './dialog.tsx';
@@ -23,6 +24,8 @@ const GUESSES_HELP = {
     some: 'New answers tell which words were guessed ahead, as long as the chat stays open.',
     none: 'This server keeps its guesses to itself (--pace-ms).',
 };
+
+const CONNECTED = { websocket: 'a WebSocket', sse: 'an event stream', longpoll: 'long polls' };
 
 function ThemeChoice() {
     return (
@@ -175,7 +178,8 @@ export function SettingsDialog() {
                     </Row>
                 </section>
                 <p class="about">
-                    {welcome.value && `${welcome.value.model.name} on Foresay ${welcome.value.server.version}. `}
+                    {welcome.value &&
+                        `${welcome.value.model.name} on Foresay ${welcome.value.server.version}, connected by ${CONNECTED[connection.transport.value]}. `}
                     Other settings stay in this browser; chats stay on the server.
                 </p>
             </div>
