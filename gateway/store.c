@@ -34,6 +34,7 @@ struct store {
     struct queue writes, reads, finished;
     size_t n_waiting;
     bool closing;
+    bool indexes; /* the writer also brings older messages to search while nothing waits */
 
     struct db writer_db, reader_db; /* each its thread's alone, once that runs */
     pthread_t writer, reader;
@@ -84,13 +85,16 @@ static void deliver(struct store *store, struct store_op **ops, int n) {
     if (wake && store->wake) store->wake(store->wake_arg);
 }
 
-/* Waits for work; up to max operations, 0 when the store is closing and there is none. */
-static int take(struct store *store, struct queue *queue, struct store_op **ops, int max) {
+/* Waits for work, unless the thread has some of its own (idle: NOTHING_NOW); up to max operations, 0 when the store is closing
+ * and there is none. */
+enum { NOTHING_NOW = -1 };
+static int take(struct store *store, struct queue *queue, struct store_op **ops, int max, bool idle) {
     int n = 0;
     pthread_mutex_lock(&store->mutex);
-    while (!queue->first && !store->closing) pthread_cond_wait(&store->work, &store->mutex);
-    while (n < max && queue->first) ops[n++] = queue_take(queue);
-    store->n_waiting -= (size_t)n;
+    while (!idle && !queue->first && !store->closing) pthread_cond_wait(&store->work, &store->mutex);
+    if (idle && !queue->first && !store->closing) n = NOTHING_NOW;
+    while (n >= 0 && n < max && queue->first) ops[n++] = queue_take(queue);
+    if (n > 0) store->n_waiting -= (size_t)n;
     pthread_mutex_unlock(&store->mutex);
     return n;
 }
@@ -99,9 +103,15 @@ static int take(struct store *store, struct queue *queue, struct store_op **ops,
 static void *write_loop(void *arg) {
     struct store *store = arg;
     struct store_op *ops[STORE_GROUP_MAX];
-    for (int n; (n = take(store, &store->writes, ops, STORE_GROUP_MAX)) > 0;) {
-        store_write_group(&store->writer_db, ops, n);
-        deliver(store, ops, n);
+    bool idle = store->indexes;
+    for (int n; (n = take(store, &store->writes, ops, STORE_GROUP_MAX, idle)) != 0;) {
+        if (n == NOTHING_NOW) {
+            idle = store_index_some(&store->writer_db);
+        } else {
+            store_write_group(&store->writer_db, ops, n);
+            deliver(store, ops, n);
+            idle = store->indexes;
+        }
         store_checkpoint(&store->writer_db);
     }
     return NULL;
@@ -110,7 +120,7 @@ static void *write_loop(void *arg) {
 static void *read_loop(void *arg) {
     struct store *store = arg;
     struct store_op *op;
-    while (take(store, &store->reads, &op, 1) > 0) {
+    while (take(store, &store->reads, &op, 1, false) > 0) {
         store_read_one(&store->reader_db, op);
         deliver(store, &op, 1);
     }
@@ -155,6 +165,7 @@ struct store *store_open(const struct store_config *config, int *n_interrupted, 
     store->wake = config->wake;
     store->wake_arg = config->wake_arg;
     store->max_queue = config->max_queue ? config->max_queue : DEFAULT_QUEUE;
+    store->indexes = !config->guest;
     pthread_mutex_init(&store->mutex, NULL);
     pthread_cond_init(&store->work, NULL);
     pthread_cond_init(&store->result, NULL);

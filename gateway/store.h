@@ -20,6 +20,7 @@ enum {
     STORE_MAX_PAGE_BYTES = 1024 * 1024, /* text of a history page; one message always fits */
     STORE_MAX_PATH = 4096,              /* messages of a path: far beyond any context */
     STORE_MAX_PATH_BYTES = 8 * 1024 * 1024,
+    STORE_MAX_QUERY = 256, /* bytes of what is searched for; the rest does not count */
 };
 
 /* 32 lower-case hex digits and a terminator. Empty string = none (SQL NULL). */
@@ -28,6 +29,10 @@ struct store_id {
 };
 void store_id_new(struct store_id *out);                     /* 128 random bits */
 bool store_id_parse(struct store_id *out, const char *text); /* false unless exactly 32 hex digits */
+
+/* Stand in the text of a hit before and behind each of its words that was looked for. */
+#define SEARCH_HIT   '\x02'
+#define SEARCH_PLAIN '\x03'
 
 enum store_status {
     STORE_OK = 0,
@@ -97,6 +102,9 @@ enum store_kind {
                  * also ends at STORE_MAX_PAGE_BYTES of text */
     STORE_PATH, /* in: user, message. out: conv, learns, messages from the root to message, for a prompt. more:
                  * STORE_MAX_PATH_BYTES of text or STORE_MAX_PATH messages were reached, the oldest are left out */
+    STORE_SEARCH, /* in: user, text (words, all of which must be there; the last one may be a beginning), message (hits before
+                   * this one, or none), limit. out: messages (their text an excerpt, meta empty), newest first; convs, the
+                   * conversation of each; more; indexing */
     STORE_SESSION_GET, /* in: token_hash. out: found_user (id 0 = unknown or expired; the status is OK) */
     STORE_KEY_GET,     /* in: token_hash of an API key. out: found_user */
     STORE_MESSAGE_GET, /* in: user, message or generation. out: conv, messages[0] */
@@ -136,6 +144,7 @@ struct store_op {
     struct store_conversation *convs;
     int n_convs;
     bool more;
+    bool indexing; /* some older messages cannot be found yet */
 
     struct store_op *next; /* the store's queues */
 };

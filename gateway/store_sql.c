@@ -67,6 +67,18 @@ static const char *const query_texts[Q_COUNT] = {
                           "WHERE c.user_id = ?1 AND m.role = 1 AND m.state NOT IN (1, 4) "
                           "ORDER BY c.changed_ms DESC, c.key DESC, m.key DESC",
 
+    /* The owner is part of the question, so another user's words cost nothing and show nothing; c.user_id says it once more. The
+     * index is walked from its end, so the newest hits need no sorting. */
+    [Q_SEARCH] = "SELECT m.id, NULL, c.id, NULL, m.role, m.state, m.created_ms, excerpt(search), 0, '{}', c.key "
+                 "FROM search CROSS JOIN messages m ON m.key = search.rowid CROSS JOIN conversations c ON c.key = m.conv "
+                 "WHERE search MATCH ?1 AND search.rowid < ?2 AND c.user_id = ?3 ORDER BY search.rowid DESC LIMIT ?4",
+    [Q_SEARCH_ADD] = "INSERT INTO search (rowid, owner, text) SELECT s.key, s.owner, s.text FROM search_rows s "
+                     "JOIN messages m ON m.key = s.key WHERE s.key = ?1 AND m.state <> 1",
+    [Q_BACKLOG_GET] = "SELECT rowid, lo, hi FROM search_backlog ORDER BY hi DESC LIMIT 1",
+    [Q_BACKLOG_NEXT] = "SELECT key, length(text) FROM messages WHERE key BETWEEN ?1 AND ?2 ORDER BY key DESC LIMIT 1",
+    [Q_BACKLOG_MOVE] = "UPDATE search_backlog SET hi = ?2 WHERE rowid = ?1",
+    [Q_BACKLOG_DROP] = "DELETE FROM search_backlog WHERE rowid = ?1",
+
     [Q_SESSION_ADD] = "INSERT INTO sessions (hash, user_id, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)",
     [Q_SESSION_DROP] = "DELETE FROM sessions WHERE hash = ?1",
     [Q_SESSION_PURGE] = "DELETE FROM sessions WHERE expires_ms <= ?1",
@@ -123,8 +135,11 @@ static bool configure(struct db *db, enum db_role role) {
     sqlite3_extended_result_codes(db->sql, 1);
     sqlite3_busy_timeout(db->sql, DB_BUSY_TIMEOUT_MS);
     sqlite3_db_config(db->sql, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
-    sqlite3_db_config(db->sql, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
+    /* Before SQLite 3.41 FTS5 does not say that it is harmless, so whoever writes must trust the triggers that fill the index. */
+    sqlite3_db_config(db->sql, SQLITE_DBCONFIG_TRUSTED_SCHEMA, role != DB_READER, NULL);
     if (role != DB_WRITER) sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    db->rc = search_register(db->sql);
+    if (db->rc != SQLITE_OK) return false;
     if (role == DB_READER) {
         db->rc = sqlite3_exec(db->sql, "PRAGMA query_only = 1", NULL, NULL, NULL);
         return db->rc == SQLITE_OK;

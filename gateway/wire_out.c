@@ -186,6 +186,36 @@ void wire_ok_convs(struct buffer *out, const char *id, const struct store_op *op
     put_text(out, op->more ? "],\"more\":true}" : "],\"more\":false}");
 }
 
+/* The parts of an excerpt: plain and hit by turns, plain first. */
+static void put_excerpt(struct buffer *out, const char *text, size_t len) {
+    put_text(out, ",\"text\":[\"");
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] == SEARCH_HIT || text[i] == SEARCH_PLAIN)
+            put_text(out, "\",\"");
+        else
+            put_escaped(out, &text[i], 1);
+    }
+    put_text(out, "\"]");
+}
+
+void wire_ok_search(struct buffer *out, const char *id, const struct store_op *op) {
+    begin_ok(out, id);
+    put_text(out, ",\"hits\":[");
+    for (int i = 0; i < op->n_messages; i++) {
+        const struct store_message *m = &op->messages[i];
+        put_text(out, i > 0 ? ",{\"conv\":" : "{\"conv\":");
+        put_cstring(out, m->conv.text);
+        put_member(out, "title", op->convs[i].title);
+        put_member_id(out, "id", &m->id);
+        put_member(out, "role", m->role == MESSAGE_USER ? "user" : "assistant");
+        put_member_integer(out, "ts", m->created_ms);
+        put_excerpt(out, m->text, m->text_len);
+        put_text(out, "}");
+    }
+    put_text(out, op->more ? "],\"more\":true" : "],\"more\":false");
+    put_text(out, op->indexing ? ",\"indexing\":true}" : ",\"indexing\":false}");
+}
+
 void wire_err(struct buffer *out, const char *id, const struct store_id *generation, int code, const char *message,
               int retry_ms) {
     put_text(out, "{\"t\":\"err\"");

@@ -33,6 +33,7 @@ void wire_ok_turn(struct buffer *out, const char *id, const struct store_id *con
                   const struct store_id *answer, const struct store_id *generation);
 void wire_ok_hist(struct buffer *out, const char *id, const struct store_op *op);
 void wire_ok_convs(struct buffer *out, const char *id, const struct store_op *op);
+void wire_ok_search(struct buffer *out, const char *id, const struct store_op *op);
 /* id and g may be NULL or empty; retry_ms 0 = absent. */
 void wire_err(struct buffer *out, const char *id, const struct store_id *generation, int code, const char *message, int retry_ms);
 void wire_msg(struct buffer *out, const struct store_message *message);

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "gateway/store_sql.h"
+
 /* --- turns and branches --- */
 
 /* A first message makes a conversation with a title, the user's message and a running answer; the answer ends; all of it can be
@@ -389,7 +391,8 @@ static void the_setting_comes_to_older_databases(void **state) {
     store_op_free(whole_turn(f->store, f->ann.id, NULL, "q", "kept"));
     store_close(f->store);
     sqlite3 *sql = open_sql(f->dir);
-    sql_do(sql, "ALTER TABLE users DROP COLUMN learns; PRAGMA user_version = 1");
+    assert_int_equal(search_register(sql), SQLITE_OK);
+    sql_do(sql, BEFORE_SEARCH "ALTER TABLE users DROP COLUMN learns; PRAGMA user_version = 1");
     sqlite3_close(sql);
     f->store = open_store(f->dir, NULL);
     answers_are(f->store, f->ann.id, 1000, NULL);
@@ -766,7 +769,7 @@ static void foreign_data_is_refused(void **state) {
     sqlite3 *sql = open_sql(f->dir);
     sql_do(sql, "PRAGMA user_version = 1000");
     sqlite3_close(sql);
-    assert_refused(f->dir, false, "has version 1000, made by a newer foresay; this one knows versions up to 2.");
+    assert_refused(f->dir, false, "has version 1000, made by a newer foresay; this one knows versions up to 3.");
     assert_refused(f->dir, true, "has version 1000");
     sql = open_sql(f->dir);
     sql_value(sql, "PRAGMA user_version", version, sizeof version);
