@@ -2,6 +2,7 @@
 #include "gateway/http.h"
 
 #include "engine/log.h"
+#include "gateway/archive.h"
 #include "gateway/assets.h"
 #include "gateway/connection.h"
 #include "gateway/core.h"
@@ -104,10 +105,10 @@ void http_answer_error(struct exchange *e, int status, const char *message) {
     buffer_free(&body);
 }
 
-void http_stream_begin(struct exchange *e, const char *type) {
+static void begin_stream(struct exchange *e, const char *type, const char *headers) {
     if (!e->socket) return;
     e->close_after = true; /* no length is known: the end of the connection is the end of the content */
-    put_head(e, 200, type, "cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n");
+    put_head(e, 200, type, headers);
     put_text(&e->head, "\r\n");
     e->state = EXCHANGE_STREAMING;
     if (e->head.failed)
@@ -115,6 +116,12 @@ void http_stream_begin(struct exchange *e, const char *type) {
     else
         server_write_soon(e->socket);
 }
+
+void http_stream_begin(struct exchange *e, const char *type) {
+    begin_stream(e, type, "cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n");
+}
+
+void http_download_begin(struct exchange *e, const char *type, const char *headers) { begin_stream(e, type, headers); }
 
 void http_stream_ready(struct exchange *e) {
     if (e->socket) server_write_soon(e->socket);
@@ -364,16 +371,19 @@ static const struct route {
     const char *path;
     size_t body_limit; /* 0: takes no body */
     void (*handle)(struct exchange *e);
+    bool (*begin)(struct exchange *e); /* before the body is read; false: refused. NULL: nothing to do */
 } routes[] = {
-    {HTTP_GET, "/health", 0, get_health},
-    {HTTP_GET, "/sign-in", 0, get_sign_in},
-    {HTTP_GET, "/api/session", 0, get_session},
-    {HTTP_POST, "/api/session", LIMIT_SMALL_BODY, post_session},
-    {HTTP_DELETE, "/api/session", 0, delete_session},
-    {HTTP_GET, "/v1/models", 0, openai_models},
-    {HTTP_GET, OPENAI_MODEL_PATH, 0, openai_models},
-    {HTTP_POST, "/v1/chat/completions", LIMIT_BODY, openai_chat},
-    {HTTP_POST, "/v1/completions", LIMIT_BODY, openai_completion},
+    {HTTP_GET, "/health", 0, get_health, NULL},
+    {HTTP_GET, "/sign-in", 0, get_sign_in, NULL},
+    {HTTP_GET, "/api/session", 0, get_session, NULL},
+    {HTTP_POST, "/api/session", LIMIT_SMALL_BODY, post_session, NULL},
+    {HTTP_DELETE, "/api/session", 0, delete_session, NULL},
+    {HTTP_GET, "/api/export", 0, archive_export, NULL},
+    {HTTP_POST, "/api/import", LIMIT_IMPORT_BODY, archive_import, archive_import_begin},
+    {HTTP_GET, "/v1/models", 0, openai_models, NULL},
+    {HTTP_GET, OPENAI_MODEL_PATH, 0, openai_models, NULL},
+    {HTTP_POST, "/v1/chat/completions", LIMIT_BODY, openai_chat, NULL},
+    {HTTP_POST, "/v1/completions", LIMIT_BODY, openai_completion, NULL},
 };
 
 static bool is_openai(const struct exchange *e) { return strncmp(e->path, "/v1/", 4) == 0; }
@@ -429,8 +439,10 @@ void http_begin(struct exchange *e) {
     const struct route *route = find_route(e);
     if (!route) return;
     e->body_limit = route->body_limit;
+    bool is_large = e->content_length > (int64_t)e->body_limit;
+    if (!is_large && route->begin && !route->begin(e)) return;
     if (wants_body && e->content_length > 0) {
-        if (e->content_length > (int64_t)e->body_limit) refuse_body(e);
+        if (is_large) refuse_body(e);
         return; /* http_body goes on */
     }
     if (e->content_length > 0) e->close_after = true; /* a body where none belongs is not read */
@@ -440,6 +452,8 @@ void http_begin(struct exchange *e) {
 
 void http_body(struct exchange *e) {
     if (e->content_length > (int64_t)e->body_limit || e->body.failed) {
+        if (e->gone) e->gone(e); /* what was begun for it */
+        e->gone = NULL;
         refuse(e, e->body.failed ? 503 : 413, e->body.failed ? "Out of memory." : "The body is too large.");
         return;
     }

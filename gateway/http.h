@@ -71,7 +71,8 @@ void http_answer_static(struct exchange *exchange, int status, const char *type,
                         size_t len);
 void http_answer_error(struct exchange *exchange, int status, const char *sentence); /* {"error": sentence} */
 void http_stream_begin(struct exchange *exchange, const char *type);
-void http_stream_ready(struct exchange *exchange); /* there is something to pull */
+void http_download_begin(struct exchange *exchange, const char *type, const char *headers); /* a stream that is a file */
+void http_stream_ready(struct exchange *exchange);                                          /* there is something to pull */
 
 /* server.c implements: frees what no socket and no hold needs any more. */
 void exchange_settle(struct exchange *exchange);

@@ -91,6 +91,7 @@
  *                                              without a cookie when the code is used up)
  *   POST /api/session {"key": "fsk_..."}       API key -> 204 and session cookie; 401 {error}; DELETE /api/session signs out
  *   GET  /api/session                          200 {user:{name, admin}} or 401
+ *   GET  /api/export, POST /api/import         one's chats as a file, and back: archive.h
  *   GET  /health                               200 {status:"ok"|"draining", version, model, uptime_s, ...}; no sign-in needed
  *   GET  /v1/models, /v1/models/NAME, POST /v1/chat/completions, POST /v1/completions
  *                                              OpenAI's shapes and errors; Authorization: Bearer fsk_...

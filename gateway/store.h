@@ -72,6 +72,28 @@ struct store_user {
     bool learns; /* allows that guesses come from his own earlier answers */
 };
 
+/* A chat that comes in from a file. Its messages stand with parents before children; what it points at is the giver's. */
+struct store_chat_message {
+    enum message_role role;
+    enum message_state state; /* not running */
+    int parent;               /* place of an earlier message of the chat; -1: a root */
+    int64_t created_ms;
+    const char *text, *meta;
+    size_t text_len;
+};
+struct store_chat {
+    const char *title;
+    int64_t changed_ms;
+    struct store_chat_message *messages;
+    int n_messages; /* at least one */
+};
+enum store_next { STORE_NEXT_CHAT, STORE_NEXT_END, STORE_NEXT_BAD };
+struct store_import { /* called on the store's writer thread; rewind begins anew, first of all too */
+    void *arg;
+    void (*rewind)(void *arg);
+    enum store_next (*next)(void *arg, struct store_chat *out); /* out lives until the next call */
+};
+
 enum store_kind {
     /* writes */
     /* BEGIN_TURN, BEGIN_REGEN, BEGIN_CONT, FINISH and RENAME also give out: time_ms and convs[0], the conversation as it is now,
@@ -90,6 +112,7 @@ enum store_kind {
     STORE_RENAME,     /* in: user, conv, title */
     STORE_DELETE,     /* in: user, conv. The conversation and its messages are gone */
     STORE_LEARN,      /* in: user, learns. That is the user's setting from now on; false for new users */
+    STORE_IMPORT,     /* in: user, import. Adds all of its chats. CONFLICT: next said BAD, and nothing was added */
     STORE_SESSION_ADD,  /* in: user, token_hash, expires_ms */
     STORE_SESSION_DROP, /* in: token_hash */
     STORE_USER_ADD,     /* store_user_add */
@@ -102,6 +125,9 @@ enum store_kind {
                  * also ends at STORE_MAX_PAGE_BYTES of text */
     STORE_PATH, /* in: user, message. out: conv, learns, messages from the root to message, for a prompt. more:
                  * STORE_MAX_PATH_BYTES of text or STORE_MAX_PATH messages were reached, the oldest are left out */
+    STORE_EXPORT, /* in: user, conv (this one alone, or none: all), after_chat, after_message (0, then what the last one gave
+                   * out), limit. out: convs[0], the chat of which this is a part, if there was a further one; messages, oldest
+                   * first, as many as a page of HIST has; more: it goes on; after_chat, after_message */
     STORE_SEARCH, /* in: user, text (words, all of which must be there; the last one may be a beginning), message (hits before
                    * this one, or none), limit. out: messages (their text an excerpt, meta empty), newest first; convs, the
                    * conversation of each; more; indexing */
@@ -133,6 +159,8 @@ struct store_op {
     unsigned char token_hash[32]; /* SHA-256 or BLAKE2b-256 of a session token or API key */
     int64_t expires_ms;
     int limit;
+    const struct store_import *import;
+    int64_t after_chat, after_message; /* keys inside the database; EXPORT gives them out, too */
 
     /* out */
     enum store_status status;

@@ -236,6 +236,8 @@ static enum store_status run(struct db *db, struct store_op *op) {
         return read_answers(db, op);
     case STORE_MESSAGE_GET:
         return read_message(db, op);
+    case STORE_EXPORT:
+        return store_export(db, op);
     case STORE_SEARCH:
         return store_search(db, op);
     case STORE_SESSION_GET:

@@ -22,7 +22,8 @@ _Static_assert(MESSAGE_USER == 0 && MESSAGE_ASSISTANT == 1 && MESSAGE_DONE == 0 
 #define LIVE           "(SELECT r.generation FROM messages r WHERE r.conv = c.key AND r.state = 1 ORDER BY r.key DESC LIMIT 1)"
 #define MESSAGE_TABLES " FROM messages m JOIN conversations c ON c.key = m.conv LEFT JOIN messages p ON p.key = m.parent "
 #define MESSAGE_SELECT                                                                                                           \
-    "SELECT m.id, p.id, c.id, m.generation, m.role, m.state, m.created_ms, m.text, m.base_len, m.meta, m.parent" MESSAGE_TABLES
+    "SELECT m.id, p.id, c.id, m.generation, m.role, m.state, m.created_ms, m.text, m.base_len, m.meta, m.parent, "               \
+    "m.key" MESSAGE_TABLES
 
 static const char *const query_texts[Q_COUNT] = {
     [Q_BEGIN_WRITE] = "BEGIN IMMEDIATE",
@@ -45,6 +46,9 @@ static const char *const query_texts[Q_COUNT] = {
     [Q_CONV_DELETE] = "DELETE FROM conversations WHERE id = ?1 AND user_id = ?2",
     [Q_CONV_PAGE] = "SELECT c.id, c.title, c.changed_ms, " LIVE " FROM conversations c "
                     "WHERE c.user_id = ?1 AND (c.changed_ms, c.key) < (?2, ?3) ORDER BY c.changed_ms DESC, c.key DESC LIMIT ?4",
+    /* By key, not by the index on user_id: that would be sorted for every chat. */
+    [Q_CONV_NEXT] = "SELECT key FROM conversations WHERE +user_id = ?1 AND key > ?2 ORDER BY key LIMIT 1",
+    [Q_CONV_IMPORT] = "INSERT INTO conversations (id, user_id, title, created_ms, changed_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
 
     [Q_MESSAGE_ADD] = "INSERT INTO messages (id, conv, parent, role, state, created_ms, generation, text) VALUES (?1, ?2, ?3, "
                       "?4, ?5, ?6, ?7, ?8)",
@@ -57,6 +61,9 @@ static const char *const query_texts[Q_COUNT] = {
     [Q_MESSAGE_FINISH] =
         "UPDATE messages SET text = ?3, state = ?4, meta = ?5 WHERE id = ?1 AND generation = ?2 AND state = 1 RETURNING conv",
     [Q_MESSAGE_PAGE] = MESSAGE_SELECT "WHERE m.conv = ?1 AND m.key < ?2 ORDER BY m.key DESC LIMIT ?3",
+    [Q_MESSAGE_NEXT] = MESSAGE_SELECT "WHERE m.conv = ?1 AND m.key > ?2 ORDER BY m.key LIMIT ?3",
+    [Q_MESSAGE_IMPORT] = "INSERT INTO messages (id, conv, parent, role, state, created_ms, meta, text) "
+                         "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     [Q_MESSAGE_STEP] = MESSAGE_SELECT "WHERE m.key = ?1",
     [Q_MESSAGE_BY_ID] = MESSAGE_SELECT "WHERE m.id = ?1 AND c.user_id = ?2",
     [Q_MESSAGE_BY_GENERATION] = MESSAGE_SELECT "WHERE m.generation = ?1 AND c.user_id = ?2",
@@ -77,6 +84,9 @@ static const char *const query_texts[Q_COUNT] = {
     [Q_BACKLOG_GET] = "SELECT rowid, lo, hi FROM search_backlog ORDER BY hi DESC LIMIT 1",
     [Q_BACKLOG_NEXT] = "SELECT key, length(text) FROM messages WHERE key BETWEEN ?1 AND ?2 ORDER BY key DESC LIMIT 1",
     [Q_BACKLOG_MOVE] = "UPDATE search_backlog SET hi = ?2 WHERE rowid = ?1",
+    [Q_BACKLOG_OPEN] = "INSERT INTO search_backlog (lo, hi) SELECT coalesce(max(key), 0) + 1, 9223372036854775807 FROM messages",
+    [Q_BACKLOG_CLOSE] =
+        "UPDATE search_backlog SET hi = (SELECT coalesce(max(key), 0) FROM messages) WHERE hi = 9223372036854775807",
     [Q_BACKLOG_DROP] = "DELETE FROM search_backlog WHERE rowid = ?1",
 
     [Q_SESSION_ADD] = "INSERT INTO sessions (hash, user_id, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)",

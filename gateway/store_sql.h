@@ -39,6 +39,8 @@ enum db_query {
     Q_CONV_RENAME,
     Q_CONV_DELETE,
     Q_CONV_PAGE,
+    Q_CONV_NEXT,
+    Q_CONV_IMPORT,
     Q_MESSAGE_ADD,
     Q_MESSAGE_FIND,
     Q_MESSAGE_NEWEST_ANSWER,
@@ -46,6 +48,8 @@ enum db_query {
     Q_MESSAGE_CHECKPOINT,
     Q_MESSAGE_FINISH,
     Q_MESSAGE_PAGE,
+    Q_MESSAGE_NEXT,
+    Q_MESSAGE_IMPORT,
     Q_MESSAGE_STEP,
     Q_MESSAGE_BY_ID,
     Q_MESSAGE_BY_GENERATION,
@@ -57,6 +61,8 @@ enum db_query {
     Q_BACKLOG_NEXT,
     Q_BACKLOG_MOVE,
     Q_BACKLOG_DROP,
+    Q_BACKLOG_OPEN,
+    Q_BACKLOG_CLOSE,
     Q_SESSION_ADD,
     Q_SESSION_DROP,
     Q_SESSION_PURGE,
@@ -147,6 +153,10 @@ int search_register(sqlite3 *sql);
  * more, or it cannot be written now. */
 enum store_status store_search(struct db *db, struct store_op *op);
 bool store_index_some(struct db *db);
+
+/* store_archive.c: STORE_EXPORT, STORE_IMPORT. */
+enum store_status store_export(struct db *db, struct store_op *op);
+enum store_status store_import(struct db *db, struct store_op *op);
 
 int64_t store_now_ms(void);
 

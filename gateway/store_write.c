@@ -335,6 +335,8 @@ static enum store_status run(struct db *db, struct store_op *op) {
         return delete_conv(db, op);
     case STORE_LEARN:
         return learn(db, op);
+    case STORE_IMPORT:
+        return store_import(db, op);
     case STORE_SESSION_ADD:
         return session_add(db, op);
     case STORE_SESSION_DROP:

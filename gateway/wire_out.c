@@ -237,6 +237,27 @@ void wire_msg(struct buffer *out, const struct store_message *message) {
     put_text(out, "}");
 }
 
+void wire_archive_chat(struct buffer *out, const struct store_conversation *c) {
+    put_text(out, "{\"title\":");
+    put_cstring(out, c->title);
+    put_member_integer(out, "ts", c->changed_ms);
+    put_text(out, ",\"messages\":[");
+}
+
+void wire_archive_message(struct buffer *out, const struct store_message *m) {
+    bool running = m->state == MESSAGE_RUNNING; /* in the file it ends where it was last saved */
+    put_text(out, "{\"id\":");
+    put_cstring(out, m->id.text);
+    put_member_id(out, "parent", &m->parent);
+    put_member(out, "role", m->role == MESSAGE_USER ? "user" : "assistant");
+    put_text(out, ",\"text\":");
+    put_string(out, m->text, m->text_len);
+    put_member_integer(out, "ts", m->created_ms);
+    put_member(out, "st", message_state_name(running ? MESSAGE_INTERRUPTED : m->state));
+    if (!running) put_meta_members(out, m->meta);
+    put_text(out, "}");
+}
+
 void wire_conv(struct buffer *out, const struct store_conversation *conv) {
     put_text(out, "{\"t\":\"conv\",\"c\":");
     put_conversation(out, conv);

@@ -37,6 +37,9 @@ void wire_ok_search(struct buffer *out, const char *id, const struct store_op *o
 /* id and g may be NULL or empty; retry_ms 0 = absent. */
 void wire_err(struct buffer *out, const char *id, const struct store_id *generation, int code, const char *message, int retry_ms);
 void wire_msg(struct buffer *out, const struct store_message *message);
+/* For files (archive.h): the beginning of a chat, up to its messages; one of these. */
+void wire_archive_chat(struct buffer *out, const struct store_conversation *conv);
+void wire_archive_message(struct buffer *out, const struct store_message *message);
 void wire_conv(struct buffer *out, const struct store_conversation *conv);
 void wire_conv_deleted(struct buffer *out, const struct store_id *conv);
 void wire_learn(struct buffer *out, bool on);

@@ -294,6 +294,11 @@ export class Chat {
         });
     }
 
+    /* The reader is on his way to a message, or there: the focus is not the message field's. */
+    isAimed(): boolean {
+        return this.wanted !== null || this.revealed.peek() !== null;
+    }
+
     /* --- asking --- */
 
     send(text: string, parent: string | null = this.leaf.value, dropOldest = false): void {

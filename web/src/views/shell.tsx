@@ -12,9 +12,9 @@ import { ExpiredDialog } from './gate.tsx';
 import { GuessesDialog } from './guesses.tsx';
 import { HelpDialog } from './help.tsx';
 import { Icon } from './icons.tsx';
+import { lazy } from './lazy.tsx';
 import { LinkBar } from './linkbar.tsx';
 import { Menu } from './menu.tsx';
-import { SettingsDialog } from './settings.tsx';
 import { conversationMenu, Sidebar } from './sidebar.tsx';
 import { Transcript } from './transcript.tsx';
 import { newChat } from '../keys.ts';
@@ -97,6 +97,8 @@ function Toasts() {
         </div>
     );
 }
+
+const SettingsDialog = lazy(() => import('./settings.tsx').then((part) => part.SettingsDialog));
 
 function OpenDialog() {
     const open = dialog.value;

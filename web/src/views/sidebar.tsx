@@ -1,6 +1,7 @@
 /* sidebar.tsx - the list of conversations, by day; a new chat, the person's menu; what a search finds in titles and in messages. A
  * drawer on narrow screens. */
 import { useEffect, useRef, useState } from 'preact/hooks';
+import { saveChat } from '../archive.ts';
 import { connection } from '../connection.ts';
 import { dayGroup, formatDay } from '../format.ts';
 import { newChat, toggleSidebar } from '../keys.ts';
@@ -25,6 +26,8 @@ import { Menu, type MenuItem } from './menu.tsx';
 export function conversationMenu(conversation: Conversation): MenuItem[] {
     return [
         { label: 'Rename', icon: 'edit', run: () => void (dialog.value = { kind: 'rename', conversation }) },
+        { label: 'Save as Markdown', icon: 'save', run: () => saveChat(conversation.id, 'markdown') },
+        { label: 'Save as JSON', icon: 'save', run: () => saveChat(conversation.id, 'json') },
         { label: 'Delete', icon: 'trash', danger: true, run: () => void (dialog.value = { kind: 'delete', conversation }) },
     ];
 }
