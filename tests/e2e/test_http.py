@@ -111,3 +111,10 @@ def test_two_servers_cannot_share_a_folder(server):
     command = [server.binary, "serve", "--model", "none", "--port", "0", "--data", server.data]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and server.data in done.stderr
+
+
+def test_the_licences_of_what_the_page_carries(server):
+    answer = request(server.url + "/licences.txt")
+    assert answer.status == 200 and answer.headers["content-type"] == "text/plain; charset=utf-8"
+    for name in ("preact ", "@preact/signals-core ", "katex ", "marked ", "highlight.js ", "libwebsockets ", "libsodium "):
+        assert "\n" + name in answer.body.decode()

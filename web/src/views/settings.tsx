@@ -211,7 +211,10 @@ export function SettingsDialog() {
                 </section>
                 <p class="about">
                     {welcome.value && `${welcome.value.model.name} on Foresay ${welcome.value.server.version}. `}
-                    Other settings stay in this browser; chats stay on the server.
+                    Other settings stay in this browser; chats stay on the server.{' '}
+                    <a href="/licences.txt" target="_blank" rel="noreferrer">
+                        Licences
+                    </a>
                 </p>
             </div>
         </Modal>
