@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* --- answers --- */
 
@@ -152,20 +153,37 @@ static void put_page_policy(struct buffer *out, const char *host) {
                   "require-trusted-types-for 'script'; trusted-types app\r\n");
 }
 
+/* Does an Accept-Encoding header name gzip, and not to forbid it (q=0)? */
+static bool takes_gzip(const char *header) {
+    for (const char *at = header; *at; at += strcspn(at, ","), at += *at == ',') {
+        at += strspn(at, " \t");
+        size_t len = strcspn(at, " \t;,");
+        if (len != 4 || strncasecmp(at, "gzip", 4) != 0) continue;
+        const char *weight = at + len + strspn(at + len, " \t;");
+        return strncasecmp(weight, "q=0", 3) != 0 || strspn(weight + 3, ".0") < strcspn(weight + 3, " \t,");
+    }
+    return false;
+}
+
 static void serve_asset(struct exchange *e, const struct web_asset *asset) {
     struct buffer headers = {0};
+    bool small = asset->gzip && takes_gzip(e->accept_encoding);
+    const char *etag = small ? asset->gzip_etag : asset->etag;
     put_text(&headers, "etag: ");
-    put_text(&headers, asset->etag);
+    put_text(&headers, etag);
     put_text(&headers,
              asset->immutable ? "\r\ncache-control: public, max-age=31536000, immutable\r\n" : "\r\ncache-control: no-cache\r\n");
+    if (asset->gzip) put_text(&headers, "vary: accept-encoding\r\n");
+    if (small) put_text(&headers, "content-encoding: gzip\r\n");
     if (strncmp(asset->type, "text/html", 9) == 0) put_page_policy(&headers, e->host);
     buffer_append(&headers, "", 1);
     if (headers.failed) {
         server_kill(e->socket);
-    } else if (e->if_none_match[0] && strstr(e->if_none_match, asset->etag)) {
+    } else if (e->if_none_match[0] && strstr(e->if_none_match, etag)) {
         http_answer_static(e, 304, NULL, headers.data, NULL, 0);
     } else {
-        http_answer_static(e, 200, asset->type, headers.data, (const char *)asset->data, asset->size);
+        const unsigned char *data = small ? asset->gzip : asset->data;
+        http_answer_static(e, 200, asset->type, headers.data, (const char *)data, small ? asset->gzip_size : asset->size);
     }
     buffer_free(&headers);
 }

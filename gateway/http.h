@@ -37,6 +37,7 @@ struct exchange {
 
     enum http_method method;
     char path[256], query[256], host[300], origin[300], cookie[2048], authorization[256], if_none_match[64];
+    char accept_encoding[128]; /* empty when it is longer */
     struct buffer body;
     size_t body_limit;
     int64_t content_length;
