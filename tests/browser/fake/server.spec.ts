@@ -304,7 +304,7 @@ test('chats go out as files and come in again', async ({ page }) => {
     await expect(page.getByText('1 chat with 2 messages came in.')).toBeVisible();
     await bring(all.text.replace('"role":"user"', '"role":"cook"'));
     await expect(page.getByText('Nothing came in. Chat 1, message 1: role')).toBeVisible();
-    await expectAccessible(page);
+    await expectAccessible(page, 'settings with news');
     await page.keyboard.press('Escape');
     await expect(page.locator('.row')).toHaveCount(2);
     // What came in is found by its words, like everything else.
