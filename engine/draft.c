@@ -105,6 +105,16 @@ static int sources_of(enum engine_drafter drafter) {
     }
 }
 
+static double arrival_of(const void *self, int position, int32_t token) {
+    return sampler_arrival(((const struct request *)self)->sampling.seed, (uint64_t)position, token);
+}
+
+/* Only texts that match may be guessed with the noise that draws them. */
+static struct draft_noise noise_of(const struct request *r) {
+    bool is_known = r->sampling.temperature > 0 && r->verify == ENGINE_VERIFY_MATCH;
+    return (struct draft_noise){is_known ? arrival_of : NULL, r};
+}
+
 struct draft_context draft_context_of(const struct engine *e, const struct request *r) {
     bool is_chain = r->verify == ENGINE_VERIFY_TOKEN || r->verify == ENGINE_VERIFY_BLOCK;
     bool is_alone = draft_is_weighed(r->verify) && r->drafter != ENGINE_DRAFTER_AUTO; /* its text may not depend on others */
@@ -115,6 +125,7 @@ struct draft_context draft_context_of(const struct engine *e, const struct reque
                                   .max_nodes = most_nodes(e, &r->seq),
                                   .max_width = is_chain ? 1 : e->config.draft_width,
                                   .sources = sources_of(r->drafter),
+                                  .noise = noise_of(r),
                                   .request = r};
 }
 

@@ -24,7 +24,7 @@ static void count_round(struct engine *e, struct request *r) {
 static int count_own(const struct request *r) {
     int n = 0;
     for (uint64_t left = r->last_path & ~(uint64_t)1; left; left &= left - 1)
-        n += r->draft->tree.odds_class[__builtin_ctzll(left)] >= PAST_CLASS;
+        n += odds_kind(r->draft->tree.odds_class[__builtin_ctzll(left)]) >= PAST_CLASS;
     return n;
 }
 

@@ -130,7 +130,8 @@ static void offer(struct head_drafter *d, int parent, const struct guess *guesse
     for (int i = 0; i < d->width && d->n_candidates < MOST_CANDIDATES; i++) {
         struct candidate c = {.parent = parent, .token = guesses[i].token};
         if (!(guesses[i].p > 0)) break;
-        c.odds_class = odds_class_of(DRAFT_MODEL_CLASS, guesses[i].p);
+        c.odds_class = odds_class_of_draw(&d->context->noise, d->context->n_tokens + d->tree->depth[parent], c.token,
+                                          odds_class_of(DRAFT_MODEL_CLASS, guesses[i].p));
         c.odds = odds_estimate(d->context->own, d->context->all, c.odds_class);
         c.chance = d->tree->chance[parent] * c.odds;
         if (c.chance >= LEAST_CHANCE) d->candidates[d->n_candidates++] = c;

@@ -89,8 +89,9 @@ void sampler_logprobs(struct sampler *sampler, struct sampler_draw *draw);
 int sampler_sample(struct sampler *sampler, const struct engine_sampling *params, const struct sampler_history *history,
                    float *logits, int32_t *token);
 
-/* The standard Gumbel noise of a token at a position. */
+/* The standard Gumbel noise of a token at a position; the same as an exponential variate, exp(-noise). */
 double sampler_noise(uint64_t seed, uint64_t position, int32_t token);
+double sampler_arrival(uint64_t seed, uint64_t position, int32_t token);
 
 /* The weight of a candidate in sums: a whole number, so that no order of addition matters. */
 static inline uint64_t sampler_fixed(float weight) { return (uint64_t)((double)weight * 0x1p44); }

@@ -27,15 +27,19 @@ double sampler_log(double x) {
     return exponent * 0.693147180559945309417 + 2.0 * (s + s * sum);
 }
 
-/* -log(-log u) for u in (0, 1). */
-static double gumbel(double u) { return -sampler_log(-sampler_log(u)); }
+/* -log u, u in (0, 1) made of these bits. */
+static double arrival_of_bits(uint32_t coarse, uint32_t fine) {
+    return -sampler_log(((double)((uint64_t)coarse << 32 | fine) + 0.5) * 0x1p-40);
+}
 
-static double gumbel_of_bits(uint32_t coarse, uint32_t fine) {
-    return gumbel(((double)((uint64_t)coarse << 32 | fine) + 0.5) * 0x1p-40);
+static double gumbel_of_bits(uint32_t coarse, uint32_t fine) { return -sampler_log(arrival_of_bits(coarse, fine)); }
+
+double sampler_arrival(uint64_t seed, uint64_t position, int32_t token) {
+    return arrival_of_bits(philox_coarse(seed, position, (uint32_t)token), philox_fine(seed, position, (uint32_t)token));
 }
 
 double sampler_noise(uint64_t seed, uint64_t position, int32_t token) {
-    return gumbel_of_bits(philox_coarse(seed, position, (uint32_t)token), philox_fine(seed, position, (uint32_t)token));
+    return -sampler_log(sampler_arrival(seed, position, token));
 }
 
 /* The largest number that begins with these coarse bits, and a little for rounding. */

@@ -20,11 +20,11 @@ bool trace_open(struct request *r, int n) {
     return r->is_guess && (!r->wants_trace || r->traces);
 }
 
-/* Who guesses with odds of this class. */
-static enum engine_drafter source_of(const struct drafting *d, int odds_class) {
-    bool is_past = odds_class >= PAST_CLASS;
-    if (odds_class < DRAFT_STORE_CLASS || (is_past && odds_class < PAST_STORE_CLASS)) return ENGINE_DRAFTER_SUFFIX;
-    if (odds_class < DRAFT_MODEL_CLASS || is_past) return ENGINE_DRAFTER_NGRAM;
+/* Whose guesses are of this kind. */
+static enum engine_drafter source_of(const struct drafting *d, int kind) {
+    bool is_past = kind >= PAST_CLASS;
+    if (kind < DRAFT_STORE_CLASS || (is_past && kind < PAST_STORE_CLASS)) return ENGINE_DRAFTER_SUFFIX;
+    if (kind < DRAFT_MODEL_CLASS || is_past) return ENGINE_DRAFTER_NGRAM;
     if (d->model) return ENGINE_DRAFTER_MODEL;
     return d->head_shape.kind == HEAD_MEDUSA ? ENGINE_DRAFTER_MEDUSA : ENGINE_DRAFTER_EAGLE;
 }
@@ -40,13 +40,13 @@ static void write_trace(const struct engine *e, const struct drawing *d, int n_a
     for (int i = 0; i < out->n_nodes; i++) {
         enum engine_drafter source = i == 0               ? ENGINE_DRAFTER_AUTO
                                      : r->draft->is_drawn ? ENGINE_DRAFTER_MODEL
-                                                          : source_of(&e->drafting, tree->odds_class[i]);
+                                                          : source_of(&e->drafting, odds_kind(tree->odds_class[i]));
         out->nodes[i] = (struct engine_trace_node){.token = tree->tokens[i],
                                                    .chance = tree->chance[i],
                                                    .parent = tree->parent[i],
                                                    .source = (uint8_t)source,
                                                    .accepted = tree->ancestors[d->walk.node] >> i & 1,
-                                                   .is_own = !r->draft->is_drawn && tree->odds_class[i] >= PAST_CLASS};
+                                                   .is_own = !r->draft->is_drawn && odds_kind(tree->odds_class[i]) >= PAST_CLASS};
     }
 }
 

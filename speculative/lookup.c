@@ -70,9 +70,11 @@ static int class_of_branch(const struct branch *b) {
     return (b->is_past ? past_class_of_length : class_of_length)(b->place.length + b->n);
 }
 
-static void add_candidate(struct growth *g, int parent, int32_t token, int odds_class, int branch) {
+static void add_candidate(struct growth *g, int parent, int32_t token, int kind, int branch) {
     assert(g->n_candidates < MAX_CANDIDATES);
-    float odds = odds_estimate(g->context->own, g->context->all, odds_class);
+    const struct draft_context *context = g->context;
+    int odds_class = odds_class_of_draw(&context->noise, context->n_tokens + g->tree->depth[parent], token, kind);
+    float odds = odds_estimate(context->own, context->all, odds_class);
     g->candidates[g->n_candidates++] = (struct candidate){parent, odds_class, token, odds, branch};
 }
 

@@ -25,7 +25,9 @@
 
 enum {
     TREE_MAX_NODES = 64, /* the root included: a set of nodes fits a word */
-    ODDS_CLASSES = 49,
+    ODDS_KINDS = 49,
+    ODDS_LUCKS = 5, /* see odds */
+    ODDS_CLASSES = ODDS_LUCKS * ODDS_KINDS,
     DRAFT_STORE_CLASS = 16, /* and the seven after it: guesses of an n-gram store; those below: of the text itself */
 };
 
@@ -124,6 +126,10 @@ int verify_typical(const struct verify_problem *problem, double epsilon, double 
  * node, whether they were computed or not: the draw would have been the same. So odds are learned also while nothing is
  * drafted. */
 
+/* A class is a kind of guess and the luck of its token, where that is known: luck * ODDS_KINDS + kind. Luck 0: the target draws
+ * without noise, or nobody may know it. */
+static inline int odds_kind(int odds_class) { return odds_class % ODDS_KINDS; }
+
 struct draft_odds {
     float tried[ODDS_CLASSES], right[ODDS_CLASSES]; /* weights; older guesses count less */
 };
@@ -132,13 +138,23 @@ struct draft_odds {
 void odds_init_prior(struct draft_odds *all);
 /* own: of one sequence, all zero at first; all: of all sequences together, the assumption of new ones. */
 float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, int odds_class);
-/* What was tried and right of the eight classes from `first` on, and the estimate for them together. */
+/* What was tried and right of the eight kinds from `first` on, whatever their luck, and the estimate for them together. */
 void odds_sum(const struct draft_odds *odds, int first, float *tried, float *right);
 float odds_estimate_from(const struct draft_odds *own, const struct draft_odds *all, int first);
-/* The class of a guess that its drafter gives probability p: one of the eight from `first` on. */
+/* The kind of a guess that its drafter gives probability p: one of the eight from `first` on. */
 int odds_class_of(int first, float p);
 /* The target drew n tokens from the root on: scores every node whose parent they reach. */
 void odds_learn(struct draft_odds *own, struct draft_odds *all, const struct token_tree *tree, const int32_t *drawn, int n);
+
+/* The noise with which the target will draw, for drafters that may know it (coupled drafts: Daliri et al. 2024): arrival times
+ * in a race, exponentially distributed, from which a draw takes the token with the least arrival / probability. Gumbel noise is
+ * their negative logarithm. of: NULL = there is none. */
+struct draft_noise {
+    double (*of)(const void *self, int position, int32_t token); /* the draw after `position` tokens of text */
+    const void *self;
+};
+/* The class of a guess for the token behind `position` tokens. */
+int odds_class_of_draw(const struct draft_noise *noise, int position, int32_t token, int kind);
 
 /* --- drafters --- */
 
@@ -151,6 +167,7 @@ struct draft_context {
     int sources;                  /* of a drafter with several: DRAFT_FROM_... */
     const struct past_text *past; /* earlier texts of the same author; NULL = none */
     float least_chance;           /* nodes below cannot pay: for drafters whose guesses take time */
+    struct draft_noise noise;     /* of the target's draws */
     const void *request;          /* how the target draws, for drafters that draw like it: the engine's */
 };
 
@@ -260,7 +277,7 @@ void past_read(const struct past_text *past, int32_t *out);
 void past_set_store(struct past_text *past, void *image, uint64_t size);
 bool past_has_store(const struct past_text *past);
 
-/* The class of guesses that come from there, and all classes after it; the last eight: from the author's store. */
+/* The kind of guesses that come from there, and all kinds after it; the last eight: from the author's store. */
 enum { PAST_CLASS = 32, PAST_STORE_CLASS = PAST_CLASS + 9 };
 
 /* --- the drafter that looks things up --- */

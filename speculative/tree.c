@@ -1,4 +1,4 @@
-/* tree.c - token trees, the walk of the target's draws through one, and what is learned from it. */
+/* tree.c - token trees, and the walk of the target's draws through one. */
 #include <assert.h>
 #include <string.h>
 
@@ -102,63 +102,4 @@ bool walk_step(struct tree_walk *walk, int32_t token) {
     if (child < 0 || child >= walk->n_nodes) return false;
     walk->node = child;
     return true;
-}
-
-/* --- odds --- */
-
-static const float OWN_DECAY = 0.97f;   /* a sequence remembers about 33 guesses of a class */
-static const float ALL_DECAY = 0.9995f; /* all together about 2000 */
-static const float PRIOR_WEIGHT = 12;   /* guesses that the assumption is worth */
-
-void odds_init_prior(struct draft_odds *all) {
-    /* The lookup drafter's classes as found on answers that its store was not made of, half of them at temperature 0.8; two of
-     * draws; then the draft model's, then those of earlier texts; any other class starts at one half. */
-    static const float prior[ODDS_CLASSES] = {.45f, .52f, .64f, .69f, .77f, .82f, .87f, .91f, .93f, .94f, .98f, .13f, .5f,
-                                              .5f,  .2f,  .7f,  .04f, .07f, .12f, .18f, .23f, .38f, .50f, .77f, .2f,  .25f,
-                                              .3f,  .4f,  .5f,  .6f,  .75f, .92f, .05f, .18f, .22f, .33f, .37f, .58f, .64f,
-                                              .78f, .9f,  .03f, .06f, .1f,  .18f, .24f, .4f,  .55f, .7f};
-    for (size_t i = 0; i < ODDS_CLASSES; i++) {
-        all->tried[i] = PRIOR_WEIGHT;
-        all->right[i] = PRIOR_WEIGHT * prior[i];
-    }
-}
-
-float odds_estimate(const struct draft_odds *own, const struct draft_odds *all, int odds_class) {
-    float assumed = all->right[odds_class] / all->tried[odds_class];
-    return (own->right[odds_class] + PRIOR_WEIGHT * assumed) / (own->tried[odds_class] + PRIOR_WEIGHT);
-}
-
-void odds_sum(const struct draft_odds *odds, int first, float *tried, float *right) {
-    *tried = *right = 0;
-    for (int i = first; i < first + 8; i++) *tried += odds->tried[i], *right += odds->right[i];
-}
-
-float odds_estimate_from(const struct draft_odds *own, const struct draft_odds *all, int first) {
-    float tried, right, all_tried, all_right;
-    odds_sum(own, first, &tried, &right);
-    odds_sum(all, first, &all_tried, &all_right);
-    return (right + PRIOR_WEIGHT * all_right / all_tried) / (tried + PRIOR_WEIGHT);
-}
-
-int odds_class_of(int first, float p) {
-    static const float borders[] = {.06f, .12f, .2f, .35f, .5f, .65f, .8f};
-    for (size_t i = 0; i < sizeof borders / sizeof *borders; i++) first += p >= borders[i];
-    return first;
-}
-
-static void score(struct draft_odds *odds, int odds_class, bool is_right, float decay) {
-    odds->tried[odds_class] = odds->tried[odds_class] * decay + 1;
-    odds->right[odds_class] = odds->right[odds_class] * decay + (is_right ? 1.0f : 0.0f);
-}
-
-void odds_learn(struct draft_odds *own, struct draft_odds *all, const struct token_tree *tree, const int32_t *drawn, int n) {
-    uint64_t reached = 1;
-    for (int i = 1; i < tree->n_nodes; i++) {
-        int depth = tree->depth[i];
-        if (!(reached >> tree->parent[i] & 1) || depth > n) continue;
-        bool is_right = tree->tokens[i] == drawn[depth - 1];
-        if (is_right) reached |= (uint64_t)1 << i;
-        score(own, tree->odds_class[i], is_right, OWN_DECAY);
-        score(all, tree->odds_class[i], is_right, ALL_DECAY);
-    }
 }

@@ -288,8 +288,48 @@ static void auto_weighs_what_pays(void **state) {
     }
 }
 
+/* --- noise that drafters know --- */
+
+struct listener {
+    int n, n_silent;
+    double sum, next_sum; /* of the arrivals of drawn tokens, and of the same tokens one place further on */
+};
+
+static void listen(void *self, int slot, const struct draft_context *context, struct token_tree *tree) {
+    struct listener *l = self;
+    const struct draft_noise *noise = &context->noise;
+    (void)slot, (void)tree;
+    l->n++;
+    l->n_silent += !noise->of;
+    if (!noise->of) return;
+    l->sum += noise->of(noise->self, context->n_tokens - 1, context->tokens[context->n_tokens - 1]);
+    l->next_sum += noise->of(noise->self, context->n_tokens, context->tokens[context->n_tokens - 1]);
+}
+
+/* Protects: the noise that a drafter is shown is that of the draws, place by place; who draws without, or verifies with other
+ * noise, shows none. A tiny model knows little, so it is noise that decides what is drawn. */
+static void drafters_know_the_noise_of_the_draws(void **state) {
+    (void)state;
+    static const struct drafter_ops ops = {.begin = drafter_no_begin, .propose = listen, .close = drafter_no_close};
+    for (int i = 0; i < 3; i++) {
+        struct listener listener = {0};
+        struct engine *engine = open_with(ENGINE_DRAFTER_SUFFIX, NULL);
+        struct engine_request request = prompt_request("the and you of", 100, i == 1 ? 0 : 1.2f, 9);
+        engine_set_drafter(engine, &(struct drafter){&ops, &listener});
+        request.ignore_eos = true;
+        request.verify = i == 2 ? ENGINE_VERIFY_TOKEN : ENGINE_VERIFY_MATCH;
+        struct outcome o = fixture_run(engine, &request);
+        assert_true(listener.n > 90);
+        assert_int_equal(listener.n_silent, i == 0 ? 0 : listener.n);
+        if (i == 0) assert_true(1.5 * listener.sum < listener.next_sum);
+        outcome_free(&o);
+        engine_close(engine);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(drafters_know_the_noise_of_the_draws),
         cmocka_unit_test(at_temperature_0_the_text_is_plain_decoding_s),
         cmocka_unit_test(rounds_leave_the_text_s_state_alone),
         cmocka_unit_test(auto_weighs_what_pays),

@@ -1,4 +1,5 @@
 /* test_speculative_ngram.c - the n-gram store: what it learns from text, what it refuses, and the trees that grow from it. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +8,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-#include <math.h>
 
 #include "speculative/speculative.h"
 
@@ -219,11 +219,78 @@ static void replays_count_whole_answers(void **state) {
     free(image);
 }
 
+/* --- known noise --- */
+
+static double hashed_arrival(const void *self, int position, int32_t token) {
+    (void)self;
+    uint64_t x = ((uint64_t)position << 20 | (uint64_t)token) * 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 32) * 0xBF58476D1CE4E5B9u;
+    return -log(((double)(x >> 12) + .5) * 0x1p-52);
+}
+
+/* One of four tokens, by a race of the arrivals over their probabilities. */
+static int32_t race(int position) {
+    static const double p[] = {.4, .3, .2, .1};
+    int32_t first = 0;
+    for (int32_t token = 1; token < 4; token++) {
+        if (hashed_arrival(NULL, position, token) / p[token] < hashed_arrival(NULL, position, first) / p[first]) first = token;
+    }
+    return first;
+}
+
+/* Tokens a step where one is guessed. */
+static double tokens_a_step(struct drafter *drafter, const int32_t *tokens, int n, struct draft_noise noise) {
+    struct draft_odds own = {0}, all;
+    struct token_tree tree;
+    int n_steps = 0;
+    odds_init_prior(&all);
+    for (int at = n / 2; at < n; n_steps++) {
+        const struct draft_context context = {.tokens = tokens,
+                                              .n_tokens = at,
+                                              .own = &own,
+                                              .all = &all,
+                                              .max_nodes = 1,
+                                              .max_width = 4,
+                                              .sources = DRAFT_FROM_STORE,
+                                              .noise = noise};
+        tree_init(&tree, tokens[at - 1]);
+        drafter->ops->propose(drafter->self, 0, &context, &tree);
+        int n_drawn = tree.n_nodes > 1 && tree.tokens[1] == tokens[at] ? 2 : 1;
+        odds_learn(&own, &all, &tree, tokens + at, n_drawn);
+        at += n_drawn;
+    }
+    return n / 2 / (double)n_steps;
+}
+
+/* Protects: whoever knows the noise guesses better than whoever knows the probabilities alone, but not without them. */
+static void known_noise_helps(void **state) {
+    (void)state;
+    enum { N = 40000 };
+    static int32_t drawn[N];
+    struct ngram_store store;
+    struct drafter drafter;
+    uint64_t size;
+    for (int i = 0; i < N; i++) drawn[i] = race(i);
+    void *image = ngram_build(drawn, N / 2, VOCAB, 5, 6, 1 << 20, &size);
+    assert_null(ngram_open(&store, image, size, VOCAB, 5, 6));
+    assert_int_equal(lookup_drafter_open(&drafter, 1, N, &store), 0);
+    double plain = tokens_a_step(&drafter, drawn, N, (struct draft_noise){0});
+    double coupled = tokens_a_step(&drafter, drawn, N, (struct draft_noise){.of = hashed_arrival});
+    assert_true(plain > 1.35 && plain < 1.45); /* the likeliest of four */
+    assert_true(coupled > 1.5);
+    drafter.ops->close(drafter.self);
+    free(image);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(single_contexts_are_counted),  cmocka_unit_test(probabilities_are_true),
-        cmocka_unit_test(stores_fit_their_size),        cmocka_unit_test(wrong_images_are_refused),
-        cmocka_unit_test(trees_grow_from_both_sources), cmocka_unit_test(replays_count_whole_answers),
+        cmocka_unit_test(single_contexts_are_counted),
+        cmocka_unit_test(probabilities_are_true),
+        cmocka_unit_test(stores_fit_their_size),
+        cmocka_unit_test(wrong_images_are_refused),
+        cmocka_unit_test(trees_grow_from_both_sources),
+        cmocka_unit_test(replays_count_whole_answers),
+        cmocka_unit_test(known_noise_helps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
