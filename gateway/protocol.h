@@ -30,7 +30,8 @@
  *              newest first paging over all branches: -> ok {conv, title, msgs:[m oldest..newest], more:bool}
  *   convs  {id, before? (conversation id), limit?}    -> ok {convs:[c newest first], more:bool}
  *   search {id, q (words, 1..256 bytes), before? (message id of a hit), limit? (1..50, default 20)}
- *              messages of the user that hold all the words, newest first; the last word may be a beginning
+ *              messages of the user that hold all the words, newest first; the last word may be a
+ *              beginning, if it has two letters
  *              -> ok {hits:[{conv, title, id (message), role, ts, text:[plain, hit, plain, ...]}], more:bool, indexing:bool}
  *              text: an excerpt, cut at the words looked for; indexing: older messages are still being made ready for search.
  *              An answer is found once it is no longer being written

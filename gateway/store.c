@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine/log.h"
@@ -248,8 +249,9 @@ enum store_status store_run(struct store *store, struct store_op *op) {
     return op->status;
 }
 
-/* store_run for an operation whose user is all that it gives out. */
-static enum store_status run_user(struct store *store, struct store_op *op, struct store_user *out, struct store_error *error) {
+/* store_run for an operation whose user is all that it gives out, and whether it is to be run again (more). */
+static enum store_status run_user_step(struct store *store, struct store_op *op, struct store_user *out, bool *more,
+                                       struct store_error *error) {
     if (!op) {
         snprintf(error->text, sizeof error->text, "Out of memory.");
         return STORE_ERROR;
@@ -259,8 +261,14 @@ static enum store_status run_user(struct store *store, struct store_op *op, stru
         *out = op->found_user;
     else
         snprintf(error->text, sizeof error->text, "%s", op->error);
+    *more = status == STORE_OK && op->more;
     store_op_free(op);
     return status;
+}
+
+static enum store_status run_user(struct store *store, struct store_op *op, struct store_user *out, struct store_error *error) {
+    bool more;
+    return run_user_step(store, op, out, &more, error);
 }
 
 static struct store_op *user_op(enum store_kind kind, const char *name, const unsigned char *key_hash) {
@@ -289,7 +297,14 @@ enum store_status store_user_key(struct store *store, const char *name, const un
 }
 
 enum store_status store_user_remove(struct store *store, const char *name, struct store_user *out, struct store_error *error) {
-    return run_user(store, user_op(STORE_USER_REMOVE, name, NULL), out, error);
+    const struct timespec pause = {.tv_nsec = 30 * 1000 * 1000}; /* for the writes of a server beside us */
+    bool more = false;
+    enum store_status status = run_user_step(store, user_op(STORE_USER_REMOVE, name, NULL), out, &more, error);
+    while (more) {
+        nanosleep(&pause, NULL);
+        status = run_user_step(store, user_op(STORE_USER_REMOVE, name, NULL), out, &more, error);
+    }
+    return status;
 }
 
 char *store_user_list(struct store *store, struct store_error *error) {

@@ -218,7 +218,8 @@ enum store_status store_user_add(struct store *store, const char *name, bool adm
 /* This key instead of those that the user had; all his sessions end. NOT_FOUND: nobody has the name. */
 enum store_status store_user_key(struct store *store, const char *name, const unsigned char key_hash[32], struct store_user *out,
                                  struct store_error *error);
-/* The user with all conversations, keys and sessions. NOT_FOUND: nobody has the name. CONFLICT: the last administrator. */
+/* The user with all conversations, keys and sessions. NOT_FOUND: nobody has the name. CONFLICT: the last administrator. Takes
+ * many transactions; cut off between them, the user is there without a key and with some of the conversations. */
 enum store_status store_user_remove(struct store *store, const char *name, struct store_user *out, struct store_error *error);
 char *store_user_list(struct store *store, struct store_error *error); /* for people, a line each; to free; NULL: see error */
 int store_user_count(struct store *store);                             /* -1: the store cannot say */

@@ -4,7 +4,8 @@
  * first column; triggers keep it so, whoever changes or deletes. Keys between the bounds of a row of search_backlog are left out
  * by the triggers and put in here, newest first, a little at a time while nothing else is to be written: an old database, or a
  * large import, stops nobody. (2) A question names the owner, and the rows found are compared with the user once more.
- *  (3) What a person types is only words: each stands in quotes, so no part of it is FTS5's language. */
+ *  (3) What a person types is only words: each stands in quotes, so no part of it is FTS5's language. (4) What a deleted message
+ * had in the index is struck out at once, and leaves the file when FTS5 next merges that part of it. */
 #include <stdio.h>
 #include <string.h>
 
@@ -27,12 +28,15 @@ static size_t blank_at(const char *text, size_t len) {
     return len >= 3 && memcmp(text, "\xE3\x80\x80", 3) == 0 ? 3 : 0;
 }
 
-/* owner : "u7" AND text : ("all" "words" "begi" *): the last one may go on. False: there is no word. */
+/* owner : "u7" AND text : ("all" "words" "begi" *): the last one may go on, unless
+ * it is one letter, with which half of all words begin. False: there is no word. */
 static bool make_question(char out[QUESTION_BYTES], int64_t user, const char *text, size_t len) {
     int n_words = 0;
+    bool is_long = false;
     size_t n = (size_t)snprintf(out, QUESTION_BYTES, "owner : \"u%lld\" AND text : (", (long long)user);
     for (size_t i = 0, blank; i < len && n_words < MAX_WORDS; i += blank) {
         if ((blank = blank_at(text + i, len - i)) > 0) continue;
+        size_t begin = i;
         out[n++] = '"';
         for (; i < len && blank_at(text + i, len - i) == 0; i++) {
             if (text[i] == '"') out[n++] = '"';
@@ -41,8 +45,9 @@ static bool make_question(char out[QUESTION_BYTES], int64_t user, const char *te
         out[n++] = '"';
         out[n++] = ' ';
         n_words++;
+        is_long = i - begin > 1;
     }
-    memcpy(out + n, "*)", 3);
+    memcpy(out + n, is_long ? "*)" : ")", 3);
     return n_words > 0;
 }
 

@@ -102,7 +102,9 @@ static const char *const query_texts[Q_COUNT] = {
     [Q_USER_BY_NAME] = "SELECT id, name, admin FROM users WHERE name = ?1",
     [Q_USER_KEYS_DROP] = "DELETE FROM api_keys WHERE user_id = ?1",
     [Q_USER_SESSIONS_DROP] = "DELETE FROM sessions WHERE user_id = ?1",
-    [Q_USER_REMOVE] = "DELETE FROM users WHERE id = ?1 AND (admin = 0 OR (SELECT count(*) FROM users WHERE admin = 1) > 1)",
+    [Q_USER_MAY_GO] = "SELECT 1 FROM users WHERE id = ?1 AND (admin = 0 OR (SELECT count(*) FROM users WHERE admin = 1) > 1)",
+    [Q_USER_CONVS_DROP] = "DELETE FROM conversations WHERE key IN (SELECT key FROM conversations WHERE user_id = ?1 LIMIT ?2)",
+    [Q_USER_REMOVE] = "DELETE FROM users WHERE id = ?1",
     [Q_USER_COUNT] = "SELECT count(*) FROM users",
     [Q_USER_LIST] = "SELECT group_concat(line, '') FROM (SELECT printf('%s (%schats: %d%s)' || char(10), u.name, "
                     "CASE u.admin WHEN 1 THEN 'administrator, ' ELSE '' END, "

@@ -73,6 +73,8 @@ enum db_query {
     Q_USER_BY_NAME,
     Q_USER_KEYS_DROP,
     Q_USER_SESSIONS_DROP,
+    Q_USER_MAY_GO,
+    Q_USER_CONVS_DROP,
     Q_USER_REMOVE,
     Q_USER_COUNT,
     Q_USER_LIST,

@@ -44,6 +44,8 @@ static void words_are_found(void **state) {
         {"The quick brown fox", "quick", true},
         {"The quick brown fox", "FOX quick", true},
         {"The quick brown fox", "qui", true},
+        {"The quick brown fox", "fox q", false}, /* and not of one letter */
+        {"The quick brown fox", "fox qu", true},
         {"The quick brown fox", "qui fox", false}, /* only the last word may be a beginning */
         {"The quick brown fox", "uick", false},
         {"Crème brûlée", "creme brule", true},
