@@ -6,6 +6,7 @@
  *  (3) When older messages are put before what is shown, the first visible one stays where it is.
  *  The end of an answer moves nothing. A message that was looked for is shown at once (reveal). */
 import { signal } from '@preact/signals';
+import { findWords, lightUp } from './found.ts';
 import { reducedMotion } from './ui.ts';
 
 export const QUESTION_TOP = 16; // px between the header and an anchored question
@@ -76,12 +77,26 @@ export class ScrollKeeper {
         this.toEnd('auto');
     }
 
-    /* A message that was looked for: at the top, lit up for a moment, and where the keyboard goes on. */
-    reveal(message: HTMLElement): void {
+    /* A message that was looked for: at the top, or so that the words are in sight; lit up for a moment, and where the keyboard
+     * goes on. */
+    reveal(message: HTMLElement, words: string): void {
+        const folded = message.querySelector<HTMLElement>('.bubble.folded > button');
         this.following = this.anchored = false;
         this.reserve();
-        this.scroller.scrollTop += message.getBoundingClientRect().top - this.scroller.getBoundingClientRect().top - FOUND_TOP;
+        folded?.click();
+        if (folded) requestAnimationFrame(() => this.showFound(message, words));
+        else this.showFound(message, words);
+    }
+
+    private showFound(message: HTMLElement, words: string): void {
+        const { ranges, place } = findWords(message, words);
+        const top = message.getBoundingClientRect().top;
+        const wordTop = place?.getBoundingClientRect().top ?? top;
+        const isFar = wordTop - top > this.scroller.clientHeight - 2 * FOUND_TOP;
+        const wanted = isFar ? wordTop - this.scroller.clientHeight / 3 : top - FOUND_TOP;
+        this.scroller.scrollTop += wanted - this.scroller.getBoundingClientRect().top;
         message.focus({ preventScroll: true });
+        lightUp(ranges, FOUND_MS);
         message.classList.add('found');
         setTimeout(() => message.classList.remove('found'), FOUND_MS);
     }

@@ -361,3 +361,29 @@ test('a hit in another branch turns to it; an excerpt is text, not markup', asyn
     await expect(page.locator('article.question .branch-place')).toHaveText('1/2');
     await expect(page.locator('article.question')).toBeFocused();
 });
+
+test('in a long message the words themselves are in sight and lit up, also in a folded question', async ({ page }) => {
+    await ask(page, `/echo ${'Much text. '.repeat(600)}\n\nThen the Nädel, and an end.`);
+    await page.getByRole('button', { name: 'New chat' }).click();
+    await page.getByRole('searchbox', { name: /Find a chat/ }).fill('nädel');
+    await expect(page.locator('.hit')).toHaveCount(2);
+    const lit = (selector: string) =>
+        page.evaluate((within) => {
+            const found = (CSS as unknown as { highlights: Map<string, Iterable<Range>> }).highlights.get('found') ?? [];
+            return [...found]
+                .filter((range) => range.startContainer.parentElement!.closest(within))
+                .map((range) => ({ text: range.toString(), top: range.getBoundingClientRect().top }));
+        }, selector);
+    for (const [place, selector] of [
+        [0, 'article.answer'],
+        [1, 'article.question'],
+    ] as const) {
+        await page.locator('.hit a').nth(place).click();
+        await expect(page.locator(selector)).toBeFocused();
+        await expect.poll(async () => (await lit(selector)).map(({ text }) => text)).toEqual(['Nädel']);
+        const { top } = (await lit(selector))[0]!;
+        expect(top).toBeGreaterThan(60);
+        expect(top).toBeLessThan(680); // above the message field
+        await expect.poll(() => lit(selector)).toEqual([]);
+    }
+});

@@ -12,7 +12,7 @@ import { ScrollKeeper } from '../scroll.ts';
 import { chat, welcome } from '../session.ts';
 import { settings } from '../settings.ts';
 import { siblingsOf } from '../tree.ts';
-import { focusComposer } from '../ui.ts';
+import { filter, focusComposer } from '../ui.ts';
 import type { Message } from '../wire.ts';
 import { OutgoingState } from './answer.tsx';
 import { proposed, shortName } from './composer.tsx';
@@ -200,7 +200,7 @@ export function Transcript() {
         if (!isMounted) return part.around(revealed.message);
         done.current = revealed;
         const message = content.current!.querySelector<HTMLElement>(`[data-message="${revealed.message}"]`);
-        if (message) keeper.current!.reveal(message);
+        if (message) keeper.current!.reveal(message, filter.peek());
     }, [revealed, isMounted]);
     useLayoutEffect(() => keeper.current!.reserve(), [turns.at(-1)?.key]);
     // A page that came in may not have filled the window yet.
