@@ -2,6 +2,7 @@
 #include "gateway/archive.h"
 
 #include "gateway/archive_in.h"
+#include "gateway/connection.h"
 #include "gateway/core.h"
 #include "gateway/server.h"
 #include "gateway/wire_out.h"
@@ -362,6 +363,9 @@ static void on_imported(struct store_op *op) {
         put_text(&body, "}\n");
         http_answer(e, 200, "application/json", NULL, body.data ? body.data : "", body.len);
         buffer_free(&body);
+        buffer_clear(&e->gateway->scratch);
+        wire_imported(&e->gateway->scratch);
+        connections_send(e->gateway, u->user, NULL);
     }
     upload_free(e);
     store_op_free(op);

@@ -50,6 +50,7 @@
  *   msg  {conv, m}                            a message was added (to all sockets of the user)
  *   conv {c} | {conv, deleted:true}           a conversation was added, renamed, got a new end, or went away (likewise)
  *   learn {on}                                the user's setting has changed (likewise)
+ *   imported {}                               many conversations were added at once: ask for convs again (likewise)
  *   Events of a generation g, numbered s = 1, 2, ... without gaps:
  *   start {g, s:1, conv, msg (assistant message), parent, base (bytes of text it continues, 0 for a new answer), ts}
  *   state {g, s, st:"prefill", done, total}   progress of a long prompt, tokens; or {st:"trimmed", dropped:n}: oldest messages

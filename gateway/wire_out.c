@@ -274,6 +274,8 @@ void wire_learn(struct buffer *out, bool on) {
     put_text(out, on ? "{\"t\":\"learn\",\"on\":true}" : "{\"t\":\"learn\",\"on\":false}");
 }
 
+void wire_imported(struct buffer *out) { put_text(out, "{\"t\":\"imported\"}"); }
+
 void wire_ping(struct buffer *out, const char *type, int64_t n) {
     put_text(out, "{\"t\":");
     put_cstring(out, type);

@@ -43,6 +43,7 @@ void wire_archive_message(struct buffer *out, const struct store_message *messag
 void wire_conv(struct buffer *out, const struct store_conversation *conv);
 void wire_conv_deleted(struct buffer *out, const struct store_id *conv);
 void wire_learn(struct buffer *out, bool on);
+void wire_imported(struct buffer *out);
 void wire_ping(struct buffer *out, const char *type, int64_t n); /* type "ping" or "pong" */
 void wire_drain(struct buffer *out, int after_ms);
 

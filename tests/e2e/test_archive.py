@@ -62,6 +62,8 @@ def test_what_goes_out_comes_in_again_and_is_the_same(server):
             assert {m["st"] for chat in mine["chats"] for m in chat["messages"]} == {"done", "stopped", "error"}
             answer = bring(server, b.cookie, mine)
             assert answer.status == 200 and json.loads(answer.body) == {"chats": 3, "messages": 11}, answer.body
+            await b.notice("imported")
+            assert not [n for n in a.notices if n["t"] == "imported"]
             theirs = export(server, b.cookie)
             assert without_ids(theirs) == without_ids(mine)
             ids = [{m["id"] for chat in file["chats"] for m in chat["messages"]} for file in (mine, theirs)]

@@ -1,7 +1,6 @@
 /* archive.ts - chats as files and files as chats (gateway/archive.h). The browser saves what the server sends; nothing of it passes
  * through this page's memory. */
 import { signal } from '@preact/signals';
-import { forgetList, refreshList } from './list.ts';
 import { chat } from './session.ts';
 import { tell } from './toasts.ts';
 
@@ -46,9 +45,6 @@ export async function importChats(file: File): Promise<void> {
     importing.value = true;
     try {
         tell(await send(file));
-        // Old chats come in between known ones: the list begins anew.
-        forgetList();
-        void refreshList();
     } catch (error) {
         tell(`Nothing came in. ${error instanceof Error ? error.message : ''}`, true);
     } finally {

@@ -102,6 +102,11 @@ const listener: Parameters<typeof connection.listen>[0] = {
             case 'learn':
                 noteLearning(frame.on);
                 break;
+            case 'imported':
+                // Old chats came in between known ones: the list begins anew.
+                forgetList();
+                void refreshList();
+                break;
             case 'msg':
                 if (frame.conv === chat.value.id.value) chat.value.announced(frame.m);
                 break;

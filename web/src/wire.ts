@@ -107,6 +107,7 @@ export type Frame =
     | { t: 'conv'; c: Conversation }
     | { t: 'conv_gone'; id: string }
     | { t: 'learn'; on: boolean }
+    | { t: 'imported' }
     | StreamEvent
     | { t: 'drain'; after_ms: number }
     | { t: 'ping'; n: number }
@@ -301,6 +302,8 @@ function readObject(of: Fields): Frame | null {
             return { t: 'conv', c: readConversation(of.c) };
         case 'learn':
             return { t: 'learn', on: of.on === true };
+        case 'imported':
+            return { t: 'imported' };
         case 'start':
             return {
                 t: 'start',
