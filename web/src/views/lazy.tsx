@@ -1,12 +1,16 @@
-/* lazy.tsx - a dialog whose code comes when it is opened first, so that the page itself comes sooner. */
-import type { ComponentType } from 'preact';
+/* lazy.tsx - a dialog whose code comes after the page, so that this comes sooner: a while later, for then it opens without the network,
+ * or when it is opened before. */
+import { h, type Attributes, type ComponentChild, type ComponentType } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import { complain } from '../toasts.ts';
 import { dialog } from '../ui.ts';
 
-export function lazy(load: () => Promise<ComponentType>): ComponentType {
-    return function Lazy() {
-        const [part, setPart] = useState<{ of: ComponentType } | null>(null);
+const LATER_MS = 5000;
+
+export function lazy<P>(load: () => Promise<ComponentType<P>>): (props: P) => ComponentChild {
+    setTimeout(() => load().catch(() => undefined), LATER_MS);
+    return function Lazy(props) {
+        const [part, setPart] = useState<{ of: ComponentType<P> } | null>(null);
         useEffect(() => {
             load().then(
                 (of) => setPart({ of }),
@@ -16,6 +20,6 @@ export function lazy(load: () => Promise<ComponentType>): ComponentType {
                 },
             );
         }, []);
-        return part && <part.of />;
+        return part && h(part.of, props as P & Attributes);
     };
 }

@@ -9,7 +9,6 @@ import { announce, announcement, dialog, drawer, narrow } from '../ui.ts';
 import { Composer, shortName } from './composer.tsx';
 import { DeleteDialog, RenameDialog } from './conversation-dialogs.tsx';
 import { ExpiredDialog } from './gate.tsx';
-import { GuessesDialog } from './guesses.tsx';
 import { HelpDialog } from './help.tsx';
 import { Icon } from './icons.tsx';
 import { lazy } from './lazy.tsx';
@@ -98,6 +97,7 @@ function Toasts() {
     );
 }
 
+const GuessesDialog = lazy(() => import('./guesses.tsx').then((part) => part.GuessesDialog));
 const SettingsDialog = lazy(() => import('./settings.tsx').then((part) => part.SettingsDialog));
 
 function OpenDialog() {
