@@ -1,5 +1,5 @@
-/* lazy.tsx - a dialog whose code comes after the page, so that this comes sooner: a while later, for then it opens without the network,
- * or when it is opened before. */
+/* lazy.tsx - a dialog whose code comes after the page, so that this comes sooner: a while later, and then it opens without the
+ * network, or when it is opened before. */
 import { h, type Attributes, type ComponentChild, type ComponentType } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import { complain } from '../toasts.ts';
