@@ -100,7 +100,7 @@ $(BUILD)/obj/%.o: %.c
 $(BUILD)/web_assets.c: web/embed.sh $(shell find web/dist -type f 2>/dev/null)
 	@mkdir -p $(@D)
 	$(call say,EMBED,web/dist)
-	$(Q)web/embed.sh web/dist >$@
+	$(Q)web/embed.sh web/dist $(@D)/web_gzip >$@
 $(BUILD)/obj/web_assets.o: $(BUILD)/web_assets.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)

@@ -6,11 +6,13 @@
 #include <stddef.h>
 
 struct web_asset {
-    const char *path; /* "/" or "/assets/index-1a2b3c4d.js" */
-    const char *type; /* media type */
-    const char *etag; /* with its quotes */
+    const char *path;             /* "/" or "/assets/index-1a2b3c4d.js" */
+    const char *type;             /* media type */
+    const char *etag, *gzip_etag; /* with their quotes */
     const unsigned char *data;
     size_t size;
+    const unsigned char *gzip; /* the same, compressed; NULL where that is not worth it */
+    size_t gzip_size;
     bool immutable; /* the name carries a content hash: browsers may keep it for ever */
 };
 

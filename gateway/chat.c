@@ -347,7 +347,7 @@ static void cancel(struct connection *c, struct request *request) {
     connection_send(c);
 }
 
-/* --- history and settings: hist, convs, rename, delete, learn --- */
+/* --- history and settings: hist, convs, search, rename, delete, learn --- */
 
 static void on_page(struct store_op *op) {
     struct pending *p = op->context;
@@ -357,6 +357,8 @@ static void on_page(struct store_op *op) {
         struct buffer *out = scratch(p->gateway);
         if (p->type == REQUEST_HIST)
             wire_ok_hist(out, p->id, op);
+        else if (p->type == REQUEST_SEARCH)
+            wire_ok_search(out, p->id, op);
         else
             wire_ok_convs(out, p->id, op);
         connection_send(p->connection);
@@ -373,6 +375,19 @@ static void page(struct connection *c, struct request *request) {
         op->conv = is_hist ? request->conv : request->before;
         if (is_hist) op->message = request->before;
         op->limit = request->limit;
+    }
+    post(c, request, op, on_page);
+}
+
+static void search(struct connection *c, struct request *request) {
+    struct store_op *op = store_op_new(STORE_SEARCH);
+    if (op) {
+        op->message = request->before;
+        op->limit = request->limit;
+        if (!store_op_set_text(op, request->text, request->text_len)) {
+            store_op_free(op);
+            op = NULL;
+        }
     }
     post(c, request, op, on_page);
 }
@@ -440,6 +455,9 @@ void chat_request(struct connection *c, struct request *request) {
     case REQUEST_HIST:
     case REQUEST_CONVS:
         page(c, request);
+        break;
+    case REQUEST_SEARCH:
+        search(c, request);
         break;
     case REQUEST_RENAME:
     case REQUEST_DELETE:

@@ -62,9 +62,10 @@ struct gateway {
     char node[17];         /* names this process on the wire */
     uint64_t salt_key[2];  /* makes cache salts and keys of user ids */
     int64_t begun_ms, begun_wall_ms;
-    bool draining; /* no new work is taken */
-    bool closing;  /* the store takes nothing any more */
-    bool farewell; /* the last part of draining: sockets are closing */
+    bool importing; /* a file of chats is coming in */
+    bool draining;  /* no new work is taken */
+    bool closing;   /* the store takes nothing any more */
+    bool farewell;  /* the last part of draining: sockets are closing */
     struct timer drain_timer;
     struct timer pace_timer; /* the next look at the engine's events, where they are paced */
     int64_t next_look_ms;

@@ -131,24 +131,11 @@ void gateway_attach_engine(struct gateway *gateway, struct engine *engine) {
     gateway_wake(gateway);
 }
 
-/* An address to bind is not always one to open: a browser on this machine uses localhost's for "all". */
-static void put_origin(const struct gateway *gateway, char *out, size_t size) {
-    const char *host = gateway->config.host;
-    if (gateway->config.public_origin) {
-        snprintf(out, size, "%s", gateway->config.public_origin);
-        return;
-    }
-    bool is_v6 = strchr(host, ':') != NULL;
-    if (strcmp(host, "0.0.0.0") == 0) host = "127.0.0.1";
-    if (strcmp(host, "::") == 0) host = "::1";
-    snprintf(out, size, is_v6 ? "http://[%s]:%d" : "http://%s:%d", host, server_port(gateway->server));
-}
-
-void gateway_sign_in_url(struct gateway *gateway, char *url, size_t url_size) {
-    char origin[AUTH_ORIGIN_SIZE], code[AUTH_CODE_SIZE];
-    put_origin(gateway, origin, sizeof origin);
+int gateway_sign_in_links(struct gateway *gateway, char links[LINKS_MAX][LINK_SIZE]) {
+    const struct gateway_config *config = &gateway->config;
+    char code[AUTH_CODE_SIZE];
     auth_code_new(&gateway->codes, clock_wall_ms(), code);
-    snprintf(url, url_size, "%s/sign-in?code=%s", origin, code);
+    return sign_in_links(config->host, server_port(gateway->server), config->public_origin, code, links);
 }
 
 int gateway_run(struct gateway *gateway) {

@@ -5,6 +5,7 @@
 #define FORESAY_GATEWAY_H
 
 #include "engine/engine.h"
+#include "gateway/links.h"
 
 #define FORESAY_VERSION "0.1.0"
 
@@ -26,8 +27,8 @@ void gateway_wake(void *gateway);
  * known before a model loads. */
 int gateway_open(struct gateway **out, const struct gateway_config *config, char *error, size_t error_size);
 void gateway_attach_engine(struct gateway *gateway, struct engine *engine);
-/* The URL to open, with a fresh one-time code that signs the administrator in. */
-void gateway_sign_in_url(struct gateway *gateway, char *url, size_t url_size);
+/* The links to open (links.h), all with the same fresh one-time code, which signs the administrator in. Returns their number. */
+int gateway_sign_in_links(struct gateway *gateway, char links[LINKS_MAX][LINK_SIZE]);
 /* Serves until gateway_stop or a signal; then tells the clients, ends streams, flushes. Returns 0 after a clean end. */
 int gateway_run(struct gateway *gateway);
 void gateway_stop(struct gateway *gateway);  /* any thread or signal handler */

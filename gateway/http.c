@@ -2,6 +2,7 @@
 #include "gateway/http.h"
 
 #include "engine/log.h"
+#include "gateway/archive.h"
 #include "gateway/assets.h"
 #include "gateway/connection.h"
 #include "gateway/core.h"
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* --- answers --- */
 
@@ -109,10 +111,10 @@ void http_answer_error(struct exchange *e, int status, const char *message) {
     buffer_free(&body);
 }
 
-void http_stream_begin(struct exchange *e, const char *type) {
+static void begin_stream(struct exchange *e, const char *type, const char *headers) {
     if (!e->socket) return;
     e->close_after = true; /* no length is known: the end of the connection is the end of the content */
-    put_head(e, 200, type, "cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n");
+    put_head(e, 200, type, headers);
     put_text(&e->head, "\r\n");
     e->state = EXCHANGE_STREAMING;
     if (e->head.failed)
@@ -120,6 +122,12 @@ void http_stream_begin(struct exchange *e, const char *type) {
     else
         server_write_soon(e->socket);
 }
+
+void http_stream_begin(struct exchange *e, const char *type) {
+    begin_stream(e, type, "cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n");
+}
+
+void http_download_begin(struct exchange *e, const char *type, const char *headers) { begin_stream(e, type, headers); }
 
 void http_stream_ready(struct exchange *e) {
     if (e->socket) server_write_soon(e->socket);
@@ -189,20 +197,37 @@ static void put_page_policy(struct buffer *out, const char *host) {
                   "require-trusted-types-for 'script'; trusted-types app\r\n");
 }
 
+/* Does an Accept-Encoding header name gzip, and not to forbid it (q=0)? */
+static bool takes_gzip(const char *header) {
+    for (const char *at = header; *at; at += strcspn(at, ","), at += *at == ',') {
+        at += strspn(at, " \t");
+        size_t len = strcspn(at, " \t;,");
+        if (len != 4 || strncasecmp(at, "gzip", 4) != 0) continue;
+        const char *weight = at + len + strspn(at + len, " \t;");
+        return strncasecmp(weight, "q=0", 3) != 0 || strspn(weight + 3, ".0") < strcspn(weight + 3, " \t,");
+    }
+    return false;
+}
+
 static void serve_asset(struct exchange *e, const struct web_asset *asset) {
     struct buffer headers = {0};
+    bool small = asset->gzip && takes_gzip(e->accept_encoding);
+    const char *etag = small ? asset->gzip_etag : asset->etag;
     put_text(&headers, "etag: ");
-    put_text(&headers, asset->etag);
+    put_text(&headers, etag);
     put_text(&headers,
              asset->immutable ? "\r\ncache-control: public, max-age=31536000, immutable\r\n" : "\r\ncache-control: no-cache\r\n");
+    if (asset->gzip) put_text(&headers, "vary: accept-encoding\r\n");
+    if (small) put_text(&headers, "content-encoding: gzip\r\n");
     if (strncmp(asset->type, "text/html", 9) == 0) put_page_policy(&headers, e->host);
     buffer_append(&headers, "", 1);
     if (headers.failed) {
         server_kill(e->socket);
-    } else if (e->if_none_match[0] && strstr(e->if_none_match, asset->etag)) {
+    } else if (e->if_none_match[0] && strstr(e->if_none_match, etag)) {
         http_answer_static(e, 304, NULL, headers.data, NULL, 0);
     } else {
-        http_answer_static(e, 200, asset->type, headers.data, (const char *)asset->data, asset->size);
+        const unsigned char *data = small ? asset->gzip : asset->data;
+        http_answer_static(e, 200, asset->type, headers.data, (const char *)data, small ? asset->gzip_size : asset->size);
     }
     buffer_free(&headers);
 }
@@ -403,20 +428,23 @@ static const struct route {
     const char *path;
     size_t body_limit; /* 0: takes no body */
     void (*handle)(struct exchange *e);
+    bool (*begin)(struct exchange *e); /* before the body is read; false: refused. NULL: nothing to do */
 } routes[] = {
-    {HTTP_GET, "/health", 0, get_health},
-    {HTTP_GET, "/sign-in", 0, get_sign_in},
-    {HTTP_GET, "/api/session", 0, get_session},
-    {HTTP_POST, "/api/session", LIMIT_SMALL_BODY, post_session},
-    {HTTP_DELETE, "/api/session", 0, delete_session},
-    {HTTP_POST, "/api/cmd", LIMIT_COMMANDS_BODY, http_connection_command},
-    {HTTP_DELETE, "/api/cmd", 0, http_connection_leave},
-    {HTTP_GET, "/api/poll", 0, longpoll_get},
-    {HTTP_GET, "/api/events", 0, sse_get},
-    {HTTP_GET, "/v1/models", 0, openai_models},
-    {HTTP_GET, OPENAI_MODEL_PATH, 0, openai_models},
-    {HTTP_POST, "/v1/chat/completions", LIMIT_BODY, openai_chat},
-    {HTTP_POST, "/v1/completions", LIMIT_BODY, openai_completion},
+    {HTTP_GET, "/health", 0, get_health, NULL},
+    {HTTP_GET, "/sign-in", 0, get_sign_in, NULL},
+    {HTTP_GET, "/api/session", 0, get_session, NULL},
+    {HTTP_POST, "/api/session", LIMIT_SMALL_BODY, post_session, NULL},
+    {HTTP_DELETE, "/api/session", 0, delete_session, NULL},
+    {HTTP_POST, "/api/cmd", LIMIT_COMMANDS_BODY, http_connection_command, NULL},
+    {HTTP_DELETE, "/api/cmd", 0, http_connection_leave, NULL},
+    {HTTP_GET, "/api/poll", 0, longpoll_get, NULL},
+    {HTTP_GET, "/api/events", 0, sse_get, NULL},
+    {HTTP_GET, "/api/export", 0, archive_export, NULL},
+    {HTTP_POST, "/api/import", LIMIT_IMPORT_BODY, archive_import, archive_import_begin},
+    {HTTP_GET, "/v1/models", 0, openai_models, NULL},
+    {HTTP_GET, OPENAI_MODEL_PATH, 0, openai_models, NULL},
+    {HTTP_POST, "/v1/chat/completions", LIMIT_BODY, openai_chat, NULL},
+    {HTTP_POST, "/v1/completions", LIMIT_BODY, openai_completion, NULL},
 };
 
 static bool is_openai(const struct exchange *e) { return strncmp(e->path, "/v1/", 4) == 0; }
@@ -472,8 +500,10 @@ void http_begin(struct exchange *e) {
     const struct route *route = find_route(e);
     if (!route) return;
     e->body_limit = route->body_limit;
+    bool is_large = e->content_length > (int64_t)e->body_limit;
+    if (!is_large && route->begin && !route->begin(e)) return;
     if (wants_body && e->content_length > 0) {
-        if (e->content_length > (int64_t)e->body_limit) refuse_body(e);
+        if (is_large) refuse_body(e);
         return; /* http_body goes on */
     }
     if (e->content_length > 0) e->close_after = true; /* a body where none belongs is not read */
@@ -483,6 +513,8 @@ void http_begin(struct exchange *e) {
 
 void http_body(struct exchange *e) {
     if (e->content_length > (int64_t)e->body_limit || e->body.failed) {
+        if (e->gone) e->gone(e); /* what was begun for it */
+        e->gone = NULL;
         refuse(e, e->body.failed ? 503 : 413, e->body.failed ? "Out of memory." : "The body is too large.");
         return;
     }

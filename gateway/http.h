@@ -37,6 +37,7 @@ struct exchange {
 
     enum http_method method;
     char path[256], query[256], host[300], origin[300], cookie[2048], authorization[256], if_none_match[64], last_event_id[24];
+    char accept_encoding[128]; /* empty when it is longer */
     struct buffer body;
     size_t body_limit;
     int64_t content_length;
@@ -79,7 +80,8 @@ void http_answer_static(struct exchange *exchange, int status, const char *type,
                         size_t len);
 void http_answer_error(struct exchange *exchange, int status, const char *sentence); /* {"error": sentence} */
 void http_stream_begin(struct exchange *exchange, const char *type);
-void http_stream_ready(struct exchange *exchange); /* there is something to pull */
+void http_download_begin(struct exchange *exchange, const char *type, const char *headers); /* a stream that is a file */
+void http_stream_ready(struct exchange *exchange);                                          /* there is something to pull */
 
 /* server.c implements: frees what no socket and no hold needs any more. */
 void exchange_settle(struct exchange *exchange);

@@ -8,21 +8,22 @@
 #include <stdint.h>
 
 enum {
-    LIMIT_MESSAGES_PER_S = 20,           /* client messages: fast typing and clicking stays far below */
-    LIMIT_MESSAGES_BURST = 40,           /* opening a page: hello, convs, hist and a few subs at once */
-    LIMIT_FLOOD = 200,                   /* refused messages in a row before the connection is closed with 4429 */
-    LIMIT_SUBSCRIPTIONS = 64,            /* streams read by one connection */
-    LIMIT_PENDING = 64,                  /* unanswered requests of one connection */
-    LIMIT_CONNECTIONS = 4096,            /* in all: about 10 kB each when idle */
-    LIMIT_HTTP_CONNECTIONS = 512,        /* of these without a WebSocket: one HTTP request each that waits */
-    LIMIT_USER_CONNECTIONS = 64,         /* tabs and devices of one person */
-    LIMIT_EXCHANGES = 1024,              /* HTTP requests being answered at once */
-    LIMIT_GENERATIONS = 256,             /* running in all, the engine's own queue included */
-    LIMIT_USER_GENERATIONS = 32,         /* running for one user: scripts run many in parallel */
-    LIMIT_BODY = 2 * 1024 * 1024,        /* bytes of a POST /v1/[chat/]completions: far above any context */
-    LIMIT_COMMANDS_BODY = 512 * 1024,    /* bytes of a POST /api/cmd: a message of the longest kind, and small ones */
-    LIMIT_SMALL_BODY = 4096,             /* bytes of other bodies */
-    LIMIT_DRAIN_BODY = 16 * 1024 * 1024, /* a refused body up to this is read and dropped so that the refusal can be read */
+    LIMIT_MESSAGES_PER_S = 20,            /* client messages: fast typing and clicking stays far below */
+    LIMIT_MESSAGES_BURST = 40,            /* opening a page: hello, convs, hist and a few subs at once */
+    LIMIT_FLOOD = 200,                    /* refused messages in a row before the connection is closed with 4429 */
+    LIMIT_SUBSCRIPTIONS = 64,             /* streams read by one connection */
+    LIMIT_PENDING = 64,                   /* unanswered requests of one connection */
+    LIMIT_CONNECTIONS = 4096,             /* in all: about 10 kB each when idle */
+    LIMIT_HTTP_CONNECTIONS = 512,         /* of these without a WebSocket: one HTTP request each that waits */
+    LIMIT_USER_CONNECTIONS = 64,          /* tabs and devices of one person */
+    LIMIT_EXCHANGES = 1024,               /* HTTP requests being answered at once */
+    LIMIT_GENERATIONS = 256,              /* running in all, the engine's own queue included */
+    LIMIT_USER_GENERATIONS = 32,          /* running for one user: scripts run many in parallel */
+    LIMIT_BODY = 2 * 1024 * 1024,         /* bytes of a POST /v1/[chat/]completions: far above any context */
+    LIMIT_IMPORT_BODY = 64 * 1024 * 1024, /* bytes of a file of chats, one at a time: ten thousand chats and more */
+    LIMIT_COMMANDS_BODY = 512 * 1024,     /* bytes of a POST /api/cmd: a message of the longest kind, and small ones */
+    LIMIT_SMALL_BODY = 4096,              /* bytes of other bodies */
+    LIMIT_DRAIN_BODY = 16 * 1024 * 1024,  /* a refused body up to this is read and dropped so that the refusal can be read */
 };
 
 /* A token bucket in thousandths of a message. Zero-initialised, the first limit_take fills it. */

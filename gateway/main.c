@@ -1,7 +1,9 @@
 /* main.c - the command `foresay`: `serve` lives here, `user` in user_command.c, the engine's tools in engine_tools[].
  *
  * Exit status: 0 fine; 1 it could not be done, with one sentence on stderr; 2 the command line is wrong. */
+#include <errno.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,30 +22,32 @@ static int fail(const char *sentence) {
 
 /* --- foresay serve --- */
 
+static bool is_local(const char *host) {
+    return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 || strcmp(host, "localhost") == 0;
+}
+
 /* The one thing that a person must see; the log goes to stderr. */
 static void print_welcome(struct gateway *gateway, struct engine *engine, const struct serve_config *config) {
-    char url[512];
+    char links[LINKS_MAX][LINK_SIZE];
     struct engine_info info;
     engine_info(engine, &info);
-    gateway_sign_in_url(gateway, url, sizeof url);
-    printf("\n"
-           "  Foresay %s is ready, with %s (%s)\n"
-           "\n"
-           "      %s\n"
-           "\n"
-           "  Open this link to sign in as the administrator: it works once, within %d minutes.\n"
-           "  Conversations are kept in %s. Ctrl+C stops the server.\n"
-           "\n",
-           FORESAY_VERSION, info.model_name, info.quantization, url, AUTH_CODE_MS / 60000, config->data);
+    int n_links = gateway_sign_in_links(gateway, links);
+    printf("\n  Foresay %s is ready, with %s (%s)\n\n      %s\n\n", FORESAY_VERSION, info.model_name, info.quantization,
+           links[0]);
+    if (n_links > 1) printf("  From another device in the network:\n\n");
+    for (int i = 1; i < n_links; i++) printf("      %s\n%s", links[i], i + 1 == n_links ? "\n" : "");
+    printf("  Open %s link to sign in as the administrator: it works once, within %d minutes.\n",
+           n_links > 1 ? "one such" : "this", AUTH_CODE_MS / 60000);
+    if (!is_local(config->host) && !auth_secure(config->public_origin))
+        printf("  Nothing is encrypted on its way: in a network that others use, let a proxy with HTTPS stand in front.\n");
+    printf("  Conversations are kept in %s. Ctrl+C stops the server.\n\n", config->data);
     fflush(stdout);
 }
 
 static void warn_of_setup(const struct serve_config *config, struct engine *engine) {
     struct engine_info info;
     engine_info(engine, &info);
-    bool local =
-        strncmp(config->host, "127.", 4) == 0 || strcmp(config->host, "::1") == 0 || strcmp(config->host, "localhost") == 0;
-    if (!local && !auth_secure(config->public_origin)) {
+    if (!is_local(config->host) && !auth_secure(config->public_origin)) {
         log_warn("serve",
                  "listening on %s without encryption: let a proxy with HTTPS stand in front, and name it with --public-origin",
                  config->host);
@@ -160,7 +164,18 @@ static int unknown_command(const char *word) {
     return 2;
 }
 
-int main(int argc, char **argv) {
+/* All that was to be said must have gone out: a full disk or a closed pipe makes half an answer, which is none. */
+static int with_output(int status) {
+    char sentence[200];
+    int trouble = fflush(stdout) == 0 ? 0 : errno;
+    if (trouble == 0 && !ferror(stdout)) return status;
+    snprintf(sentence, sizeof sentence, "the output could not be written whole%s%s.", trouble ? ": " : "",
+             trouble ? strerror(trouble) : "");
+    int failed = fail(sentence);
+    return status ? status : failed;
+}
+
+static int run(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of that write, not our end */
     if (!auth_init()) return fail("the system gives no random numbers.");
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
@@ -174,3 +189,5 @@ int main(int argc, char **argv) {
     }
     return unknown_command(argv[1]);
 }
+
+int main(int argc, char **argv) { return with_output(run(argc, argv)); }

@@ -46,6 +46,12 @@
  *   hist   {id, conv, before? (message id), limit? (1..100, default 50)}
  *              newest first paging over all branches: -> ok {conv, title, msgs:[m oldest..newest], more:bool}
  *   convs  {id, before? (conversation id), limit?}    -> ok {convs:[c newest first], more:bool}
+ *   search {id, q (words, 1..256 bytes), before? (message id of a hit), limit? (1..50, default 20)}
+ *              messages of the user that hold all the words, newest first; the last word may be a
+ *              beginning, if it has two letters
+ *              -> ok {hits:[{conv, title, id (message), role, ts, text:[plain, hit, plain, ...]}], more:bool, indexing:bool}
+ *              text: an excerpt, cut at the words looked for; indexing: older messages are still being made ready for search.
+ *              An answer is found once it is no longer being written
  *   rename {id, conv, title (1..200 chars)}   -> ok {}         delete {id, conv} -> ok {}
  *   learn  {id, on:bool}   may guesses come from the user's own earlier answers? They make answers faster and change none; no
  *              other user gets anything of it. Off for new users; off: what was learned is forgotten at once   -> ok {}
@@ -61,6 +67,7 @@
  *   msg  {conv, m}                            a message was added (to all connections of the user)
  *   conv {c} | {conv, deleted:true}           a conversation was added, renamed, got a new end, or went away (likewise)
  *   learn {on}                                the user's setting has changed (likewise)
+ *   imported {}                               many conversations were added at once: ask for convs again (likewise)
  *   Events of a generation g, numbered s = 1, 2, ... without gaps:
  *   start {g, s:1, conv, msg (assistant message), parent, base (bytes of text it continues, 0 for a new answer), ts}
  *   state {g, s, st:"prefill", done, total}   progress of a long prompt, tokens; or {st:"trimmed", dropped:n}: oldest messages
@@ -103,6 +110,7 @@
  *                                              without a cookie when the code is used up)
  *   POST /api/session {"key": "fsk_..."}       API key -> 204 and session cookie; 401 {error}; DELETE /api/session signs out
  *   GET  /api/session                          200 {user:{name, admin}} or 401
+ *   GET  /api/export, POST /api/import         one's chats as a file, and back: archive.h
  *   GET  /health                               200 {status:"ok"|"draining", version, model, uptime_s, ...}; no sign-in needed
  *   POST, DELETE /api/cmd, GET /api/poll, /api/events    as above
  *   GET  /v1/models, /v1/models/NAME, POST /v1/chat/completions, POST /v1/completions

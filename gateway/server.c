@@ -182,6 +182,8 @@ static int begin_exchange(struct lws *socket, struct session *session) {
                 copy_header(socket, WSI_TOKEN_HTTP_AUTHORIZATION, e->authorization, sizeof e->authorization) &&
                 copy_header(socket, WSI_TOKEN_HTTP_IF_NONE_MATCH, e->if_none_match, sizeof e->if_none_match) &&
                 copy_last_event_id(socket, e);
+    if (!copy_header(socket, WSI_TOKEN_HTTP_ACCEPT_ENCODING, e->accept_encoding, sizeof e->accept_encoding))
+        e->accept_encoding[0] = 0;
     if (!fits) {
         e->close_after = true;
         http_answer_error(e, 431, "A header of the request is too long.");

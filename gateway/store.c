@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine/log.h"
@@ -34,6 +35,7 @@ struct store {
     struct queue writes, reads, finished;
     size_t n_waiting;
     bool closing;
+    bool indexes; /* the writer also brings older messages to search while nothing waits */
 
     struct db writer_db, reader_db; /* each its thread's alone, once that runs */
     pthread_t writer, reader;
@@ -84,13 +86,16 @@ static void deliver(struct store *store, struct store_op **ops, int n) {
     if (wake && store->wake) store->wake(store->wake_arg);
 }
 
-/* Waits for work; up to max operations, 0 when the store is closing and there is none. */
-static int take(struct store *store, struct queue *queue, struct store_op **ops, int max) {
+/* Waits for work, unless the thread has some of its own (idle: NOTHING_NOW); up to max operations, 0 when the store is closing
+ * and there is none. */
+enum { NOTHING_NOW = -1 };
+static int take(struct store *store, struct queue *queue, struct store_op **ops, int max, bool idle) {
     int n = 0;
     pthread_mutex_lock(&store->mutex);
-    while (!queue->first && !store->closing) pthread_cond_wait(&store->work, &store->mutex);
-    while (n < max && queue->first) ops[n++] = queue_take(queue);
-    store->n_waiting -= (size_t)n;
+    while (!idle && !queue->first && !store->closing) pthread_cond_wait(&store->work, &store->mutex);
+    if (idle && !queue->first && !store->closing) n = NOTHING_NOW;
+    while (n >= 0 && n < max && queue->first) ops[n++] = queue_take(queue);
+    if (n > 0) store->n_waiting -= (size_t)n;
     pthread_mutex_unlock(&store->mutex);
     return n;
 }
@@ -99,9 +104,15 @@ static int take(struct store *store, struct queue *queue, struct store_op **ops,
 static void *write_loop(void *arg) {
     struct store *store = arg;
     struct store_op *ops[STORE_GROUP_MAX];
-    for (int n; (n = take(store, &store->writes, ops, STORE_GROUP_MAX)) > 0;) {
-        store_write_group(&store->writer_db, ops, n);
-        deliver(store, ops, n);
+    bool idle = store->indexes;
+    for (int n; (n = take(store, &store->writes, ops, STORE_GROUP_MAX, idle)) != 0;) {
+        if (n == NOTHING_NOW) {
+            idle = store_index_some(&store->writer_db);
+        } else {
+            store_write_group(&store->writer_db, ops, n);
+            deliver(store, ops, n);
+            idle = store->indexes;
+        }
         store_checkpoint(&store->writer_db);
     }
     return NULL;
@@ -110,7 +121,7 @@ static void *write_loop(void *arg) {
 static void *read_loop(void *arg) {
     struct store *store = arg;
     struct store_op *op;
-    while (take(store, &store->reads, &op, 1) > 0) {
+    while (take(store, &store->reads, &op, 1, false) > 0) {
         store_read_one(&store->reader_db, op);
         deliver(store, &op, 1);
     }
@@ -155,6 +166,7 @@ struct store *store_open(const struct store_config *config, int *n_interrupted, 
     store->wake = config->wake;
     store->wake_arg = config->wake_arg;
     store->max_queue = config->max_queue ? config->max_queue : DEFAULT_QUEUE;
+    store->indexes = !config->guest;
     pthread_mutex_init(&store->mutex, NULL);
     pthread_cond_init(&store->work, NULL);
     pthread_cond_init(&store->result, NULL);
@@ -237,8 +249,9 @@ enum store_status store_run(struct store *store, struct store_op *op) {
     return op->status;
 }
 
-/* store_run for an operation whose user is all that it gives out. */
-static enum store_status run_user(struct store *store, struct store_op *op, struct store_user *out, struct store_error *error) {
+/* store_run for an operation whose user is all that it gives out, and whether it is to be run again (more). */
+static enum store_status run_user_step(struct store *store, struct store_op *op, struct store_user *out, bool *more,
+                                       struct store_error *error) {
     if (!op) {
         snprintf(error->text, sizeof error->text, "Out of memory.");
         return STORE_ERROR;
@@ -248,8 +261,14 @@ static enum store_status run_user(struct store *store, struct store_op *op, stru
         *out = op->found_user;
     else
         snprintf(error->text, sizeof error->text, "%s", op->error);
+    *more = status == STORE_OK && op->more;
     store_op_free(op);
     return status;
+}
+
+static enum store_status run_user(struct store *store, struct store_op *op, struct store_user *out, struct store_error *error) {
+    bool more;
+    return run_user_step(store, op, out, &more, error);
 }
 
 static struct store_op *user_op(enum store_kind kind, const char *name, const unsigned char *key_hash) {
@@ -278,7 +297,14 @@ enum store_status store_user_key(struct store *store, const char *name, const un
 }
 
 enum store_status store_user_remove(struct store *store, const char *name, struct store_user *out, struct store_error *error) {
-    return run_user(store, user_op(STORE_USER_REMOVE, name, NULL), out, error);
+    const struct timespec pause = {.tv_nsec = 30 * 1000 * 1000}; /* for the writes of a server beside us */
+    bool more = false;
+    enum store_status status = run_user_step(store, user_op(STORE_USER_REMOVE, name, NULL), out, &more, error);
+    while (more) {
+        nanosleep(&pause, NULL);
+        status = run_user_step(store, user_op(STORE_USER_REMOVE, name, NULL), out, &more, error);
+    }
+    return status;
 }
 
 char *store_user_list(struct store *store, struct store_error *error) {

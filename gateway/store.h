@@ -20,6 +20,7 @@ enum {
     STORE_MAX_PAGE_BYTES = 1024 * 1024, /* text of a history page; one message always fits */
     STORE_MAX_PATH = 4096,              /* messages of a path: far beyond any context */
     STORE_MAX_PATH_BYTES = 8 * 1024 * 1024,
+    STORE_MAX_QUERY = 256, /* bytes of what is searched for; the rest does not count */
 };
 
 /* 32 lower-case hex digits and a terminator. Empty string = none (SQL NULL). */
@@ -28,6 +29,10 @@ struct store_id {
 };
 void store_id_new(struct store_id *out);                     /* 128 random bits */
 bool store_id_parse(struct store_id *out, const char *text); /* false unless exactly 32 hex digits */
+
+/* Stand in the text of a hit before and behind each of its words that was looked for. */
+#define SEARCH_HIT   '\x02'
+#define SEARCH_PLAIN '\x03'
 
 enum store_status {
     STORE_OK = 0,
@@ -67,6 +72,28 @@ struct store_user {
     bool learns; /* allows that guesses come from his own earlier answers */
 };
 
+/* A chat that comes in from a file. Its messages stand with parents before children; what it points at is the giver's. */
+struct store_chat_message {
+    enum message_role role;
+    enum message_state state; /* not running */
+    int parent;               /* place of an earlier message of the chat; -1: a root */
+    int64_t created_ms;
+    const char *text, *meta;
+    size_t text_len;
+};
+struct store_chat {
+    const char *title;
+    int64_t changed_ms;
+    struct store_chat_message *messages;
+    int n_messages; /* at least one */
+};
+enum store_next { STORE_NEXT_CHAT, STORE_NEXT_END, STORE_NEXT_BAD };
+struct store_import { /* called on the store's writer thread; rewind begins anew, first of all too */
+    void *arg;
+    void (*rewind)(void *arg);
+    enum store_next (*next)(void *arg, struct store_chat *out); /* out lives until the next call */
+};
+
 enum store_kind {
     /* writes */
     /* BEGIN_TURN, BEGIN_REGEN, BEGIN_CONT, FINISH and RENAME also give out: time_ms and convs[0], the conversation as it is now,
@@ -85,6 +112,7 @@ enum store_kind {
     STORE_RENAME,     /* in: user, conv, title */
     STORE_DELETE,     /* in: user, conv. The conversation and its messages are gone */
     STORE_LEARN,      /* in: user, learns. That is the user's setting from now on; false for new users */
+    STORE_IMPORT,     /* in: user, import. Adds all of its chats. CONFLICT: next said BAD, and nothing was added */
     STORE_SESSION_ADD,  /* in: user, token_hash, expires_ms */
     STORE_SESSION_DROP, /* in: token_hash */
     STORE_USER_ADD,     /* store_user_add */
@@ -97,6 +125,12 @@ enum store_kind {
                  * also ends at STORE_MAX_PAGE_BYTES of text */
     STORE_PATH, /* in: user, message. out: conv, learns, messages from the root to message, for a prompt. more:
                  * STORE_MAX_PATH_BYTES of text or STORE_MAX_PATH messages were reached, the oldest are left out */
+    STORE_EXPORT, /* in: user, conv (this one alone, or none: all), after_chat, after_message (0, then what the last one gave
+                   * out), limit. out: convs[0], the chat of which this is a part, if there was a further one; messages, oldest
+                   * first, as many as a page of HIST has; more: it goes on; after_chat, after_message */
+    STORE_SEARCH, /* in: user, text (words, all of which must be there; the last one may be a beginning), message (hits before
+                   * this one, or none), limit. out: messages (their text an excerpt, meta empty), newest first; convs, the
+                   * conversation of each; more; indexing */
     STORE_SESSION_GET, /* in: token_hash. out: found_user (id 0 = unknown or expired; the status is OK) */
     STORE_KEY_GET,     /* in: token_hash of an API key. out: found_user */
     STORE_MESSAGE_GET, /* in: user, message or generation. out: conv, messages[0] */
@@ -125,6 +159,8 @@ struct store_op {
     unsigned char token_hash[32]; /* SHA-256 or BLAKE2b-256 of a session token or API key */
     int64_t expires_ms;
     int limit;
+    const struct store_import *import;
+    int64_t after_chat, after_message; /* keys inside the database; EXPORT gives them out, too */
 
     /* out */
     enum store_status status;
@@ -136,6 +172,7 @@ struct store_op {
     struct store_conversation *convs;
     int n_convs;
     bool more;
+    bool indexing; /* some older messages cannot be found yet */
 
     struct store_op *next; /* the store's queues */
 };
@@ -181,7 +218,8 @@ enum store_status store_user_add(struct store *store, const char *name, bool adm
 /* This key instead of those that the user had; all his sessions end. NOT_FOUND: nobody has the name. */
 enum store_status store_user_key(struct store *store, const char *name, const unsigned char key_hash[32], struct store_user *out,
                                  struct store_error *error);
-/* The user with all conversations, keys and sessions. NOT_FOUND: nobody has the name. CONFLICT: the last administrator. */
+/* The user with all conversations, keys and sessions. NOT_FOUND: nobody has the name. CONFLICT: the last administrator. Takes
+ * many transactions; cut off between them, the user is there without a key and with some of the conversations. */
 enum store_status store_user_remove(struct store *store, const char *name, struct store_user *out, struct store_error *error);
 char *store_user_list(struct store *store, struct store_error *error); /* for people, a line each; to free; NULL: see error */
 int store_user_count(struct store *store);                             /* -1: the store cannot say */

@@ -41,7 +41,7 @@ bool store_add_conv(struct store_op *op, sqlite3_stmt *row) {
     return true;
 }
 
-static bool add_message(struct store_op *op, sqlite3_stmt *row) {
+bool store_add_message(struct store_op *op, sqlite3_stmt *row) {
     struct store_message *list = grow(op->messages, op->n_messages, sizeof *list);
     if (!list) return false;
     op->messages = list;
@@ -118,7 +118,7 @@ static enum store_status take_messages(struct db *db, struct store_op *op, sqlit
         bytes += (size_t)sqlite3_column_bytes(row, 7);
         op->more = op->n_messages == limit || (op->n_messages > 0 && bytes > max_bytes);
         if (op->more) break;
-        if (add_message(op, row)) continue;
+        if (store_add_message(op, row)) continue;
         db_end(row);
         return op_out_of_memory(op);
     }
@@ -173,7 +173,7 @@ static enum store_status read_path(struct db *db, struct store_op *op) {
         bytes += (size_t)sqlite3_column_bytes(row, 7);
         op->more = op->n_messages == STORE_MAX_PATH || (op->n_messages > 0 && bytes > STORE_MAX_PATH_BYTES);
         int64_t parent = op->more ? 0 : sqlite3_column_int64(row, 10);
-        bool added = op->more || add_message(op, row);
+        bool added = op->more || store_add_message(op, row);
         db_end(row);
         if (!added) return op_out_of_memory(op);
         row = parent ? db_row(db, Q_MESSAGE_STEP, "i", parent) : NULL;
@@ -189,7 +189,7 @@ static enum store_status read_message(struct db *db, struct store_op *op) {
                               : db_row(db, Q_MESSAGE_BY_GENERATION, "di", &op->generation, op->user);
     if (!row) return op_missing(db, op, by_id ? "There is no such message." : "There is no such generation.");
     column_id(row, 2, &op->conv);
-    bool added = add_message(op, row);
+    bool added = store_add_message(op, row);
     db_end(row);
     return added ? STORE_OK : op_out_of_memory(op);
 }
@@ -236,6 +236,10 @@ static enum store_status run(struct db *db, struct store_op *op) {
         return read_answers(db, op);
     case STORE_MESSAGE_GET:
         return read_message(db, op);
+    case STORE_EXPORT:
+        return store_export(db, op);
+    case STORE_SEARCH:
+        return store_search(db, op);
     case STORE_SESSION_GET:
         return found_user(db, op, db_row(db, Q_SESSION_GET, "bi", op->token_hash, store_now_ms()));
     case STORE_KEY_GET:

@@ -78,6 +78,33 @@ static const char *const migrations[] = {
     ") STRICT, WITHOUT ROWID;",
     /* 2: may guesses come from the user's own earlier answers? */
     "ALTER TABLE users ADD COLUMN learns INTEGER NOT NULL DEFAULT 0;",
+    /* 3: search in messages (store_search.c). The index reads the texts where they are; what an entry was made of must be the
+     * same when it is taken out, hence by trigger, and a conversation's messages go before it does. Messages that are there
+     * already wait in search_backlog. */
+    "CREATE VIEW search_rows AS SELECT m.key AS key, 'u' || c.user_id AS owner, m.text AS text "
+    "  FROM messages m JOIN conversations c ON c.key = m.conv;"
+    "CREATE VIRTUAL TABLE search USING fts5(owner, text, content='search_rows', content_rowid='key', columnsize=0, "
+    "  tokenize='words');"
+    "CREATE TABLE search_backlog (lo INTEGER NOT NULL, hi INTEGER NOT NULL) STRICT;"
+    "INSERT INTO search_backlog SELECT 1, key FROM messages ORDER BY key DESC LIMIT 1;"
+    "CREATE TRIGGER search_add AFTER INSERT ON messages "
+    "  WHEN new.state <> 1 AND NOT EXISTS (SELECT 1 FROM search_backlog WHERE new.key BETWEEN lo AND hi) "
+    "  BEGIN INSERT INTO search (rowid, owner, text) SELECT key, owner, text FROM search_rows WHERE key = new.key; END;"
+    "CREATE TRIGGER search_drop BEFORE DELETE ON messages "
+    "  WHEN old.state <> 1 AND NOT EXISTS (SELECT 1 FROM search_backlog WHERE old.key BETWEEN lo AND hi) "
+    "  BEGIN INSERT INTO search (search, rowid, owner, text) SELECT 'delete', key, owner, text FROM search_rows WHERE key = "
+    "old.key; "
+    "  END;"
+    "CREATE TRIGGER search_out BEFORE UPDATE OF text, state ON messages "
+    "  WHEN old.state <> 1 AND NOT EXISTS (SELECT 1 FROM search_backlog WHERE old.key BETWEEN lo AND hi) "
+    "  BEGIN INSERT INTO search (search, rowid, owner, text) SELECT 'delete', key, owner, text FROM search_rows WHERE key = "
+    "old.key; "
+    "  END;"
+    "CREATE TRIGGER search_in AFTER UPDATE OF text, state ON messages "
+    "  WHEN new.state <> 1 AND NOT EXISTS (SELECT 1 FROM search_backlog WHERE new.key BETWEEN lo AND hi) "
+    "  BEGIN INSERT INTO search (rowid, owner, text) SELECT key, owner, text FROM search_rows WHERE key = new.key; END;"
+    "CREATE TRIGGER search_conv BEFORE DELETE ON conversations "
+    "  BEGIN DELETE FROM messages WHERE conv = old.key; END;",
 };
 enum { SCHEMA_VERSION = sizeof migrations / sizeof *migrations };
 

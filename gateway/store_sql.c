@@ -22,7 +22,8 @@ _Static_assert(MESSAGE_USER == 0 && MESSAGE_ASSISTANT == 1 && MESSAGE_DONE == 0 
 #define LIVE           "(SELECT r.generation FROM messages r WHERE r.conv = c.key AND r.state = 1 ORDER BY r.key DESC LIMIT 1)"
 #define MESSAGE_TABLES " FROM messages m JOIN conversations c ON c.key = m.conv LEFT JOIN messages p ON p.key = m.parent "
 #define MESSAGE_SELECT                                                                                                           \
-    "SELECT m.id, p.id, c.id, m.generation, m.role, m.state, m.created_ms, m.text, m.base_len, m.meta, m.parent" MESSAGE_TABLES
+    "SELECT m.id, p.id, c.id, m.generation, m.role, m.state, m.created_ms, m.text, m.base_len, m.meta, m.parent, "               \
+    "m.key" MESSAGE_TABLES
 
 static const char *const query_texts[Q_COUNT] = {
     [Q_BEGIN_WRITE] = "BEGIN IMMEDIATE",
@@ -45,6 +46,9 @@ static const char *const query_texts[Q_COUNT] = {
     [Q_CONV_DELETE] = "DELETE FROM conversations WHERE id = ?1 AND user_id = ?2",
     [Q_CONV_PAGE] = "SELECT c.id, c.title, c.changed_ms, " LIVE " FROM conversations c "
                     "WHERE c.user_id = ?1 AND (c.changed_ms, c.key) < (?2, ?3) ORDER BY c.changed_ms DESC, c.key DESC LIMIT ?4",
+    /* By key, not by the index on user_id: that would be sorted for every chat. */
+    [Q_CONV_NEXT] = "SELECT key FROM conversations WHERE +user_id = ?1 AND key > ?2 ORDER BY key LIMIT 1",
+    [Q_CONV_IMPORT] = "INSERT INTO conversations (id, user_id, title, created_ms, changed_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
 
     [Q_MESSAGE_ADD] = "INSERT INTO messages (id, conv, parent, role, state, created_ms, generation, text) VALUES (?1, ?2, ?3, "
                       "?4, ?5, ?6, ?7, ?8)",
@@ -57,6 +61,9 @@ static const char *const query_texts[Q_COUNT] = {
     [Q_MESSAGE_FINISH] =
         "UPDATE messages SET text = ?3, state = ?4, meta = ?5 WHERE id = ?1 AND generation = ?2 AND state = 1 RETURNING conv",
     [Q_MESSAGE_PAGE] = MESSAGE_SELECT "WHERE m.conv = ?1 AND m.key < ?2 ORDER BY m.key DESC LIMIT ?3",
+    [Q_MESSAGE_NEXT] = MESSAGE_SELECT "WHERE m.conv = ?1 AND m.key > ?2 ORDER BY m.key LIMIT ?3",
+    [Q_MESSAGE_IMPORT] = "INSERT INTO messages (id, conv, parent, role, state, created_ms, meta, text) "
+                         "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     [Q_MESSAGE_STEP] = MESSAGE_SELECT "WHERE m.key = ?1",
     [Q_MESSAGE_BY_ID] = MESSAGE_SELECT "WHERE m.id = ?1 AND c.user_id = ?2",
     [Q_MESSAGE_BY_GENERATION] = MESSAGE_SELECT "WHERE m.generation = ?1 AND c.user_id = ?2",
@@ -66,6 +73,21 @@ static const char *const query_texts[Q_COUNT] = {
                           "FROM conversations c CROSS JOIN messages m ON m.conv = c.key "
                           "WHERE c.user_id = ?1 AND m.role = 1 AND m.state NOT IN (1, 4) "
                           "ORDER BY c.changed_ms DESC, c.key DESC, m.key DESC",
+
+    /* The owner is part of the question, so another user's words cost nothing and show nothing; c.user_id says it once more. The
+     * index is walked from its end, so the newest hits need no sorting. */
+    [Q_SEARCH] = "SELECT m.id, NULL, c.id, NULL, m.role, m.state, m.created_ms, excerpt(search), 0, '{}', c.key "
+                 "FROM search CROSS JOIN messages m ON m.key = search.rowid CROSS JOIN conversations c ON c.key = m.conv "
+                 "WHERE search MATCH ?1 AND search.rowid < ?2 AND c.user_id = ?3 ORDER BY search.rowid DESC LIMIT ?4",
+    [Q_SEARCH_ADD] = "INSERT INTO search (rowid, owner, text) SELECT s.key, s.owner, s.text FROM search_rows s "
+                     "JOIN messages m ON m.key = s.key WHERE s.key = ?1 AND m.state <> 1",
+    [Q_BACKLOG_GET] = "SELECT rowid, lo, hi FROM search_backlog ORDER BY hi DESC LIMIT 1",
+    [Q_BACKLOG_NEXT] = "SELECT key, length(text) FROM messages WHERE key BETWEEN ?1 AND ?2 ORDER BY key DESC LIMIT 1",
+    [Q_BACKLOG_MOVE] = "UPDATE search_backlog SET hi = ?2 WHERE rowid = ?1",
+    [Q_BACKLOG_OPEN] = "INSERT INTO search_backlog (lo, hi) SELECT coalesce(max(key), 0) + 1, 9223372036854775807 FROM messages",
+    [Q_BACKLOG_CLOSE] =
+        "UPDATE search_backlog SET hi = (SELECT coalesce(max(key), 0) FROM messages) WHERE hi = 9223372036854775807",
+    [Q_BACKLOG_DROP] = "DELETE FROM search_backlog WHERE rowid = ?1",
 
     [Q_SESSION_ADD] = "INSERT INTO sessions (hash, user_id, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)",
     [Q_SESSION_DROP] = "DELETE FROM sessions WHERE hash = ?1",
@@ -80,7 +102,9 @@ static const char *const query_texts[Q_COUNT] = {
     [Q_USER_BY_NAME] = "SELECT id, name, admin FROM users WHERE name = ?1",
     [Q_USER_KEYS_DROP] = "DELETE FROM api_keys WHERE user_id = ?1",
     [Q_USER_SESSIONS_DROP] = "DELETE FROM sessions WHERE user_id = ?1",
-    [Q_USER_REMOVE] = "DELETE FROM users WHERE id = ?1 AND (admin = 0 OR (SELECT count(*) FROM users WHERE admin = 1) > 1)",
+    [Q_USER_MAY_GO] = "SELECT 1 FROM users WHERE id = ?1 AND (admin = 0 OR (SELECT count(*) FROM users WHERE admin = 1) > 1)",
+    [Q_USER_CONVS_DROP] = "DELETE FROM conversations WHERE key IN (SELECT key FROM conversations WHERE user_id = ?1 LIMIT ?2)",
+    [Q_USER_REMOVE] = "DELETE FROM users WHERE id = ?1",
     [Q_USER_COUNT] = "SELECT count(*) FROM users",
     [Q_USER_LIST] = "SELECT group_concat(line, '') FROM (SELECT printf('%s (%schats: %d%s)' || char(10), u.name, "
                     "CASE u.admin WHEN 1 THEN 'administrator, ' ELSE '' END, "
@@ -123,8 +147,11 @@ static bool configure(struct db *db, enum db_role role) {
     sqlite3_extended_result_codes(db->sql, 1);
     sqlite3_busy_timeout(db->sql, DB_BUSY_TIMEOUT_MS);
     sqlite3_db_config(db->sql, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
-    sqlite3_db_config(db->sql, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
+    /* Before SQLite 3.41 FTS5 does not say that it is harmless, so whoever writes must trust the triggers that fill the index. */
+    sqlite3_db_config(db->sql, SQLITE_DBCONFIG_TRUSTED_SCHEMA, role != DB_READER, NULL);
     if (role != DB_WRITER) sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    db->rc = search_register(db->sql);
+    if (db->rc != SQLITE_OK) return false;
     if (role == DB_READER) {
         db->rc = sqlite3_exec(db->sql, "PRAGMA query_only = 1", NULL, NULL, NULL);
         return db->rc == SQLITE_OK;

@@ -39,6 +39,8 @@ enum db_query {
     Q_CONV_RENAME,
     Q_CONV_DELETE,
     Q_CONV_PAGE,
+    Q_CONV_NEXT,
+    Q_CONV_IMPORT,
     Q_MESSAGE_ADD,
     Q_MESSAGE_FIND,
     Q_MESSAGE_NEWEST_ANSWER,
@@ -46,11 +48,21 @@ enum db_query {
     Q_MESSAGE_CHECKPOINT,
     Q_MESSAGE_FINISH,
     Q_MESSAGE_PAGE,
+    Q_MESSAGE_NEXT,
+    Q_MESSAGE_IMPORT,
     Q_MESSAGE_STEP,
     Q_MESSAGE_BY_ID,
     Q_MESSAGE_BY_GENERATION,
     Q_MESSAGE_TEXT,
     Q_MESSAGE_ANSWERS,
+    Q_SEARCH,
+    Q_SEARCH_ADD,
+    Q_BACKLOG_GET,
+    Q_BACKLOG_NEXT,
+    Q_BACKLOG_MOVE,
+    Q_BACKLOG_DROP,
+    Q_BACKLOG_OPEN,
+    Q_BACKLOG_CLOSE,
     Q_SESSION_ADD,
     Q_SESSION_DROP,
     Q_SESSION_PURGE,
@@ -61,6 +73,8 @@ enum db_query {
     Q_USER_BY_NAME,
     Q_USER_KEYS_DROP,
     Q_USER_SESSIONS_DROP,
+    Q_USER_MAY_GO,
+    Q_USER_CONVS_DROP,
     Q_USER_REMOVE,
     Q_USER_COUNT,
     Q_USER_LIST,
@@ -76,6 +90,7 @@ struct db {
     int rc;                   /* result of the latest call below */
     int wal_pages, wal_limit; /* frames in the WAL after the latest commit; how many bring a checkpoint. Writer only */
     bool in_trouble;          /* the latest group of writes had a failure */
+    bool indexing;            /* the latest look at the backlog of search found some. Writer only */
 };
 
 /* Opens with this role's settings; the schema may still be missing. On failure error holds a sentence and db is closed. */
@@ -129,8 +144,21 @@ void store_write_group(struct db *db, struct store_op **ops, int n);
 void store_checkpoint(struct db *db); /* copies the WAL into the database when it is long enough */
 void store_read_one(struct db *db, struct store_op *op);
 bool store_kind_reads(enum store_kind kind);
-/* store_read.c: adds one to op->convs, from a row of Q_CONV_GET or Q_CONV_PAGE. False: out of memory. */
+/* store_read.c: adds one to op->convs, from a row of Q_CONV_GET or Q_CONV_PAGE; to op->messages, from one with the columns of a
+ * message. False: out of memory. */
 bool store_add_conv(struct store_op *op, sqlite3_stmt *row);
+bool store_add_message(struct store_op *op, sqlite3_stmt *row);
+
+/* store_words.c: teaches a connection the words of the search index and the function excerpt(); an SQLite code. */
+int search_register(sqlite3 *sql);
+/* store_search.c: STORE_SEARCH. And a little of what is not in the index yet, as a transaction of its own; false when there is no
+ * more, or it cannot be written now. */
+enum store_status store_search(struct db *db, struct store_op *op);
+bool store_index_some(struct db *db);
+
+/* store_archive.c: STORE_EXPORT, STORE_IMPORT. */
+enum store_status store_export(struct db *db, struct store_op *op);
+enum store_status store_import(struct db *db, struct store_op *op);
 
 int64_t store_now_ms(void);
 

@@ -290,11 +290,20 @@ static enum store_status user_key(struct db *db, struct store_op *op) {
     return done ? STORE_OK : op_trouble(db, op);
 }
 
+/* Sign-ins first, then conversations, some with each call (more), so that a server beside a command need not wait for all of
+ * them; at last the user. */
 static enum store_status user_remove(struct db *db, struct store_op *op) {
+    enum { STEP = 20 };
     enum store_status status = user_find(db, op);
     if (status != STORE_OK) return status;
-    if (!db_do(db, Q_USER_REMOVE, "i", op->found_user.id)) return op_trouble(db, op);
-    return db_changes(db) > 0 ? STORE_OK : op_refuse(op, STORE_CONFLICT, "The last administrator cannot be removed.");
+    int64_t id = op->found_user.id;
+    sqlite3_stmt *row = db_row(db, Q_USER_MAY_GO, "i", id);
+    if (!row && db->rc == SQLITE_DONE) return op_refuse(op, STORE_CONFLICT, "The last administrator cannot be removed.");
+    db_end(row);
+    bool done = row && db_do(db, Q_USER_KEYS_DROP, "i", id) && db_do(db, Q_USER_SESSIONS_DROP, "i", id) &&
+                db_do(db, Q_USER_CONVS_DROP, "ii", id, (int64_t)STEP);
+    op->more = done && db_changes(db) == STEP;
+    return done && (op->more || db_do(db, Q_USER_REMOVE, "i", id)) ? STORE_OK : op_trouble(db, op);
 }
 
 /* The first administrator. Should somebody without rights be called "admin", the next free number goes behind the name. */
@@ -335,6 +344,8 @@ static enum store_status run(struct db *db, struct store_op *op) {
         return delete_conv(db, op);
     case STORE_LEARN:
         return learn(db, op);
+    case STORE_IMPORT:
+        return store_import(db, op);
     case STORE_SESSION_ADD:
         return session_add(db, op);
     case STORE_SESSION_DROP:

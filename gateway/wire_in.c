@@ -266,6 +266,18 @@ static bool parse_page(const json_t *root, struct request *out, struct wire_erro
     return true;
 }
 
+static bool parse_search(const json_t *root, struct request *out, struct wire_error *error) {
+    const json_t *words = member(root, "q");
+    int64_t limit = 20;
+    if (!json_is_string(words) || json_string_length(words) < 1 || json_string_length(words) > STORE_MAX_QUERY)
+        return fail(error, CODE_BAD_FIELD, "q must be a string of 1 to %d bytes.", STORE_MAX_QUERY);
+    out->text = json_string_value(words);
+    out->text_len = json_string_length(words);
+    if (!take_id(root, "before", false, &out->before, error) || !take_integer(root, "limit", 1, 50, &limit, error)) return false;
+    out->limit = (int)limit;
+    return true;
+}
+
 static size_t count_characters(const char *utf8) {
     size_t n = 0;
     for (; *utf8; utf8++) n += ((unsigned char)*utf8 & 0xC0) != 0x80;
@@ -304,7 +316,8 @@ static const struct {
     {"unsub", REQUEST_UNSUB, true, parse_stream},   {"hist", REQUEST_HIST, true, parse_page},
     {"convs", REQUEST_CONVS, true, parse_page},     {"rename", REQUEST_RENAME, true, parse_conv},
     {"delete", REQUEST_DELETE, true, parse_conv},   {"learn", REQUEST_LEARN, true, parse_learn},
-    {"ping", REQUEST_PING, false, parse_beat},      {"pong", REQUEST_PONG, false, parse_beat},
+    {"search", REQUEST_SEARCH, true, parse_search}, {"ping", REQUEST_PING, false, parse_beat},
+    {"pong", REQUEST_PONG, false, parse_beat},
 };
 
 static bool parse_root(const json_t *root, struct request *out, struct wire_error *error) {

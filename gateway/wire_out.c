@@ -186,6 +186,36 @@ void wire_ok_convs(struct buffer *out, const char *id, const struct store_op *op
     put_text(out, op->more ? "],\"more\":true}" : "],\"more\":false}");
 }
 
+/* The parts of an excerpt: plain and hit by turns, plain first. */
+static void put_excerpt(struct buffer *out, const char *text, size_t len) {
+    put_text(out, ",\"text\":[\"");
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] == SEARCH_HIT || text[i] == SEARCH_PLAIN)
+            put_text(out, "\",\"");
+        else
+            put_escaped(out, &text[i], 1);
+    }
+    put_text(out, "\"]");
+}
+
+void wire_ok_search(struct buffer *out, const char *id, const struct store_op *op) {
+    begin_ok(out, id);
+    put_text(out, ",\"hits\":[");
+    for (int i = 0; i < op->n_messages; i++) {
+        const struct store_message *m = &op->messages[i];
+        put_text(out, i > 0 ? ",{\"conv\":" : "{\"conv\":");
+        put_cstring(out, m->conv.text);
+        put_member(out, "title", op->convs[i].title);
+        put_member_id(out, "id", &m->id);
+        put_member(out, "role", m->role == MESSAGE_USER ? "user" : "assistant");
+        put_member_integer(out, "ts", m->created_ms);
+        put_excerpt(out, m->text, m->text_len);
+        put_text(out, "}");
+    }
+    put_text(out, op->more ? "],\"more\":true" : "],\"more\":false");
+    put_text(out, op->indexing ? ",\"indexing\":true}" : ",\"indexing\":false}");
+}
+
 void wire_err(struct buffer *out, const char *id, const struct store_id *generation, int code, const char *message,
               int retry_ms) {
     put_text(out, "{\"t\":\"err\"");
@@ -207,6 +237,27 @@ void wire_msg(struct buffer *out, const struct store_message *message) {
     put_text(out, "}");
 }
 
+void wire_archive_chat(struct buffer *out, const struct store_conversation *c) {
+    put_text(out, "{\"title\":");
+    put_cstring(out, c->title);
+    put_member_integer(out, "ts", c->changed_ms);
+    put_text(out, ",\"messages\":[");
+}
+
+void wire_archive_message(struct buffer *out, const struct store_message *m) {
+    bool running = m->state == MESSAGE_RUNNING; /* in the file it ends where it was last saved */
+    put_text(out, "{\"id\":");
+    put_cstring(out, m->id.text);
+    put_member_id(out, "parent", &m->parent);
+    put_member(out, "role", m->role == MESSAGE_USER ? "user" : "assistant");
+    put_text(out, ",\"text\":");
+    put_string(out, m->text, m->text_len);
+    put_member_integer(out, "ts", m->created_ms);
+    put_member(out, "st", message_state_name(running ? MESSAGE_INTERRUPTED : m->state));
+    if (!running) put_meta_members(out, m->meta);
+    put_text(out, "}");
+}
+
 void wire_conv(struct buffer *out, const struct store_conversation *conv) {
     put_text(out, "{\"t\":\"conv\",\"c\":");
     put_conversation(out, conv);
@@ -222,6 +273,8 @@ void wire_conv_deleted(struct buffer *out, const struct store_id *conv) {
 void wire_learn(struct buffer *out, bool on) {
     put_text(out, on ? "{\"t\":\"learn\",\"on\":true}" : "{\"t\":\"learn\",\"on\":false}");
 }
+
+void wire_imported(struct buffer *out) { put_text(out, "{\"t\":\"imported\"}"); }
 
 void wire_ping(struct buffer *out, const char *type, int64_t n) {
     put_text(out, "{\"t\":");

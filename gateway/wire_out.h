@@ -33,12 +33,17 @@ void wire_ok_turn(struct buffer *out, const char *id, const struct store_id *con
                   const struct store_id *answer, const struct store_id *generation);
 void wire_ok_hist(struct buffer *out, const char *id, const struct store_op *op);
 void wire_ok_convs(struct buffer *out, const char *id, const struct store_op *op);
+void wire_ok_search(struct buffer *out, const char *id, const struct store_op *op);
 /* id and g may be NULL or empty; retry_ms 0 = absent. */
 void wire_err(struct buffer *out, const char *id, const struct store_id *generation, int code, const char *message, int retry_ms);
 void wire_msg(struct buffer *out, const struct store_message *message);
+/* For files (archive.h): the beginning of a chat, up to its messages; one of these. */
+void wire_archive_chat(struct buffer *out, const struct store_conversation *conv);
+void wire_archive_message(struct buffer *out, const struct store_message *message);
 void wire_conv(struct buffer *out, const struct store_conversation *conv);
 void wire_conv_deleted(struct buffer *out, const struct store_id *conv);
 void wire_learn(struct buffer *out, bool on);
+void wire_imported(struct buffer *out);
 void wire_ping(struct buffer *out, const char *type, int64_t n); /* type "ping" or "pong" */
 void wire_drain(struct buffer *out, int after_ms);
 

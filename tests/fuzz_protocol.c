@@ -17,6 +17,7 @@ static void check(const struct request *r) {
         assert(r->cid[0] && s->temperature >= 0 && s->temperature <= 5 && s->top_p > 0 && s->top_p <= 1);
         assert(s->min_p >= 0 && s->min_p < 1 && s->repeat_penalty > 0 && r->gen.n_stop <= ENGINE_MAX_STOP);
     }
+    if (r->type == REQUEST_SEARCH) assert(r->text && r->text_len > 0 && r->text_len <= STORE_MAX_QUERY && r->limit >= 1);
     if (r->type == REQUEST_SUB) assert(r->from >= 1 && r->generation.text[0]);
     for (int i = 0; i < r->n_resume; i++) assert(r->resume[i].from >= 1 && strlen(r->resume[i].generation.text) == STORE_ID_LEN);
 }
@@ -46,6 +47,7 @@ static const char *const frames[][2] = {
     {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"x\",", "}"},
     {"{\"t\":\"send\",\"id\":\"1\",\"cid\":\"c\",\"text\":\"", "\"}"},
     {"{\"t\":\"regen\",\"id\":\"1\",\"cid\":\"c\",\"msg\":\"0123456789abcdef0123456789abcdef\",\"gen\":{", "}}"},
+    {"{\"t\":\"search\",\"id\":\"1\",\"q\":", "}"},
     {"{\"t\":\"sub\",\"id\":\"1\",\"g\":\"0123456789abcdef0123456789abcdef\",", "}"},
     {"{\"t\":\"rename\",\"id\":\"1\",\"conv\":\"0123456789abcdef0123456789abcdef\",\"title\":", "}"},
 };

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "gateway/store_sql.h"
+
 /* --- turns and branches --- */
 
 /* A first message makes a conversation with a title, the user's message and a running answer; the answer ends; all of it can be
@@ -389,7 +391,8 @@ static void the_setting_comes_to_older_databases(void **state) {
     store_op_free(whole_turn(f->store, f->ann.id, NULL, "q", "kept"));
     store_close(f->store);
     sqlite3 *sql = open_sql(f->dir);
-    sql_do(sql, "ALTER TABLE users DROP COLUMN learns; PRAGMA user_version = 1");
+    assert_int_equal(search_register(sql), SQLITE_OK);
+    sql_do(sql, BEFORE_SEARCH "ALTER TABLE users DROP COLUMN learns; PRAGMA user_version = 1");
     sqlite3_close(sql);
     f->store = open_store(f->dir, NULL);
     answers_are(f->store, f->ann.id, 1000, NULL);
@@ -626,6 +629,86 @@ static void users_go_and_get_new_keys(void **state) {
     free(list);
 }
 
+/* --- imports, and what is too much for one transaction --- */
+
+/* Chats of one question and one answer each; the one at place `bad` is none. */
+struct given {
+    int n, at, bad;
+};
+
+static void given_rewind(void *arg) { ((struct given *)arg)->at = 0; }
+
+static enum store_next given_next(void *arg, struct store_chat *out) {
+    static struct store_chat_message messages[] = {
+        {MESSAGE_USER, MESSAGE_DONE, -1, 5, "question", "{}", 8},
+        {MESSAGE_ASSISTANT, MESSAGE_LENGTH, 0, 6, "answer", "{\"why\":\"length\"}", 6},
+    };
+    struct given *given = arg;
+    if (given->at == given->n) return STORE_NEXT_END;
+    *out = (struct store_chat){.title = "given", .changed_ms = given->at, .messages = messages, .n_messages = 2};
+    return given->at++ == given->bad ? STORE_NEXT_BAD : STORE_NEXT_CHAT;
+}
+
+static enum store_status give(struct fixture *f, int64_t user, int n, int bad) {
+    struct given given = {.n = n, .at = 1, .bad = bad};
+    const struct store_import import = {&given, given_rewind, given_next};
+    struct store_op *op = op_for(STORE_IMPORT, user);
+    op->import = &import;
+    return run_free(f->store, op);
+}
+
+static int count_chats(struct fixture *f, int64_t user) {
+    struct store_op *op = op_for(STORE_CONVS, user);
+    op->limit = STORE_MAX_PAGE;
+    assert_int_equal(store_run(f->store, op), STORE_OK);
+    int n = op->n_convs;
+    store_op_free(op);
+    return n;
+}
+
+static void imports_come_whole_or_not_at_all(void **state) {
+    struct fixture *f = *state;
+    assert_int_equal(give(f, f->ann.id, 30, 29), STORE_CONFLICT);
+    assert_int_equal(give(f, 12345, 2, -1), STORE_NOT_FOUND);
+    assert_int_equal(count_chats(f, f->ann.id), 0);
+    assert_int_equal(give(f, f->ann.id, 30, -1), STORE_OK);
+    assert_int_equal(give(f, f->ann.id, 0, -1), STORE_OK);
+    assert_int_equal(count_chats(f, f->ann.id), 30);
+    struct store_op *op = op_for(STORE_EXPORT, f->ann.id);
+    op->limit = 1;
+    assert_int_equal(store_run(f->store, op), STORE_OK);
+    assert_true(op->n_convs == 1 && op->n_messages == 1 && op->more && op->after_message > 0);
+    struct store_op *rest = op_for(STORE_EXPORT, f->ann.id);
+    rest->limit = 10;
+    rest->after_chat = op->after_chat;
+    rest->after_message = op->after_message;
+    assert_int_equal(store_run(f->store, rest), STORE_OK);
+    assert_true(rest->n_messages == 1 && !rest->more && rest->after_message == 0);
+    assert_string_equal(rest->messages[0].parent.text, op->messages[0].id.text);
+    assert_string_equal(rest->messages[0].meta, "{\"why\":\"length\"}");
+    store_op_free(op);
+    store_op_free(rest);
+}
+
+static void a_user_of_many_chats_goes(void **state) {
+    struct fixture *f = *state;
+    struct store_user user;
+    struct store_error error = {""};
+    assert_int_equal(give(f, f->bob.id, 45, -1), STORE_OK);
+    assert_int_equal(give(f, f->ann.id, 3, -1), STORE_OK);
+    struct store_op *step = store_op_new(STORE_USER_REMOVE);
+    snprintf(step->found_user.name, sizeof step->found_user.name, "bob");
+    assert_int_equal(store_run(f->store, step), STORE_OK);
+    assert_true(step->more);
+    store_op_free(step);
+    assert_int_equal(count_chats(f, f->bob.id), 25);
+    assert_int_equal(store_user_remove(f->store, "bob", &user, &error), STORE_OK);
+    assert_int_equal(user.id, f->bob.id);
+    assert_int_equal(count_chats(f, f->bob.id), 0);
+    assert_int_equal(store_user_remove(f->store, "bob", &user, &error), STORE_NOT_FOUND);
+    assert_int_equal(count_chats(f, f->ann.id), 3);
+}
+
 /* --- queues --- */
 
 struct results {
@@ -766,7 +849,7 @@ static void foreign_data_is_refused(void **state) {
     sqlite3 *sql = open_sql(f->dir);
     sql_do(sql, "PRAGMA user_version = 1000");
     sqlite3_close(sql);
-    assert_refused(f->dir, false, "has version 1000, made by a newer foresay; this one knows versions up to 2.");
+    assert_refused(f->dir, false, "has version 1000, made by a newer foresay; this one knows versions up to 3.");
     assert_refused(f->dir, true, "has version 1000");
     sql = open_sql(f->dir);
     sql_value(sql, "PRAGMA user_version", version, sizeof version);
@@ -845,6 +928,8 @@ int main(void) {
         TEST(sessions_and_keys),
         TEST(users_and_names),
         TEST(users_go_and_get_new_keys),
+        TEST(imports_come_whole_or_not_at_all),
+        TEST(a_user_of_many_chats_goes),
         TEST(queue_is_bounded_and_groups_hold),
         TEST(lock_keeps_servers_apart),
         TEST(guest_alone_makes_the_folder),

@@ -5,6 +5,7 @@
  *  (2) Every file under assets/ has a content hash in its name; the server lets browsers keep those for ever.
  *  (3) The same sources and lockfile give the same bytes: dist is committed and CI compares. */
 import { defineConfig } from 'vite';
+import { licences } from './licences.ts';
 
 export default defineConfig({
     base: '/',
@@ -17,5 +18,6 @@ export default defineConfig({
         modulePreload: { polyfill: false },
         reportCompressedSize: false,
     },
-    worker: { format: 'es' },
+    plugins: [licences('page')],
+    worker: { format: 'es', plugins: () => [licences('worker')] },
 });

@@ -364,6 +364,12 @@ class Client:
         """A send with a fresh cid."""
         return await self.ask("send", cid=secrets.token_hex(8), text=text, **fields)
 
+    async def wait_search(self, q):
+        """The hits, once all messages are ready for search."""
+        while (page := await self.ask("search", q=q))["indexing"]:
+            await asyncio.sleep(0.05)
+        return page["hits"]
+
     async def done(self, g, timeout=60):
         stream = await self.wait(lambda: (s := self.streams.get(g)) and s.done and s, timeout)
         return stream

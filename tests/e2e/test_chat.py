@@ -418,3 +418,28 @@ def test_sixteen_clients_at_once(server):
 
     run(main())
     assert server.health()["connections"] == 0
+
+
+def test_search_finds_an_answer_when_it_is_done_and_not_after_its_deletion(server):
+    async def main():
+        async with server.client() as c:
+            r = await c.say("[[tokens 40 rate 20]]")
+            assert (await c.ask("search", q="w0"))["hits"] == []
+            await c.done(r["g"])
+            page = await c.ask("search", q="日本2 w0")
+            assert [hit["id"] for hit in page["hits"]] == [r["ans"]] and not page["more"] and not page["indexing"]
+            again = await c.ask("regen", cid="again", msg=r["ans"])
+            await c.done(again["g"])
+            first = await c.ask("search", q="w0", limit=1)
+            assert [hit["id"] for hit in first["hits"]] == [again["ans"]] and first["more"]
+            rest = await c.ask("search", q="w0", before=again["ans"])
+            assert [hit["id"] for hit in rest["hits"]] == [r["ans"]] and not rest["more"]
+            for q in ("", 5, None, "x" * 257):
+                with pytest.raises(Refused, match="^1001 q must be"):
+                    await c.ask("search", q=q)
+            for q in ('"', '"*', "AND", "NEAR(", "w0 OR *", "(", "owner:u1", "-"):
+                await c.ask("search", q=q)
+            await c.ask("delete", conv=r["conv"])
+            assert (await c.ask("search", q="w0"))["hits"] == []
+
+    run(main())

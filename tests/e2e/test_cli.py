@@ -51,6 +51,13 @@ def test_help_lists_the_commands(args):
         assert re.search(rf"^  {command}\s+\S", result.stdout, re.M)
 
 
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["serve", "--help"], ["user", "--help"], ["inspect", "--help"]])
+def test_output_that_cannot_be_written_is_a_failure(args):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([BIN, *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
+    assert result.returncode == 1 and "the output could not be written whole: No space left on device." in result.stderr
+
+
 def test_version():
     assert re.fullmatch(r"foresay \d+\.\d+\.\d+\n", run("--version").stdout)
 
@@ -115,7 +122,7 @@ def test_database_of_a_newer_version(tmp_path):
     with sqlite3.connect(tmp_path / "foresay.db") as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
-    refused(run("serve", "--model", "m", "--port", 0, "--data", tmp_path, binary=FAKE), "has version 99", "versions up to 2", code=1)
+    refused(run("serve", "--model", "m", "--port", 0, "--data", tmp_path, binary=FAKE), "has version 99", "versions up to 3", code=1)
     refused(run("user", "add", "bob", "--data", tmp_path), "has version 99", code=1)
 
 

@@ -1,6 +1,8 @@
 """The plain HTTP side: page, sign-in, session, health."""
 
+import gzip
 import json
+import re
 import socket
 
 from conftest import cookie_of, request, run
@@ -111,3 +113,35 @@ def test_two_servers_cannot_share_a_folder(server):
     command = [server.binary, "serve", "--model", "none", "--port", "0", "--data", server.data]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and server.data in done.stderr
+
+
+def test_the_licences_of_what_the_page_carries(server):
+    answer = request(server.url + "/licences.txt")
+    assert answer.status == 200 and answer.headers["content-type"] == "text/plain; charset=utf-8"
+    for name in ("preact ", "@preact/signals-core ", "katex ", "marked ", "highlight.js ", "libwebsockets ", "libsodium "):
+        assert "\n" + name in answer.body.decode()
+
+
+def test_page_files_come_compressed_to_whoever_takes_that(server):
+    page = request(server.url + "/").body.decode()
+    paths = ["/", "/licences.txt", *re.findall(r'(?:src|href)="(/assets/[^"]+)"', page)]
+    assert len(paths) == 4
+    for path in paths:
+        plain = request(server.url + path)
+        small = request(server.url + path, Accept_Encoding="br, GZip;q=0.5")
+        assert plain.headers["content-encoding"] is None and small.headers["content-encoding"] == "gzip"
+        assert gzip.decompress(small.body) == plain.body and len(small.body) < 0.9 * len(plain.body)
+        assert small.headers["vary"] == plain.headers["vary"] == "accept-encoding"
+        assert small.headers["content-type"] == plain.headers["content-type"]
+        assert small.headers["cache-control"] == plain.headers["cache-control"]
+        assert small.headers["content-security-policy"] == plain.headers["content-security-policy"]
+        etag = small.headers["etag"]
+        assert etag != plain.headers["etag"], "two forms, two tags"
+        assert request(server.url + path, Accept_Encoding="gzip", If_None_Match=etag).status == 304
+        assert request(server.url + path, If_None_Match=etag).status == 200
+        head = request(server.url + path, "HEAD", Accept_Encoding="gzip")
+        assert head.body == b"" and int(head.headers["content-length"]) == len(small.body)
+    for refused in ("gzip;q=0", "gzip; q=0.000", "x-gzip", "gzipped", "identity", "br", "*;q=0", "x" * 200 + ", gzip"):
+        assert request(server.url + "/", Accept_Encoding=refused).headers["content-encoding"] is None, refused
+    for taken in ("gzip;q=0.001", "deflate,gzip", "gzip;q=1.0, br", "br ,\tgzip"):
+        assert request(server.url + "/", Accept_Encoding=taken).headers["content-encoding"] == "gzip", taken

@@ -78,3 +78,25 @@ def test_sign_out_closes_the_sockets_of_that_session_only(server):
             assert await c.wait_closed() == 4401
 
     run(main())
+
+
+def test_search_finds_ones_own_messages_only(server):
+    bob = server.sign_in_with_key(server.add_user("bob"))
+
+    async def main():
+        async with server.client() as a, server.client(bob) as b:
+            done = await a.say("the secret of ada [[tokens 12]]")
+            await a.done(done["g"])
+            mine = await b.say("nothing of the kind [[tokens 12]]")
+            await b.done(mine["g"])
+            assert (await b.ask("search", q="secret"))["hits"] == []
+            assert (await b.ask("search", q="u1 secret"))["hits"] == []
+            found = (await b.ask("search", q="w0"))["hits"]
+            assert [hit["conv"] for hit in found] == [mine["conv"]]
+            with pytest.raises(Refused, match="^3000 "):
+                await b.ask("search", q="w0", before=done["ans"])
+            hit = (await a.ask("search", q="Secret ad"))["hits"][0]
+            assert hit["text"] == ["the ", "secret", " of ", "ada", " [[tokens 12]]"]
+            assert (hit["conv"], hit["id"], hit["role"]) == (done["conv"], done["msg"], "user")
+
+    run(main())

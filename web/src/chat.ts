@@ -13,11 +13,12 @@ import { randomId } from './ids.ts';
 import { LiveAnswer } from './live.ts';
 import type { Round } from './guesses.ts';
 import { generation, settings } from './settings.ts';
-import { complain } from './toasts.ts';
+import { complain, tell } from './toasts.ts';
 import { newestLeaf, newestLeafBelow, pathTo, type Messages } from './tree.ts';
 import { CODE, readHistory, readNothing, readTurn, type Message, type StreamEvent } from './wire.ts';
 
 const PAGE = 50;
+const LARGE_PAGE = 100; // the server's largest: on the way to a message far back
 const FIRST_EVENT_MS = 200; // no event by then: this socket is not subscribed (another tab asked, or the socket is a new one)
 const SILENCE_MS = 15_000; // no event for so long: ask again; an answer that waits for the engine loses nothing by it
 const MAX_FAULTS = 3; // a server that never agrees with itself must not keep us fetching
@@ -50,6 +51,7 @@ export class Chat {
     readonly lives = signal<ReadonlyMap<string, LiveAnswer>>(new Map()); // by message id
     readonly guesses = signal<ReadonlyMap<string, readonly Round[]>>(new Map()); // of finished answers, by message id
     readonly acknowledged = signal<{ cid: string; message: string } | null>(null); // the newest; its turn keeps its key
+    readonly revealed = signal<{ message: string } | null>(null); // where the reader asked to go; new with each wish
     readonly sends = signal(0); // counts what this tab sent: the transcript scrolls to each
     readonly path = computed(() => pathTo(this.messages.value, this.leaf.value));
     readonly running = computed(() => {
@@ -58,8 +60,12 @@ export class Chat {
     });
     private closed = false;
     private faults = 0;
+    private older: Promise<boolean> | null = null; // a page on its way
 
-    constructor(id: string | null) {
+    constructor(
+        id: string | null,
+        private wanted: string | null = null, // a message to go to when the chat is there
+    ) {
         this.id = signal(id);
         if (id !== null) this.loading.value = 'first';
     }
@@ -82,6 +88,9 @@ export class Chat {
             this.title.value = page.title;
             this.takeNewest(page.msgs, page.more);
             this.loading.value = 'no';
+            const { wanted } = this;
+            this.wanted = null;
+            if (wanted !== null) void this.reveal(wanted);
         } catch (error) {
             if (this.closed) return;
             const missing = error instanceof RequestError && (error.code === CODE.notFound || error.code === CODE.gone);
@@ -90,19 +99,27 @@ export class Chat {
         }
     }
 
-    async loadOlder(): Promise<void> {
+    /* False when nothing came. */
+    loadOlder(limit = PAGE): Promise<boolean> {
+        this.older ??= this.fetchOlder(limit).finally(() => (this.older = null));
+        return this.older;
+    }
+
+    private async fetchOlder(limit: number): Promise<boolean> {
         const oldest = this.messages.value.keys().next().value;
-        if (oldest === undefined || !this.more.value || this.loading.value !== 'no') return;
+        if (oldest === undefined || !this.more.value || this.loading.value !== 'no') return false;
         this.loading.value = 'older';
         try {
-            const page = await connection.request('hist', { conv: this.id.value, before: oldest, limit: PAGE }, readHistory);
-            if (this.closed) return;
+            const page = await connection.request('hist', { conv: this.id.value, before: oldest, limit }, readHistory);
+            if (this.closed) return false;
             batch(() => {
                 this.messages.value = new Map([...page.msgs.map((m) => [m.id, m] as const), ...this.messages.value]);
                 this.more.value = page.more && page.msgs.length > 0;
             });
+            return true;
         } catch (error) {
             complain('Older messages could not be loaded.', error);
+            return false;
         } finally {
             this.loading.value = 'no';
         }
@@ -258,6 +275,28 @@ export class Chat {
 
     turnTo(message: string): void {
         this.showLeaf(newestLeafBelow(this.messages.value, message));
+    }
+
+    /* Shows the branch that a message is in and lets the transcript go there; older pages come until it is found. */
+    async reveal(message: string): Promise<void> {
+        if (this.loading.value === 'first') {
+            this.wanted = message;
+            return;
+        }
+        const isHere = () => this.messages.value.has(message);
+        while (!this.closed && !isHere() && this.more.value && (await this.loadOlder(LARGE_PAGE)));
+        if (this.closed) return;
+        if (!isHere()) return tell('This message is not there any more.', true);
+        batch(() => {
+            const isShown = this.path.value.some(({ id }) => id === message);
+            if (!isShown) this.showLeaf(newestLeafBelow(this.messages.value, message));
+            this.revealed.value = { message };
+        });
+    }
+
+    /* The reader is on his way to a message, or there: the focus is not the message field's. */
+    isAimed(): boolean {
+        return this.wanted !== null || this.revealed.peek() !== null;
     }
 
     /* --- asking --- */

@@ -40,6 +40,13 @@ export function dayGroup(ts: number, now: number): string {
     return date.toLocaleDateString(undefined, sameYear ? { month: 'long' } : { month: 'long', year: 'numeric' });
 }
 
+/* A day as short as it can be told: of this year without the year. */
+export function formatDay(ts: number, now: number): string {
+    const date = new Date(ts);
+    const sameYear = date.getFullYear() === new Date(now).getFullYear();
+    return date.toLocaleDateString(undefined, { day: 'numeric', month: 'short', ...(!sameYear && { year: 'numeric' }) });
+}
+
 export function formatTime(ts: number): string {
     return new Date(ts).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'short' });
 }

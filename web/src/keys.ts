@@ -53,7 +53,7 @@ function nextRegion(step: number): void {
 }
 
 export const shortcuts: Shortcut[] = [
-    { keys: 'Mod+K', label: 'Find a chat', group: 'Everywhere', run: focusFilter },
+    { keys: 'Mod+K', label: 'Find a chat or a message', group: 'Everywhere', run: focusFilter },
     { keys: 'Mod+Shift+O', label: 'New chat', group: 'Everywhere', run: newChat },
     { keys: 'Mod+B', label: 'Show or hide the sidebar', group: 'Everywhere', run: toggleSidebar },
     { keys: 'Mod+,', label: 'Settings', group: 'Everywhere', run: () => void (dialog.value = { kind: 'settings' }) },

@@ -4,11 +4,14 @@
  *  (2) While following (the "Latest" button, the End key, or the setting) the end stays in view. A wheel, touch, key, scrollbar
  *      press or selection ends that; a scroll event that the layout caused does not.
  *  (3) When older messages are put before what is shown, the first visible one stays where it is.
- *  The end of an answer moves nothing. */
+ *  The end of an answer moves nothing. A message that was looked for is shown at once (reveal). */
 import { signal } from '@preact/signals';
+import { findWords, lightUp } from './found.ts';
 import { reducedMotion } from './ui.ts';
 
 export const QUESTION_TOP = 16; // px between the header and an anchored question
+const FOUND_TOP = 48; // above a message that was looked for: the end of the one before it is in sight
+const FOUND_MS = 2400;
 const FAR_SCREENS = 2; // beyond that a movement is a jump
 const PILL_SHOW = 200;
 const PILL_HIDE = 60;
@@ -72,6 +75,30 @@ export class ScrollKeeper {
         this.following = this.anchored = false;
         this.reserve();
         this.toEnd('auto');
+    }
+
+    /* A message that was looked for: at the top, or so that the words are in sight; lit up for a moment, and where the keyboard
+     * goes on. */
+    reveal(message: HTMLElement, words: string): void {
+        const folded = message.querySelector<HTMLElement>('.bubble.folded > button');
+        this.following = this.anchored = false;
+        this.reserve();
+        folded?.click();
+        if (folded) requestAnimationFrame(() => this.showFound(message, words));
+        else this.showFound(message, words);
+    }
+
+    private showFound(message: HTMLElement, words: string): void {
+        const { ranges, place } = findWords(message, words);
+        const top = message.getBoundingClientRect().top;
+        const wordTop = place?.getBoundingClientRect().top ?? top;
+        const isFar = wordTop - top > this.scroller.clientHeight - 2 * FOUND_TOP;
+        const wanted = isFar ? wordTop - this.scroller.clientHeight / 3 : top - FOUND_TOP;
+        this.scroller.scrollTop += wanted - this.scroller.getBoundingClientRect().top;
+        message.focus({ preventScroll: true });
+        lightUp(ranges, FOUND_MS);
+        message.classList.add('found');
+        setTimeout(() => message.classList.remove('found'), FOUND_MS);
     }
 
     /* Where the first visible turn stands; remembered with every movement. */

@@ -30,25 +30,32 @@ const tabs = typeof BroadcastChannel === 'undefined' ? null : new BroadcastChann
 
 /* --- which conversation --- */
 
-function routedId(): string | null {
-    return /^#\/c\/([0-9a-f]{32})$/.exec(location.hash)?.[1] ?? null;
+/* #/c/<id>, and #/c/<id>/<message> for a message in it. */
+function routed(): { id: string | null; message: string | null } {
+    const [, id, message] = /^#\/c\/([0-9a-f]{32})(?:\/([0-9a-f]{32}))?$/.exec(location.hash) ?? [];
+    return { id: id ?? null, message: message ?? null };
 }
 
-export function hrefOf(id: string | null): string {
-    return id === null ? '#/' : `#/c/${id}`;
+export function hrefOf(id: string | null, message: string | null = null): string {
+    return id === null ? '#/' : message === null ? `#/c/${id}` : `#/c/${id}/${message}`;
 }
 
 export function goTo(id: string | null): void {
-    if (routedId() === id && chat.value.id.value === id) return;
+    if (routed().id === id && chat.value.id.value === id) return;
     location.hash = hrefOf(id);
     routeChanged();
 }
 
 function routeChanged(): void {
-    const id = routedId();
-    if (chat.value.id.value === id) return;
+    const { id, message } = routed();
+    // The message is where the reader goes once, not where he stays: the address is free for the next way there.
+    if (message !== null) history.replaceState(null, '', hrefOf(id));
+    if (chat.value.id.value === id) {
+        if (message !== null) void chat.value.reveal(message);
+        return;
+    }
     chat.value.close();
-    chat.value = new Chat(id);
+    chat.value = new Chat(id, message);
     if (id !== null) markRead(id);
     if (connection.link.value.kind === 'online') void chat.value.load();
 }
@@ -94,6 +101,11 @@ const listener: Parameters<typeof connection.listen>[0] = {
                 break;
             case 'learn':
                 noteLearning(frame.on);
+                break;
+            case 'imported':
+                // Old chats came in between known ones: the list begins anew.
+                forgetList();
+                void refreshList();
                 break;
             case 'msg':
                 if (frame.conv === chat.value.id.value) chat.value.announced(frame.m);
@@ -142,7 +154,9 @@ function takeUpOutgoing(): void {
 
 export async function start(): Promise<void> {
     followNewId();
-    chat.value = new Chat(routedId());
+    const { id, message } = routed();
+    chat.value = new Chat(id, message);
+    if (message !== null) history.replaceState(null, '', hrefOf(id));
     connection.listen(listener);
     addEventListener('hashchange', routeChanged);
     setInterval(() => chat.value.nudge(), NUDGE_MS);

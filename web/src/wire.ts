@@ -68,6 +68,16 @@ export interface Conversation {
     live: string | null;
 }
 
+/* A message that holds what was looked for. */
+export interface Hit {
+    conv: string;
+    title: string;
+    id: string;
+    role: 'user' | 'assistant';
+    ts: number;
+    text: string[]; // an excerpt: plain and hit by turns, plain first
+}
+
 export interface Welcome {
     t: 'welcome';
     user: { name: string; admin: boolean; learn: boolean };
@@ -97,6 +107,7 @@ export type Frame =
     | { t: 'conv'; c: Conversation }
     | { t: 'conv_gone'; id: string }
     | { t: 'learn'; on: boolean }
+    | { t: 'imported' }
     | StreamEvent
     | { t: 'drain'; after_ms: number }
     | { t: 'ping'; n: number }
@@ -291,6 +302,8 @@ function readObject(of: Fields): Frame | null {
             return { t: 'conv', c: readConversation(of.c) };
         case 'learn':
             return { t: 'learn', on: of.on === true };
+        case 'imported':
+            return { t: 'imported' };
         case 'start':
             return {
                 t: 'start',
@@ -379,6 +392,22 @@ export function readHistory(of: Body): { conv: string; title: string; msgs: Mess
 
 export function readConversations(of: Body): { convs: Conversation[]; more: boolean } {
     return { convs: list(of, 'convs', readConversation), more: of.more === true };
+}
+
+function readHit(value: unknown): Hit {
+    const of = fields(value, 'hit');
+    return {
+        conv: text(of, 'conv'),
+        title: textOr(of, 'title', ''),
+        id: text(of, 'id'),
+        role: oneOf(of, 'role', ['user', 'assistant'] as const),
+        ts: number(of, 'ts'),
+        text: list(of, 'text', (part) => (typeof part === 'string' ? part : refuse('text'))),
+    };
+}
+
+export function readHits(of: Body): { hits: Hit[]; more: boolean; indexing: boolean } {
+    return { hits: list(of, 'hits', readHit), more: of.more === true, indexing: of.indexing === true };
 }
 
 export function readNothing(): null {

@@ -272,6 +272,22 @@ const handlers = {
         const start = before ? all.findIndex((c) => c.id === before) + 1 : 0;
         return { convs: all.slice(start, start + limit).map(convView), more: start + limit < all.length };
     },
+    search(socket, { q, before, limit = 20 }) {
+        const words = q.toLowerCase().split(/\s+/).filter(Boolean);
+        const found = [...convs.values()]
+            .flatMap((conv) => [...conv.messages.values()].map((m) => ({ conv, m })))
+            .filter(({ m }) => m.st !== 'running' && words.every((word) => m.text.toLowerCase().includes(word)))
+            .sort((a, b) => b.m.ts - a.m.ts);
+        const start = before ? found.findIndex(({ m }) => m.id === before) + 1 : 0;
+        const hits = found.slice(start, start + limit).map(({ conv, m }) => {
+            const at = m.text.toLowerCase().indexOf(words[0]);
+            const from = Math.max(0, at - 40);
+            const end = at + words[0].length;
+            const parts = [m.text.slice(from, at), m.text.slice(at, end), m.text.slice(end, end + 120)];
+            return { conv: conv.id, title: conv.title, id: m.id, role: m.role, ts: m.ts, text: parts };
+        });
+        return { hits, more: start + limit < found.length, indexing: false };
+    },
     rename(socket, { conv: id, title }) {
         const conv = find(convs, id, 'conversation');
         conv.title = title;

@@ -1,5 +1,6 @@
 /* server.spec.ts - the page and the real gateway with a scripted engine: sign-in, streams over breaks, crashes and restarts,
  * several tabs. The engine numbers every token, so one that is lost, doubled or moved shows in the text. */
+import { readFileSync } from 'node:fs';
 import type { Page } from '@playwright/test';
 import { expectAccessible } from '../axe.ts';
 import { answers, ask, begun, composer, history, lastAnswer, over, proseHtml, say, stopButton } from '../page.ts';
@@ -271,4 +272,40 @@ test('hostile text from the engine stays text', async ({ page }) => {
     await expect(lastAnswer(page)).toContainText('<script>');
     await expect(lastAnswer(page).locator('.chip')).toContainText('evil.example');
     expect(await page.evaluate(() => (window as unknown as { hacked?: number }).hacked ?? null)).toBeNull();
+});
+
+test('chats go out as files and come in again', async ({ page }) => {
+    await ask(page, '[[tokens 9]] to be kept');
+    const saved = async (start: () => Promise<void>) => {
+        const [file] = await Promise.all([page.waitForEvent('download'), start()]);
+        return { name: file.suggestedFilename(), text: readFileSync((await file.path())!, 'utf8') };
+    };
+    const fromMenu = async (item: string) => {
+        await page.getByRole('button', { name: 'Options for this chat' }).click();
+        await page.getByRole('menuitem', { name: item }).click();
+    };
+    const markdown = await saved(() => fromMenu('Save as Markdown'));
+    expect(markdown.name).toBe('[[tokens 9]] to be kept.md');
+    expect(markdown.text).toContain(`## Answer\n\n${scripted(9)}`);
+    expect((await saved(() => fromMenu('Save as JSON'))).name).toBe('[[tokens 9]] to be kept.json');
+    await page.keyboard.press('Control+,');
+    const all = await saved(() => page.getByRole('button', { name: 'Save', exact: true }).click());
+    expect(JSON.parse(all.text).chats).toHaveLength(1);
+    const bring = (buffer: string) =>
+        page
+            .getByLabel('File of chats')
+            .setInputFiles({ name: all.name, mimeType: 'application/json', buffer: Buffer.from(buffer) });
+    await bring(all.text);
+    await expect(page.getByText('1 chat with 2 messages came in.')).toBeVisible();
+    await bring(all.text.replace('"role":"user"', '"role":"cook"'));
+    await expect(page.getByText('Nothing came in. Chat 1, message 1: role')).toBeVisible();
+    await expectAccessible(page, 'settings with news');
+    await page.keyboard.press('Escape');
+    await expect(page.locator('.row')).toHaveCount(2);
+    // What came in is found by its words, like everything else.
+    await page.getByRole('searchbox', { name: /Find a chat/ }).fill('w0');
+    await expect(page.locator('.hit')).toHaveCount(2);
+    await page.locator('.hit a').first().click();
+    await expect(lastAnswer(page)).toBeFocused();
+    await expect(lastAnswer(page).locator('.prose')).toContainText('w0');
 });

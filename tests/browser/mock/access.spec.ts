@@ -40,8 +40,15 @@ for (const colorScheme of ['light', 'dark'] as const) {
         test('no barrier in dialogs, menus and the gate', async ({ page, mock }) => {
             await mock.act('seed?n=2');
             await page.reload();
-            await page.locator('.row a').first().click();
+            await page.getByRole('searchbox', { name: /Find a chat/ }).fill('rainbow');
+            await expect(page.locator('.hit').first()).toBeVisible();
+            await expectAccessible(page, 'search');
+            await page.locator('.hit a').first().click();
+            await expect(page.locator('.message.found')).toBeVisible();
+            await expectAccessible(page, 'found');
+            await page.getByRole('searchbox', { name: /Find a chat/ }).fill('');
             await page.keyboard.press('Control+,');
+            await expect(page.getByRole('dialog')).toBeVisible();
             await expectAccessible(page, 'settings');
             await page.keyboard.press('Escape');
             await page.keyboard.press('Control+/');

@@ -316,3 +316,74 @@ test('settings go with each message and reset to the defaults', async ({ page })
     await ask(page, 'again');
     expect(JSON.parse(sent.findLast((frame) => frame.includes('"send"'))!).gen).toBeUndefined();
 });
+
+test('a search also shows what was said; a hit opens its chat, branch and message', async ({ page, mock }) => {
+    await mock.act('seed?n=4&turns=90');
+    await page.reload();
+    const search = page.getByRole('searchbox', { name: /Find a chat/ });
+    await search.fill('rainbows form, part 3');
+    await expect(page.locator('.hit')).toHaveCount(18);
+    await expect(page.locator('.hit mark').first()).toHaveText('rainbows');
+    await expect(page.getByRole('status')).toHaveText('18 messages found');
+    // By keyboard: from the field down to the last one, which is far above the newest messages.
+    for (let i = 0; i < 18; i++) await page.keyboard.press('ArrowDown');
+    await expect(page.locator('.hit a').last()).toBeFocused();
+    await page.keyboard.press('Enter');
+    const bubble = page.locator('.bubble-text', { hasText: /part 3$/ });
+    const message = page.locator('article.question').filter({ has: bubble });
+    await expect(message).toBeFocused();
+    await expect(message).toBeInViewport();
+    await expect(message).toHaveClass(/found/);
+    await expect(page).toHaveURL(/#\/c\/[0-9a-f]{32}$/);
+    await expect(message).not.toHaveClass(/found/);
+    // Back to it once more, after scrolling away.
+    await page.getByRole('button', { name: 'Latest' }).click();
+    await expect(message).not.toBeInViewport();
+    await page.locator('.hit a').last().click();
+    await expect(message).toBeInViewport();
+    await search.fill('nowhere at all');
+    await expect(page.locator('.hit')).toHaveCount(0);
+    await expect(page.getByText('No chat is called')).toContainText('No message says so, either.');
+});
+
+test('a hit in another branch turns to it; an excerpt is text, not markup', async ({ page }) => {
+    await ask(page, 'the <b>first</b> words');
+    await page.locator('article.question').hover();
+    await page.locator('article.question').getByRole('button', { name: 'Edit' }).click();
+    await page.getByRole('textbox', { name: 'Edit your message' }).fill('quite another');
+    await page.keyboard.press('Enter');
+    await over(page);
+    await expect(page.locator('article.question .branch-place')).toHaveText('2/2');
+    await page.getByRole('searchbox', { name: /Find a chat/ }).fill('first');
+    await expect(page.locator('.hit')).toHaveCount(1);
+    await expect(page.locator('.hit')).toContainText('the <b>first</b> words');
+    await page.locator('.hit a').click();
+    await expect(page.locator('article.question .branch-place')).toHaveText('1/2');
+    await expect(page.locator('article.question')).toBeFocused();
+});
+
+test('in a long message the words themselves are in sight and lit up, also in a folded question', async ({ page }) => {
+    await ask(page, `/echo ${'Much text. '.repeat(600)}\n\nThen the Nädel, and an end.`);
+    await page.getByRole('button', { name: 'New chat' }).click();
+    await page.getByRole('searchbox', { name: /Find a chat/ }).fill('nädel');
+    await expect(page.locator('.hit')).toHaveCount(2);
+    const lit = (selector: string) =>
+        page.evaluate((within) => {
+            const found = (CSS as unknown as { highlights: Map<string, Iterable<Range>> }).highlights.get('found') ?? [];
+            return [...found]
+                .filter((range) => range.startContainer.parentElement!.closest(within))
+                .map((range) => ({ text: range.toString(), top: range.getBoundingClientRect().top }));
+        }, selector);
+    for (const [place, selector] of [
+        [0, 'article.answer'],
+        [1, 'article.question'],
+    ] as const) {
+        await page.locator('.hit a').nth(place).click();
+        await expect(page.locator(selector)).toBeFocused();
+        await expect.poll(async () => (await lit(selector)).map(({ text }) => text)).toEqual(['Nädel']);
+        const { top } = (await lit(selector))[0]!;
+        expect(top).toBeGreaterThan(60);
+        expect(top).toBeLessThan(680); // above the message field
+        await expect.poll(() => lit(selector)).toEqual([]);
+    }
+});

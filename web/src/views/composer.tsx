@@ -94,7 +94,7 @@ export function Composer() {
     }, []);
     useLayoutEffect(() => grow(field.current!), [text]);
     useEffect(() => {
-        if (matchMedia('(pointer: fine)').matches) field.current?.focus();
+        if (matchMedia('(pointer: fine)').matches && !open.isAimed()) field.current?.focus();
     }, [open]);
     useEffect(() => {
         if (proposed.value === null) return;

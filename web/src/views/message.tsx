@@ -171,6 +171,7 @@ export const Question = memo(function Question({
     return (
         <article
             class={`message question ${isEdited ? 'edited' : ''}`}
+            data-message={message.id}
             aria-label="You"
             tabIndex={focusable ? 0 : -1}
             onKeyDown={(event) =>
@@ -219,6 +220,7 @@ export const Answer = memo(function Answer({ message, siblings, live, latest, fo
     return (
         <article
             class={`message answer ${writing ? 'writing' : ''}`}
+            data-message={message.id}
             aria-label="Answer"
             aria-busy={live !== null}
             tabIndex={focusable ? 0 : -1}

@@ -1,9 +1,11 @@
 /* settings.tsx - theme, keys and sampling, kept in this browser, and what the server keeps for the user. An empty field leaves the
  * choice to the server. */
 import type { ComponentChildren } from 'preact';
+import { useRef } from 'preact/hooks';
 import { change, defaults, LIMITS, MAX_SYSTEM_CHARS, settings, type Scrolling, type Theme } from '../settings.ts';
 import { connection } from '../connection.ts';
 import { setLearning, welcome } from '../session.ts';
+import { importChats, importing, saveAllChats } from '../archive.ts';
 import { dialog } from '../ui.ts';
 import { Modal } from './dialog.tsx';
 import { Icon, type IconName } from './icons.tsx';
@@ -85,6 +87,38 @@ function NumberRow({ name, label, help }: { name: NumberSetting; label: string; 
                 onChange={onChange}
             />
         </Row>
+    );
+}
+
+function FileRows() {
+    const field = useRef<HTMLInputElement>(null);
+    const choose = (event: { currentTarget: HTMLInputElement }) => {
+        const file = event.currentTarget.files?.[0];
+        event.currentTarget.value = '';
+        if (file) void importChats(file);
+    };
+    return (
+        <>
+            <Row label="Save all my chats" help="One file with all branches, for keeping or for another server.">
+                <button type="button" class="button small" onClick={saveAllChats}>
+                    Save
+                </button>
+            </Row>
+            <Row label="Bring in chats from a file" help="They are added to those that are here; all of the file, or nothing.">
+                <button type="button" class="button small" disabled={importing.value} onClick={() => field.current!.click()}>
+                    {importing.value ? 'Reading…' : 'Choose a file'}
+                </button>
+                <input
+                    ref={field}
+                    type="file"
+                    accept=".json,application/json"
+                    aria-label="File of chats"
+                    tabIndex={-1}
+                    hidden
+                    onChange={choose}
+                />
+            </Row>
+        </>
     );
 }
 
@@ -176,11 +210,15 @@ export function SettingsDialog() {
                             onChange={(event) => void setLearning(event.currentTarget.checked)}
                         />
                     </Row>
+                    <FileRows />
                 </section>
                 <p class="about">
                     {welcome.value &&
                         `${welcome.value.model.name} on Foresay ${welcome.value.server.version}, connected by ${CONNECTED[connection.transport.value]}. `}
-                    Other settings stay in this browser; chats stay on the server.
+                    Other settings stay in this browser; chats stay on the server.{' '}
+                    <a href="/licences.txt" target="_blank" rel="noreferrer">
+                        Licences
+                    </a>
                 </p>
             </div>
         </Modal>

@@ -9,12 +9,11 @@ import { announce, announcement, dialog, drawer, narrow } from '../ui.ts';
 import { Composer, shortName } from './composer.tsx';
 import { DeleteDialog, RenameDialog } from './conversation-dialogs.tsx';
 import { ExpiredDialog } from './gate.tsx';
-import { GuessesDialog } from './guesses.tsx';
 import { HelpDialog } from './help.tsx';
 import { Icon } from './icons.tsx';
+import { lazy } from './lazy.tsx';
 import { LinkBar } from './linkbar.tsx';
 import { Menu } from './menu.tsx';
-import { SettingsDialog } from './settings.tsx';
 import { conversationMenu, Sidebar } from './sidebar.tsx';
 import { Transcript } from './transcript.tsx';
 import { newChat } from '../keys.ts';
@@ -97,6 +96,9 @@ function Toasts() {
         </div>
     );
 }
+
+const GuessesDialog = lazy(() => import('./guesses.tsx').then((part) => part.GuessesDialog));
+const SettingsDialog = lazy(() => import('./settings.tsx').then((part) => part.SettingsDialog));
 
 function OpenDialog() {
     const open = dialog.value;

@@ -1,7 +1,9 @@
-/* sidebar.tsx - the list of conversations, by day; a new chat, a filter, the person's menu. A drawer on narrow screens. */
+/* sidebar.tsx - the list of conversations, by day; a new chat, the person's menu; what a search finds in titles and in messages. A
+ * drawer on narrow screens. */
 import { useEffect, useRef, useState } from 'preact/hooks';
+import { saveChat } from '../archive.ts';
 import { connection } from '../connection.ts';
-import { dayGroup } from '../format.ts';
+import { dayGroup, formatDay } from '../format.ts';
 import { newChat, toggleSidebar } from '../keys.ts';
 import {
     conversations,
@@ -13,9 +15,10 @@ import {
     unread,
 } from '../list.ts';
 import { chat, hrefOf, signOut, welcome } from '../session.ts';
+import { hits, indexing, loadMoreHits, moreHits, searching } from '../search.ts';
 import { change, settings } from '../settings.ts';
 import { dialog, drawer, filter, narrow } from '../ui.ts';
-import type { Conversation } from '../wire.ts';
+import type { Conversation, Hit } from '../wire.ts';
 import { Keys } from './help.tsx';
 import { Icon, Logo } from './icons.tsx';
 import { Menu, type MenuItem } from './menu.tsx';
@@ -23,6 +26,8 @@ import { Menu, type MenuItem } from './menu.tsx';
 export function conversationMenu(conversation: Conversation): MenuItem[] {
     return [
         { label: 'Rename', icon: 'edit', run: () => void (dialog.value = { kind: 'rename', conversation }) },
+        { label: 'Save as Markdown', icon: 'save', run: () => saveChat(conversation.id, 'markdown') },
+        { label: 'Save as JSON', icon: 'save', run: () => saveChat(conversation.id, 'json') },
         { label: 'Delete', icon: 'trash', danger: true, run: () => void (dialog.value = { kind: 'delete', conversation }) },
     ];
 }
@@ -69,6 +74,7 @@ function groups(list: Conversation[]): [string, Conversation[]][] {
     return [...byDay];
 }
 
+const FOUND_ROWS = 20; // titles that a search shows before the messages
 const ROWS = 50; // more come when the end of the list is seen: thousands at once would freeze the page
 
 /* Asks for more rows when its own place comes into view. */
@@ -86,15 +92,63 @@ function More({ rows, onMore }: { rows: number; onMore: () => void }) {
     );
 }
 
+function HitRow({ hit }: { hit: Hit }) {
+    return (
+        <li class="hit">
+            <a href={hrefOf(hit.conv, hit.id)} onClick={() => (drawer.value = false)}>
+                <span class="hit-head">
+                    <span class="hit-title" dir="auto">
+                        {hit.title || 'Untitled chat'}
+                    </span>
+                    <time dateTime={new Date(hit.ts).toISOString()}>{formatDay(hit.ts, Date.now())}</time>
+                </span>
+                <span class="hit-text" dir="auto">
+                    {hit.role === 'user' && <span class="hit-role">You: </span>}
+                    {hit.text.map((part, i) => (i % 2 === 1 ? <mark key={i}>{part}</mark> : String(part)))}
+                </span>
+            </a>
+        </li>
+    );
+}
+
+function Hits() {
+    if (hits.value.length === 0) return searching.value ? <p class="list-note">Searching messages…</p> : null;
+    return (
+        <section aria-busy={searching.value}>
+            <h2>In messages</h2>
+            <ul>
+                {hits.value.map((hit) => (
+                    <HitRow key={hit.id} hit={hit} />
+                ))}
+            </ul>
+            {moreHits.value && <More rows={hits.value.length} onMore={loadMoreHits} />}
+            {indexing.value && <p class="list-note">The server is still making older messages ready for search.</p>}
+        </section>
+    );
+}
+
+/* Arrow keys walk through the field and the links below it. */
+function walk(event: KeyboardEvent): void {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+    const stops = [...document.querySelectorAll<HTMLElement>('#filter, #sidebar .list a')];
+    const at = stops.indexOf(document.activeElement as HTMLElement);
+    const to = at < 0 ? undefined : stops[at + step];
+    if (!to) return;
+    event.preventDefault();
+    to.focus();
+}
+
 function List() {
     const words = filter.value.trim().toLowerCase();
     const found =
         words === '' ? conversations.value : conversations.value.filter((one) => one.title.toLowerCase().includes(words));
     // Words are looked for in all chats, also in those that were not loaded yet.
-    const searching = words !== '' && moreConversations.value;
-    const [most, setMost] = useState(ROWS);
-    useEffect(() => setMost(ROWS), [words]);
-    useEffect(() => void (searching && loadAllConversations(() => filter.value.trim() !== '')), [searching]);
+    const loading = words !== '' && moreConversations.value;
+    const rows = words === '' ? ROWS : FOUND_ROWS;
+    const [most, setMost] = useState(rows);
+    useEffect(() => setMost(rows), [words]);
+    useEffect(() => void (loading && loadAllConversations(() => filter.value.trim() !== '')), [loading]);
     if (listState.value === 'loading') {
         return (
             <div class="skeleton" aria-hidden="true">
@@ -115,11 +169,14 @@ function List() {
             </div>
         );
     }
-    if (found.length === 0 && !searching) {
+    if (found.length === 0 && !loading) {
+        const nowhere = words !== '' && hits.value.length === 0 && !searching.value;
         return (
-            <p class="list-note">
-                {words === '' ? 'Your chats will be listed here.' : `No chat is called “${filter.value.trim()}”.`}
-            </p>
+            <>
+                {words === '' && <p class="list-note">Your chats will be listed here.</p>}
+                {nowhere && <p class="list-note">No chat is called “{filter.value.trim()}”. No message says so, either.</p>}
+                {words !== '' && <Hits />}
+            </>
         );
     }
     const shown = found.slice(0, most);
@@ -139,10 +196,16 @@ function List() {
                     </ul>
                 </section>
             ))}
-            {searching && <p class="list-note">Looking through older chats…</p>}
-            {(shown.length < found.length || (moreConversations.value && !searching)) && (
+            {loading && <p class="list-note">Looking through older chats…</p>}
+            {words === '' && (shown.length < found.length || moreConversations.value) && (
                 <More rows={shown.length} onMore={showMore} />
             )}
+            {words !== '' && shown.length < found.length && (
+                <button type="button" class="link-button more" onClick={showMore}>
+                    More titles
+                </button>
+            )}
+            {words !== '' && <Hits />}
         </>
     );
 }
@@ -185,7 +248,14 @@ export function Sidebar() {
     }, [drawer.value]);
     return (
         <>
-            <nav ref={ref} id="sidebar" class={`sidebar ${hidden ? 'hidden' : ''}`} aria-label="Chats" inert={hidden}>
+            <nav
+                ref={ref}
+                id="sidebar"
+                class={`sidebar ${hidden ? 'hidden' : ''}`}
+                aria-label="Chats"
+                inert={hidden}
+                onKeyDown={walk}
+            >
                 <div class="sidebar-head">
                     <a class="brand" href="#/" aria-label="Foresay, new chat">
                         <Logo />
@@ -211,8 +281,8 @@ export function Sidebar() {
                     <input
                         id="filter"
                         type="search"
-                        placeholder="Find a chat"
-                        aria-label="Find a chat by its title"
+                        placeholder="Search chats"
+                        aria-label="Find a chat by its title or by what was said"
                         value={filter.value}
                         onInput={(event) => (filter.value = event.currentTarget.value)}
                         onKeyDown={(event) => {

@@ -12,7 +12,7 @@ import { ScrollKeeper } from '../scroll.ts';
 import { chat, welcome } from '../session.ts';
 import { settings } from '../settings.ts';
 import { siblingsOf } from '../tree.ts';
-import { focusComposer } from '../ui.ts';
+import { filter, focusComposer } from '../ui.ts';
 import type { Message } from '../wire.ts';
 import { OutgoingState } from './answer.tsx';
 import { proposed, shortName } from './composer.tsx';
@@ -143,7 +143,12 @@ function useWindow(open: Chat, path: Message[]) {
         const to = Math.min(path.length, end + WINDOW_STEP);
         show(Math.max(start, to - MAX_MOUNTED), to);
     };
-    return { start, end, atEnd: end >= path.length, earlier, later, toEnd: () => choose(null) };
+    const around = (id: string) => {
+        const at = indexOf(id);
+        if (at >= 0 && (at < start || at >= end))
+            show(Math.max(0, at - MAX_MOUNTED / 4), Math.min(path.length, at + MAX_MOUNTED / 4));
+    };
+    return { start, end, atEnd: end >= path.length, earlier, later, around, toEnd: () => choose(null) };
 }
 
 export function Transcript() {
@@ -187,6 +192,16 @@ export function Transcript() {
         if (settings.value.scrolling === 'anchor') keeper.current!.anchor();
         else if (settings.value.scrolling === 'follow') keeper.current!.follow();
     }, [sends]);
+    const revealed = open.revealed.value;
+    const done = useRef(revealed);
+    const isMounted = revealed !== null && shown.some(({ id }) => id === revealed.message);
+    useLayoutEffect(() => {
+        if (revealed === null || done.current === revealed) return;
+        if (!isMounted) return part.around(revealed.message);
+        done.current = revealed;
+        const message = content.current!.querySelector<HTMLElement>(`[data-message="${revealed.message}"]`);
+        if (message) keeper.current!.reveal(message, filter.peek());
+    }, [revealed, isMounted]);
     useLayoutEffect(() => keeper.current!.reserve(), [turns.at(-1)?.key]);
     // A page that came in may not have filled the window yet.
     useEffect(() => keeper.current!.lookAtEdges(), [path.length, part.start]);
