@@ -28,8 +28,8 @@ static size_t blank_at(const char *text, size_t len) {
     return len >= 3 && memcmp(text, "\xE3\x80\x80", 3) == 0 ? 3 : 0;
 }
 
-/* owner : "u7" AND text : ("all" "words" "begi" *): the last one may go on, unless
- * it is one letter, with which half of all words begin. False: there is no word. */
+/* owner : "u7" AND text : ("all" "words" "begi" *): the last one may go on, unless it is one letter, with which half of all words
+ * begin. False: there is no word. */
 static bool make_question(char out[QUESTION_BYTES], int64_t user, const char *text, size_t len) {
     int n_words = 0;
     bool is_long = false;
@@ -47,7 +47,7 @@ static bool make_question(char out[QUESTION_BYTES], int64_t user, const char *te
         n_words++;
         is_long = i - begin > 1;
     }
-    memcpy(out + n, is_long ? "*)" : ")", 3);
+    snprintf(out + n, QUESTION_BYTES - n, is_long ? "*)" : ")");
     return n_words > 0;
 }
 
