@@ -14,8 +14,8 @@
 
 /* --- who is asking --- */
 
-/* False: answered. */
-static bool post(struct exchange *e, struct store_op *op, void (*done)(struct store_op *op)) {
+/* False: the store is overloaded, or there is no memory. Takes op, which may be NULL. */
+static bool try_post(struct exchange *e, struct store_op *op, void (*done)(struct store_op *op)) {
     if (op) {
         op->context = e;
         op->done = done;
@@ -24,8 +24,14 @@ static bool post(struct exchange *e, struct store_op *op, void (*done)(struct st
         e->holds--; /* not released: the caller goes on with it */
     }
     store_op_free(op);
-    http_answer_error(e, 503, "The server is overloaded; try again in a moment.");
     return false;
+}
+
+/* False: answered. */
+static bool post(struct exchange *e, struct store_op *op, void (*done)(struct store_op *op)) {
+    bool is_posted = try_post(e, op, done);
+    if (!is_posted) http_answer_error(e, 503, "The server is overloaded; try again in a moment.");
+    return is_posted;
 }
 
 /* An Authorization header counts more than a cookie: whoever sends one means it. */
@@ -82,18 +88,10 @@ static void on_gone(struct exchange *e) {
     if (d && !d->waiting) download_free(e);
 }
 
-/* The value of name=value in a query; false when it is there and no id. Absent: empty. */
-static bool take_id(const char *query, const char *name, struct store_id *out) {
-    char text[STORE_ID_LEN + 1] = "";
-    size_t len = strlen(name);
-    for (const char *at = query; at && *at; at = strchr(at, '&') ? strchr(at, '&') + 1 : NULL) {
-        if (strncmp(at, name, len) != 0 || at[len] != '=') continue;
-        size_t n = strcspn(at + len + 1, "&");
-        if (n != STORE_ID_LEN) return false;
-        memcpy(text, at + len + 1, n);
-        return store_id_parse(out, text);
-    }
-    return true;
+/* The id that an argument names; false when it is none. Absent: empty. */
+static bool take_id(const struct exchange *e, const char *name, struct store_id *out) {
+    char text[STORE_ID_LEN + 1];
+    return http_argument(e, name, text, sizeof text) && (!text[0] || store_id_parse(out, text));
 }
 
 /* filename* for browsers of today, in which every character of a title but slashes is right. */
@@ -182,7 +180,6 @@ static void on_part(struct store_op *op) {
     exchange_release(e);
 }
 
-/* False: answered, or the socket is being closed. */
 static bool ask_part(struct exchange *e) {
     struct download *d = e->work;
     struct store_op *op = store_op_new(STORE_EXPORT);
@@ -192,15 +189,8 @@ static bool ask_part(struct exchange *e) {
         op->after_chat = d->after_chat;
         op->after_message = d->after_message;
         op->limit = STORE_MAX_PAGE;
-        op->context = e;
-        op->done = on_part;
-        exchange_hold(e);
-        d->waiting = gateway_post(e->gateway, op);
-        if (d->waiting) return true;
-        e->holds--;
-        store_op_free(op);
     }
-    return false;
+    return d->waiting = try_post(e, op, on_part);
 }
 
 static bool pull(struct exchange *e, struct buffer *out) {
@@ -303,15 +293,16 @@ static void on_downloader(struct store_op *op) {
 
 void archive_export(struct exchange *e) {
     struct download *d = calloc(1, sizeof *d);
+    char form[16];
     if (!d) {
         http_answer_error(e, 503, "Out of memory.");
         return;
     }
     e->work = d;
     e->gone = on_gone;
-    d->markdown = strstr(e->query, "as=markdown") != NULL;
+    d->markdown = http_argument(e, "as", form, sizeof form) && strcmp(form, "markdown") == 0;
     d->waiting = true;
-    if (!take_id(e->query, "chat", &d->chat) || !take_id(e->query, "leaf", &d->leaf) || (d->markdown && !d->chat.text[0])) {
+    if (!take_id(e, "chat", &d->chat) || !take_id(e, "leaf", &d->leaf) || (d->markdown && !d->chat.text[0])) {
         http_answer_error(e, 400, "chat and leaf are ids of 32 hex digits; Markdown needs a chat.");
     } else if (e->method == HTTP_HEAD) {
         http_answer(e, 200, d->markdown ? "text/markdown; charset=utf-8" : "application/json", NULL, "", 0);

@@ -2,6 +2,8 @@
  * memory at a time; jansson reads each value where it stands. */
 #include "gateway/archive_in.h"
 
+#include "gateway/wire_in.h"
+
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -9,7 +11,6 @@
 #include <string.h>
 
 enum {
-    MAX_TITLE = 200,     /* characters, as for rename */
     MAX_NUMBERS = 64,    /* members of usage, and of a list in it */
     MAX_NOTE_BYTES = 400 /* of a text in usage or err */
 };
@@ -157,12 +158,6 @@ static bool take_message(struct archive_reader *r, const json_t *m, json_t *plac
 
 /* --- one chat --- */
 
-static size_t count_characters(const char *utf8) {
-    size_t n = 0;
-    for (; *utf8; utf8++) n += ((unsigned char)*utf8 & 0xC0) != 0x80;
-    return n;
-}
-
 static bool take_messages(struct archive_reader *r, const json_t *list) {
     size_t n = json_array_size(list);
     if (!json_is_array(list) || n < 1 || n > ARCHIVE_MAX_MESSAGES)
@@ -185,8 +180,8 @@ static bool take_chat(struct archive_reader *r) {
     const json_t *chat = r->tree, *title = json_object_get(chat, "title");
     if (!json_is_object(chat)) return fail(r, "a chat must be an object.");
     if (!json_is_string(title) || json_string_length(title) != strlen(json_string_value(title)) ||
-        json_string_length(title) == 0 || count_characters(json_string_value(title)) > MAX_TITLE)
-        return fail(r, "title must have 1 to %d characters.", MAX_TITLE);
+        json_string_length(title) == 0 || wire_count_characters(json_string_value(title)) > WIRE_MAX_TITLE)
+        return fail(r, "title must have 1 to %d characters.", WIRE_MAX_TITLE);
     r->chat.title = json_string_value(title);
     return take_time(r, chat, &r->chat.changed_ms) && take_messages(r, json_object_get(chat, "messages"));
 }

@@ -278,7 +278,7 @@ static bool parse_search(const json_t *root, struct request *out, struct wire_er
     return true;
 }
 
-static size_t count_characters(const char *utf8) {
+size_t wire_count_characters(const char *utf8) {
     size_t n = 0;
     for (; *utf8; utf8++) n += ((unsigned char)*utf8 & 0xC0) != 0x80;
     return n;
@@ -288,8 +288,9 @@ static bool parse_conv(const json_t *root, struct request *out, struct wire_erro
     if (!take_id(root, "conv", true, &out->conv, error)) return false;
     if (out->type == REQUEST_DELETE) return true;
     const json_t *title = member(root, "title");
-    if (!json_is_string(title) || json_string_length(title) == 0 || count_characters(json_string_value(title)) > 200) {
-        return fail(error, CODE_BAD_FIELD, "title must have 1 to 200 characters.");
+    if (!json_is_string(title) || json_string_length(title) == 0 ||
+        wire_count_characters(json_string_value(title)) > WIRE_MAX_TITLE) {
+        return fail(error, CODE_BAD_FIELD, "title must have 1 to %d characters.", WIRE_MAX_TITLE);
     }
     out->title = json_string_value(title);
     return true;

@@ -78,6 +78,9 @@ struct wire_error {
 bool wire_parse(const char *bytes, size_t len, struct request *out, struct wire_error *error);
 void wire_request_free(struct request *request);
 
+enum { WIRE_MAX_TITLE = 200 }; /* characters */
+size_t wire_count_characters(const char *utf8);
+
 /* {"key": "..."}: copies the key; false when the body is anything else. */
 bool wire_parse_key(const char *body, size_t len, char *key, size_t key_size);
 
