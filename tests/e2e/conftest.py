@@ -306,7 +306,10 @@ class Client:
     async def _read(self):
         try:
             async for frame in self.ws:
-                self._take(json.loads(frame))
+                message = json.loads(frame)
+                self._take(message)
+                if message["t"] == "ping":  # unanswered for 25 s, the server takes the client for gone
+                    await self.send(t="pong", n=message["n"])
                 self.changed.set()
         except ConnectionClosed:
             pass
