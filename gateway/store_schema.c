@@ -105,6 +105,10 @@ static const char *const migrations[] = {
     "  BEGIN INSERT INTO search (rowid, owner, text) SELECT key, owner, text FROM search_rows WHERE key = new.key; END;"
     "CREATE TRIGGER search_conv BEFORE DELETE ON conversations "
     "  BEGIN DELETE FROM messages WHERE conv = old.key; END;",
+    /* 4: the latest id of a user, kept when the user goes: an id is never given again, however fast another one comes. */
+    "CREATE TABLE users_given (id INTEGER NOT NULL) STRICT;"
+    "INSERT INTO users_given SELECT coalesce(max(id), 0) FROM users;"
+    "CREATE TRIGGER user_given AFTER INSERT ON users BEGIN UPDATE users_given SET id = new.id; END;",
 };
 enum { SCHEMA_VERSION = sizeof migrations / sizeof *migrations };
 

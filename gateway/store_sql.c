@@ -98,7 +98,7 @@ static const char *const query_texts[Q_COUNT] = {
     [Q_KEY_GET] = "SELECT u.id, u.name, u.admin, u.learns FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.hash = ?1",
     /* An id is never given again: a running server may still hold something of a user who was removed. */
     [Q_USER_ADD] = "INSERT INTO users (id, name, admin, created_ms) "
-                   "VALUES ((SELECT max(?3, coalesce(max(id) + 1, 0)) FROM users), ?1, ?2, ?3) ON CONFLICT (name) DO NOTHING",
+                   "VALUES ((SELECT max(?3, id + 1) FROM users_given), ?1, ?2, ?3) ON CONFLICT (name) DO NOTHING",
     [Q_USER_BY_NAME] = "SELECT id, name, admin FROM users WHERE name = ?1",
     [Q_USER_KEYS_DROP] = "DELETE FROM api_keys WHERE user_id = ?1",
     [Q_USER_SESSIONS_DROP] = "DELETE FROM sessions WHERE user_id = ?1",

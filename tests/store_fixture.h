@@ -150,7 +150,8 @@ static inline sqlite3 *open_sql(const char *dir) {
 /* Takes what the third version brought out of a database, by a connection that knows the words of its index. */
 #define BEFORE_SEARCH                                                                                                            \
     "DROP TRIGGER search_add; DROP TRIGGER search_drop; DROP TRIGGER search_out; DROP TRIGGER search_in; "                       \
-    "DROP TRIGGER search_conv; DROP TABLE search; DROP VIEW search_rows; DROP TABLE search_backlog; "
+    "DROP TRIGGER search_conv; DROP TABLE search; DROP VIEW search_rows; DROP TABLE search_backlog; "                            \
+    "DROP TRIGGER user_given; DROP TABLE users_given; "
 
 static inline void sql_do(sqlite3 *sql, const char *text) {
     assert_int_equal(sqlite3_exec(sql, text, NULL, NULL, NULL), SQLITE_OK);

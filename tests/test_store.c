@@ -849,7 +849,7 @@ static void foreign_data_is_refused(void **state) {
     sqlite3 *sql = open_sql(f->dir);
     sql_do(sql, "PRAGMA user_version = 1000");
     sqlite3_close(sql);
-    assert_refused(f->dir, false, "has version 1000, made by a newer foresay; this one knows versions up to 3.");
+    assert_refused(f->dir, false, "has version 1000, made by a newer foresay; this one knows versions up to 4.");
     assert_refused(f->dir, true, "has version 1000");
     sql = open_sql(f->dir);
     sql_value(sql, "PRAGMA user_version", version, sizeof version);
