@@ -45,8 +45,7 @@ static void attend(struct head *h, const struct kernels_seq *seq) {
     const struct attention_spec spec = {.scale = 1 / sqrtf((float)s->head_dim), .window = HEAD_MEMORY};
     ops->matmul(self, jobs, 3, &h->wide_act, seq->n_rows);
     ops->rope_kv(self, &qkv, &rope, seq, 1, &h->kv, 0);
-    ops->attention(self, &qkv, &spec, seq, 1, &h->kv, 0, h->attn, s->n_heads * s->head_dim);
-    ops->quantize(self, h->attn, s->n_heads * s->head_dim, seq->n_rows, &h->attn_act);
+    ops->attention(self, &qkv, &spec, seq, 1, &h->kv, 0, h->attn, s->n_heads * s->head_dim, &h->attn_act);
 }
 
 void head_layer(struct head *h, int slot, int first_pos, const int32_t *tokens, int n) {
@@ -60,8 +59,8 @@ void head_layer(struct head *h, int slot, int first_pos, const int32_t *tokens, 
     attend(h, &seq);
     ops->matmul(self, &o, 1, &h->attn_act, n);
     ops->rmsnorm(self, h->state, h->state_stride, NULL, h->norms[EAGLE_FFN_NORM], h->shape.norm_eps, n, &h->state_act);
-    ops->matmul_glu(self, GLU_SILU, h->weights[EAGLE_GATE], h->weights[EAGLE_UP], &h->state_act, n, h->ffn, h->ffn_stride);
-    ops->quantize(self, h->ffn, h->ffn_stride, n, &h->ffn_act);
+    ops->matmul_glu(self, GLU_SILU, h->weights[EAGLE_GATE], h->weights[EAGLE_UP], &h->state_act, n, h->ffn, h->ffn_stride,
+                    &h->ffn_act);
     ops->matmul(self, &down, 1, &h->ffn_act, n);
 }
 

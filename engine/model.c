@@ -7,7 +7,9 @@
 #include <assert.h>
 #include <string.h>
 
-static void attention_block(struct model *m, struct kv_pool *kv, const struct model_batch *batch, int layer) {
+/* to: NULL, or where the result goes instead of attn. */
+static void attention_block(struct model *m, struct kv_pool *kv, const struct model_batch *batch, int layer,
+                            struct activation *to) {
     const struct model_layer *l = &m->layers[layer];
     const struct model_shape *s = &m->shape;
     const struct backend_ops *ops = m->backend.ops;
@@ -32,7 +34,7 @@ static void attention_block(struct model *m, struct kv_pool *kv, const struct mo
     ops->rmsnorm(self, m->x, m->x_stride, NULL, l->attn_norm, s->norm_eps, batch->n_rows, &m->norm_act);
     ops->matmul(self, jobs, 3, &m->norm_act, batch->n_rows);
     ops->rope_kv(self, &qkv, &rope, batch->seqs, batch->n_seqs, kv, layer);
-    ops->attention(self, &qkv, &spec, batch->seqs, batch->n_seqs, kv, layer, m->attn, s->n_heads * s->head_dim);
+    ops->attention(self, &qkv, &spec, batch->seqs, batch->n_seqs, kv, layer, m->attn, s->n_heads * s->head_dim, to);
 }
 
 /* x += norm(W in); without a norm x += W in, in one pass. */
@@ -86,8 +88,8 @@ static void experts_block(struct model *m, int n_rows, const struct model_layer 
         struct matmul_job down = {.weight = l->experts[e].down, .out_stride = m->x_stride};
         down.out = m->branch + (size_t)first[e] * (size_t)m->x_stride;
         ops->gather(self, &m->norm_act, m->expert_rows + first[e], n, &m->expert_act);
-        ops->matmul_glu(self, s->family->glu, l->experts[e].gate, l->experts[e].up, &m->expert_act, n, m->ffn, m->ffn_stride);
-        ops->quantize(self, m->ffn, m->ffn_stride, n, &m->ffn_act);
+        ops->matmul_glu(self, s->family->glu, l->experts[e].gate, l->experts[e].up, &m->expert_act, n, m->ffn, m->ffn_stride,
+                        &m->ffn_act);
         ops->matmul(self, &down, 1, &m->ffn_act, n);
     }
     ops->combine(self, m->branch, m->x_stride, m->place, m->share, s->n_experts_used, s->n_embd, n_rows, m->x, m->x_stride);
@@ -99,20 +101,18 @@ static void output_and_ffn_block(struct model *m, int n_rows, int layer) {
     const struct model_shape *s = &m->shape;
     const struct backend_ops *ops = m->backend.ops;
     void *self = m->backend.self;
-    ops->quantize(self, m->attn, s->n_heads * s->head_dim, n_rows, &m->attn_act);
     add_branch(m, l->o, l->o_bias, l->attn_post_norm, &m->attn_act, n_rows);
     ops->rmsnorm(self, m->x, m->x_stride, NULL, l->ffn_norm, s->norm_eps, n_rows, &m->norm_act);
     if (l->router) {
         experts_block(m, n_rows, l);
         return;
     }
-    ops->matmul_glu(self, s->family->glu, l->gate, l->up, &m->norm_act, n_rows, m->ffn, m->ffn_stride);
-    ops->quantize(self, m->ffn, m->ffn_stride, n_rows, &m->ffn_act);
+    ops->matmul_glu(self, s->family->glu, l->gate, l->up, &m->norm_act, n_rows, m->ffn, m->ffn_stride, &m->ffn_act);
     add_branch(m, l->down, NULL, l->ffn_post_norm, &m->ffn_act, n_rows);
 }
 
-/* After the last attention only the rows whose logits are wanted matter: moves them to the front. Rows ascend, so none is
- * overwritten before it has moved. */
+/* After the last attention only the rows whose logits are wanted matter: moves them to the front, then makes attn_act of them.
+ * Rows ascend, so none is overwritten before it has moved. */
 static void keep_logit_rows(struct model *m, const struct model_batch *batch) {
     size_t n_attn = (size_t)(m->shape.n_heads * m->shape.head_dim), n_x = (size_t)m->x_stride;
     for (int i = 0; i < batch->n_logits; i++) {
@@ -121,6 +121,7 @@ static void keep_logit_rows(struct model *m, const struct model_batch *batch) {
         memcpy(m->x + (size_t)i * n_x, m->x + row * n_x, n_x * sizeof *m->x);
         memcpy(m->attn + (size_t)i * n_attn, m->attn + row * n_attn, n_attn * sizeof *m->attn);
     }
+    m->backend.ops->quantize(m->backend.self, m->attn, (int)n_attn, batch->n_logits, &m->attn_act);
 }
 
 /* Copies the residual stream where it enters a layer that a drafting head reads. */
@@ -141,13 +142,14 @@ void model_forward(struct model *m, struct kv_pool *kv, const struct model_batch
     ops->embed(self, m->embedding, batch->tokens, batch->n_rows, m->embedding_scale, m->x, m->x_stride);
     for (int layer = 0; layer < last; layer++) {
         if (layer > 0) keep_features(m, layer, batch->n_rows);
-        attention_block(m, kv, batch, layer);
+        attention_block(m, kv, batch, layer, &m->attn_act);
         output_and_ffn_block(m, batch->n_rows, layer);
     }
     if (last > 0) keep_features(m, last, batch->n_rows);
-    attention_block(m, kv, batch, last);
+    const bool all_wanted = batch->n_logits == batch->n_rows;
+    attention_block(m, kv, batch, last, all_wanted ? &m->attn_act : NULL);
     if (batch->n_logits == 0) return; /* the keys and values were all that was wanted */
-    keep_logit_rows(m, batch);
+    if (!all_wanted) keep_logit_rows(m, batch);
     output_and_ffn_block(m, batch->n_logits, last);
     struct matmul_job head = {.weight = m->head, .out = m->logits, .out_stride = m->logits_stride, .maxima = model_maxima(m, 0)};
     ops->rmsnorm(self, m->x, m->x_stride, NULL, m->output_norm, m->shape.norm_eps, batch->n_logits, &m->norm_act);

@@ -268,9 +268,10 @@ struct backend_ops {
     /* Every job: out row i = weight * activation row i. All weights have in->n_cols columns. */
     void (*matmul)(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n);
 
-    /* out row i = kind(gate * in row i) * (up * in row i). out: [n, out_stride], padded like matmul's. */
+    /* out row i = kind(gate * in row i) * (up * in row i). out: [n, out_stride], padded like matmul's. to: NULL, or where the
+     * same goes in the forms that it holds, as if by quantize; then what is in out does not matter. */
     void (*matmul_glu)(void *self, enum glu_kind kind, const struct weight *gate, const struct weight *up,
-                       const struct activation *in, int n, float *out, int out_stride);
+                       const struct activation *in, int n, float *out, int out_stride, struct activation *to);
 
     /* The n_used experts of each row, by descending softmax of its logits (of equals the lower index), and their shares.
      * chosen, share: [n, n_used] */
@@ -290,9 +291,9 @@ struct backend_ops {
                     int n_seqs, struct kv_pool *kv, int layer);
 
     /* out row = softmax(q . K * scale) V over the positions that the row sees, grouped-query. Rows of the batch have been
-     * through rope_kv. out: [n_rows, out_stride], n_heads * head_dim floats. */
+     * through rope_kv. out: [n_rows, out_stride], n_heads * head_dim floats. to: as with matmul_glu. */
     void (*attention)(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
-                      int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride);
+                      int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride, struct activation *to);
 
     /* One fmaf chain an element of c, over ascending k. */
     void (*gemm)(void *self, const struct gemm_job *job);

@@ -86,7 +86,7 @@ static void bench_layers(struct bench_model *m, int n) {
     for (int l = 0; l < BENCH_LAYERS; l++) {
         bench_one(m, m->qkv[l], &m->wide, n, BENCH_QKV, false);
         bench_one(m, m->o[l], &m->wide, n, BENCH_WIDTH, true);
-        m->b.ops->matmul_glu(m->b.self, GLU_SILU, m->gate[l], m->up[l], &m->wide, n, m->y, BENCH_FFN);
+        m->b.ops->matmul_glu(m->b.self, GLU_SILU, m->gate[l], m->up[l], &m->wide, n, m->y, BENCH_FFN, NULL);
         bench_one(m, m->down[l], &m->ffn, n, BENCH_WIDTH, true);
     }
 }
@@ -129,7 +129,7 @@ static void bench_attend(struct bench_model *m, int n, int end) {
     const struct kernels_seq seq = {.n_rows = n, .first_pos = end - n, .blocks = m->blocks};
     for (int l = 0; l < BENCH_LAYERS; l++)
         m->b.ops->attention(m->b.self, &qkv, &(struct attention_spec){.scale = 0.125f}, &seq, 1, &m->kv, l, m->y,
-                            BENCH_HEADS * BENCH_HEAD_DIM);
+                            BENCH_HEADS * BENCH_HEAD_DIM, NULL);
 }
 static void bench_attend_256(struct bench_model *m, int n) { bench_attend(m, n, 256); }
 static void bench_attend_512(struct bench_model *m, int n) { bench_attend(m, n, 512); }

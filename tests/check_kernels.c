@@ -195,7 +195,7 @@ static void check_activation(int n_cols, int n, const float *gamma) {
     free(x);
 }
 
-static const int row_cols[] = {8, 17, 32, 40, 96, 576, 1536}; /* those that are no multiple of 32 have floats only */
+static const int row_cols[] = {8, 17, 32, 40, 96, 576, 1088, 1536}; /* those that are no multiple of 32 have floats only */
 static const int row_counts[] = {1, 2, 37};
 
 static void check_quantize(void) {
@@ -244,7 +244,7 @@ static void run_matmul(const struct backend *b, const struct matmul_case *c, con
     for (int j = 0; j < c->n_jobs; j++)
         jobs[j] = (struct matmul_job){.weight = weights[j], .out = out[j], .out_stride = stride_of(c, j), .add = c->add};
     if (c->swiglu)
-        b->ops->matmul_glu(b->self, GLU_SILU, weights[0], weights[1], &in, n, out[0], stride_of(c, 0));
+        b->ops->matmul_glu(b->self, GLU_SILU, weights[0], weights[1], &in, n, out[0], stride_of(c, 0), NULL);
     else
         b->ops->matmul(b->self, jobs, c->n_jobs, &in, n);
     activation_free(b, &in);
@@ -269,6 +269,19 @@ static void make_expected(const struct matmul_case *c, struct matmul_data *data)
     free_all(&reference, c, weights);
 }
 
+/* A GLU once more, its result at once in int8. out: scratch */
+static void expect_glu_int8(const struct subject *s, const struct matmul_case *c, const struct matmul_data *data,
+                            struct weight *const *weights, float *out) {
+    const struct backend *b = &s->backend;
+    if (c->n_rows[0] % QUANT_BLOCK != 0) return;
+    struct activation in = new_activation(b, c->n, c->n_cols), to = new_int8(b, c->n, c->n_rows[0]);
+    b->ops->quantize(b->self, data->x, c->n_cols, c->n, &in);
+    b->ops->matmul_glu(b->self, GLU_SILU, weights[0], weights[1], &in, c->n, out, stride_of(c, 0), &to);
+    expect_int8(data->expected[0], stride_of(c, 0), c->n, &to, s->name, "GLU to int8");
+    activation_free(b, &in);
+    activation_free(b, &to);
+}
+
 static void compare_matmul(const struct subject *s, const struct matmul_case *c, const struct matmul_data *data) {
     struct weight *weights[MOST_JOBS];
     float *out[MOST_JOBS] = {NULL};
@@ -284,6 +297,7 @@ static void compare_matmul(const struct subject *s, const struct matmul_case *c,
         snprintf(what, sizeof what, "%s [%d, %d] x %d rows", dtype_name(c->types[j]), c->n_rows[j], c->n_cols, c->n);
         expect_floats(data->expected[j], out[j], c->n * stride_of(c, j), s->name, what);
     }
+    if (c->swiglu) expect_glu_int8(s, c, data, weights, out[0]);
     for (int j = 0; j < c->n_jobs; j++) free(out[j]);
     free_all(&s->backend, c, weights);
 }
@@ -357,8 +371,8 @@ static void check_swiglu(void) {
     static const int counts[] = {1, 2, 7, 16, 40};
     for (int type = 0; type < DTYPE_COUNT; type++)
         for (int i = 0; i < 5; i++) {
-            struct matmul_case c = {
-                .n_jobs = 2, .n_rows = {100, 100}, .n_cols = suit_cols((enum dtype)type, 96), .n = counts[i], .swiglu = true};
+            struct matmul_case c = {.n_jobs = 2, .n_cols = suit_cols((enum dtype)type, 96), .n = counts[i], .swiglu = true};
+            c.n_rows[0] = c.n_rows[1] = i % 2 ? 100 : 416; /* the latter: whole blocks of int8 */
             c.types[0] = c.types[1] = (enum dtype)type;
             check_matmul_case(&c);
         }

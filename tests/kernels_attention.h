@@ -133,7 +133,19 @@ static void run_kv(const struct backend *b, const struct kv_case *c, float *q, s
     const struct qkv_view qkv = view_of(c, q);
     const struct rope_spec rope = {.cos_sin = c->cos_sin, .kind = c->shape.kind, .rope_dim = c->shape.rope_dim};
     b->ops->rope_kv(b->self, &qkv, &rope, c->seqs, c->n_seqs, pool, KV_LAYER);
-    b->ops->attention(b->self, &qkv, &c->spec, c->seqs, c->n_seqs, pool, KV_LAYER, out, q_width(c));
+    b->ops->attention(b->self, &qkv, &c->spec, c->seqs, c->n_seqs, pool, KV_LAYER, out, q_width(c), NULL);
+}
+
+/* Attention once more, its result at once in int8 (and where heads do not allow it, afterwards). q: rotated; out: scratch. */
+static void expect_attention_int8(const struct subject *subject, const struct kv_case *c, float *q, const struct kv_pool *pool,
+                                  const float *expected, float *out, const char *what) {
+    const struct backend *b = &subject->backend;
+    const struct qkv_view qkv = view_of(c, q);
+    if (q_width(c) % QUANT_BLOCK != 0) return;
+    struct activation to = new_int8(b, c->n_rows, q_width(c));
+    b->ops->attention(b->self, &qkv, &c->spec, c->seqs, c->n_seqs, pool, KV_LAYER, out, q_width(c), &to);
+    expect_int8(expected, q_width(c), c->n_rows, &to, subject->name, what);
+    activation_free(b, &to);
 }
 
 /* The same, at most `chunk` rows a call, in the order of the batch. */
@@ -360,6 +372,7 @@ static void check_kv_case(const struct kv_case *c, const int *chunks, int n_chun
         expect(memcmp(expected_pool.data, pool.data, pool.block_bytes * MAX_BLOCKS) == 0, "%s: the KV pool differs, %s",
                subject->name, what);
         expect_floats(expected, out, cells, subject->name, what);
+        if (s < n_subjects) expect_attention_int8(subject, c, q, &pool, expected, out, what);
         kv_pool_free(b, &pool);
     }
     kv_pool_free(&reference, &expected_pool);

@@ -15,7 +15,7 @@ static void run_gelu(const struct backend *b, const float *x, int n, float *out)
     struct weight *weight = load(b, (const uint8_t *)&one, DTYPE_F32, 1, 1);
     struct activation in = new_activation(b, n, 1);
     b->ops->quantize(b->self, x, 1, n, &in);
-    b->ops->matmul_glu(b->self, GLU_GELU, weight, weight, &in, n, out, ROW_GROUP);
+    b->ops->matmul_glu(b->self, GLU_GELU, weight, weight, &in, n, out, ROW_GROUP, NULL);
     activation_free(b, &in);
     b->ops->weight_free(b->self, weight);
 }

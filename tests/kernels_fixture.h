@@ -175,4 +175,27 @@ static struct activation new_activation(const struct backend *b, int n, int n_co
     return a;
 }
 
+/* Where an operation puts its result in int8 at once. */
+static struct activation new_int8(const struct backend *b, int n, int n_cols) {
+    struct activation a;
+    const int rc = activation_alloc(b, n, n_cols, false, true, &a);
+    assert(rc == KERNELS_OK);
+    memset(a.q, 99, (size_t)n * (size_t)n_cols);
+    return a;
+}
+
+/* got is what the reference makes of the rows. */
+static void expect_int8(const float *rows, int stride, int n, const struct activation *got, const char *subject,
+                        const char *what) {
+    const size_t n_cols = (size_t)got->n_cols, blocks = n_cols / QUANT_BLOCK * (size_t)n;
+    struct activation want = new_int8(&reference, n, got->n_cols);
+    reference.ops->quantize(reference.self, rows, stride, n, &want);
+    expect(memcmp(want.q, got->q, (size_t)n * n_cols) == 0, "%s: codes, %s", subject, what);
+    expect_floats(want.d, got->d, (int)blocks, subject, what);
+    expect_floats(want.ds, got->ds, (int)blocks, subject, what);
+    expect(memcmp(want.sum, got->sum, 4 * blocks) == 0 && memcmp(want.sum16, got->sum16, 8 * blocks) == 0, "%s: sums, %s",
+           subject, what);
+    activation_free(&reference, &want);
+}
+
 #endif

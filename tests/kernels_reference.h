@@ -51,7 +51,7 @@ static void check_reference_matmul(void) {
         reference.ops->quantize(reference.self, x, n_cols, 1, &in);
         const struct matmul_job job = {.weight = weight, .out = out, .out_stride = STRIDE};
         reference.ops->matmul(reference.self, &job, 1, &in, 1);
-        reference.ops->matmul_glu(reference.self, GLU_SILU, weight, weight, &in, 1, glu, STRIDE);
+        reference.ops->matmul_glu(reference.self, GLU_SILU, weight, weight, &in, 1, glu, STRIDE, NULL);
         memcpy(twice, out, sizeof twice);
         reference.ops->matmul(reference.self,
                               &(struct matmul_job){.weight = weight, .out = twice, .out_stride = STRIDE, .add = true}, 1, &in, 1);
@@ -82,7 +82,7 @@ static void check_reference_exp(void) {
     struct weight *weight = load(&reference, (const uint8_t *)&one, DTYPE_F32, 1, 1);
     struct activation in = new_activation(&reference, COUNT, 1);
     reference.ops->quantize(reference.self, x, 1, COUNT, &in);
-    reference.ops->matmul_glu(reference.self, GLU_SILU, weight, weight, &in, COUNT, out, ROW_GROUP);
+    reference.ops->matmul_glu(reference.self, GLU_SILU, weight, weight, &in, COUNT, out, ROW_GROUP, NULL);
     for (int i = 0; i < COUNT; i++) {
         const double expected = (double)x[i] * x[i] / (1 + exp(-(double)x[i])), got = (double)out[i * ROW_GROUP];
         expect(fabs(got - expected) <= 4e-7 * expected + 1e-30, "at %g: %g, not %g", (double)x[i], got, expected);

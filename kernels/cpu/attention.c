@@ -16,12 +16,12 @@
 #include "kernels/cpu/cpu.h"
 
 enum {
-    SLICES_PER_THREAD = 8, /* for prefill, whose costs within a sequence are uneven */
-    ROW_OVERHEAD = 16,     /* fixed cost of a vector, in positions */
-    SERIAL_COST = 256,     /* vectors * positions below which a fork costs more than it saves */
-    SPLIT_SPANS = 3,       /* of some sequence, from which on spans are shared out, */
-    SPLIT_GROUPS = 4,      /* unless there are so many KV heads of sequences per thread anyway */
-    SERIAL_JOINS = 16384,  /* floats that the caller joins by itself */
+    SLICES_PER_THREAD = 32, /* for prefill, whose costs within a sequence are uneven */
+    ROW_OVERHEAD = 16,      /* fixed cost of a vector, in positions */
+    SERIAL_COST = 256,      /* vectors * positions below which a fork costs more than it saves */
+    SPLIT_SPANS = 3,        /* of some sequence, from which on spans are shared out, */
+    SPLIT_GROUPS = 4,       /* unless there are so many KV heads of sequences per thread anyway */
+    SERIAL_JOINS = 16384,   /* floats that the caller joins by itself */
 };
 
 struct attention_call {
@@ -34,7 +34,8 @@ struct attention_call {
     int layer;
     float *out;
     int out_stride;
-    int64_t cost; /* of the line */
+    struct activation *to; /* NULL, or int8 is all that is wanted, and heads are whole blocks */
+    int64_t cost;          /* of the line */
     int n_slices;
     int n_joins; /* pieces in which parts are joined */
 };
@@ -121,8 +122,43 @@ static int first_span(const struct attention_spec *spec, int pos) {
     return attention_first_seen(spec, pos) / ATTENTION_SPAN * ATTENTION_SPAN;
 }
 
+/* Where the result of a vector goes. */
+struct place {
+    int batch_row, head;
+};
+
+/* Vectors i, i + 1 .. that are all heads head .. of several rows, or of one: how many heads, and rows. */
+static int same_heads(const struct place *places, int n, int *n_rows) {
+    int heads = 1;
+    while (heads < n && places[heads].batch_row == places->batch_row) heads++;
+    for (int i = heads; i < n; i++)
+        if (places[i].batch_row != places[i - heads].batch_row + 1 || places[i].head != places[i - heads].head)
+            n = i / heads * heads;
+    *n_rows = n / heads;
+    return heads;
+}
+
+/* Sums over all spans of n vectors to their places. */
+static void end_vectors(const struct attention_call *call, const float *const *sums, const struct place *places, int n) {
+    const struct cpu_kernels *kernels = call->cpu->kernels;
+    const struct kv_shape *shape = &call->kv->shape;
+    const int head_dim = shape->head_dim, head_blocks = head_dim / QUANT_BLOCK;
+    float results[ATTENTION_TILE * MAX_HEAD_DIM];
+    for (int i = 0; i < n; i++) {
+        const size_t at = (size_t)places[i].batch_row * (size_t)call->out_stride + (size_t)(places[i].head * head_dim);
+        kernels->attention_end(sums[i], shape->type, head_dim, call->to ? results + i * head_dim : call->out + at);
+    }
+    for (int i = 0, n_rows; call->to && i < n;) {
+        const int heads = same_heads(places + i, n - i, &n_rows);
+        kernels->quantize_tile(results + i * head_dim, n_rows, heads * head_blocks, call->to, places[i].batch_row,
+                               places[i].head * head_blocks);
+        i += heads * n_rows;
+    }
+}
+
 /* All spans, one after the other. */
-static void run_whole(const struct cpu_kernels *kernels, struct attention_tile *tile, float *const *out) {
+static void run_whole(const struct attention_call *call, struct attention_tile *tile, const struct place *places) {
+    const struct cpu_kernels *kernels = call->cpu->kernels;
     float sums[ATTENTION_TILE][PART_FLOATS], part[ATTENTION_TILE][PART_FLOATS];
     bool has_sum[ATTENTION_TILE] = {false};
     const int last = tile->pos[tile->n - 1];
@@ -135,7 +171,21 @@ static void run_whole(const struct cpu_kernels *kernels, struct attention_tile *
             has_sum[i] = true;
         }
     }
-    for (int i = 0; i < tile->n; i++) kernels->attention_end(sums[i], tile->type, tile->head_dim, out[i]);
+    const float *ends[ATTENTION_TILE];
+    for (int i = 0; i < tile->n; i++) ends[i] = sums[i];
+    end_vectors(call, ends, places, tile->n);
+}
+
+/* What the processor cannot know: where the pages of the next head, or of the next sequence, begin. */
+static void find_next_pages(const struct attention_call *call, const struct kernels_seq *seq, int kv_head,
+                            struct attention_tile *tile) {
+    const bool last_head = kv_head + 1 == call->kv->shape.n_kv_heads;
+    if (last_head && ++seq == call->seqs + call->n_seqs) return;
+    const int n_blocks = (seq->first_pos + seq->n_rows - 1) / KV_BLOCK + 1,
+              begin = attention_first_seen(call->spec, seq->first_pos);
+    const int first = begin / ATTENTION_CHUNK * (ATTENTION_CHUNK / KV_BLOCK);
+    for (int i = 0; i < ATTENTION_CHUNK / KV_BLOCK && first + i < n_blocks; i++)
+        tile->next[i] = kv_pages(call->kv, seq->blocks[first + i], call->layer, last_head ? 0 : kv_head + 1);
 }
 
 /* Vectors first..end of a sequence's part of the line, all of one KV head; parts: NULL = to their results. */
@@ -145,7 +195,7 @@ static void run_head(const struct attention_call *call, const struct kernels_seq
     const struct kv_shape *shape = &call->kv->shape;
     const int group = qkv->n_heads / shape->n_kv_heads, head_dim = shape->head_dim;
     struct attention_tile tile = {.head_dim = head_dim, .type = shape->type, .spec = call->spec, .blocks = seq->blocks};
-    float *out[ATTENTION_TILE];
+    struct place places[ATTENTION_TILE];
     struct tail tail;
     tile.block_bytes = call->kv->block_bytes;
     tile.pages = kv_pages(call->kv, 0, call->layer, kv_head);
@@ -154,16 +204,17 @@ static void run_head(const struct attention_call *call, const struct kernels_seq
         const size_t batch_row = (size_t)(seq->first_row + row), at = (size_t)head * (size_t)head_dim;
         tile.q[tile.n] = qkv->q + batch_row * (size_t)qkv->q_stride + at;
         if (parts) tile.part[tile.n] = parts->first + (size_t)i * parts->stride;
-        out[tile.n] = call->out + batch_row * (size_t)call->out_stride + at;
+        places[tile.n] = (struct place){seq->first_row + row, head};
         tile.pos[tile.n++] = row_pos(seq, row);
         const int next = (i + 1) / group;
         const bool goes_on = i + 1 < end && (next == row || (is_straight(seq, row) && is_straight(seq, next)));
         if (tile.n < ATTENTION_TILE && goes_on) continue;
         tile.n_pooled = INT_MAX;
+        if (i + 1 == end) find_next_pages(call, seq, kv_head, &tile);
         if (!is_straight(seq, row) && (!parts || parts->span + ATTENTION_SPAN > seq->first_pos / KV_BLOCK * KV_BLOCK))
             fill_tail(call, seq, row, kv_head, &tail, &tile);
         if (!parts) {
-            run_whole(call->cpu->kernels, &tile, out);
+            run_whole(call, &tile, places);
         } else if (tile_sees(&tile, parts->span)) {
             tile.span = parts->span;
             call->cpu->kernels->attention(&tile);
@@ -253,6 +304,7 @@ static void join_spans(const struct attention_call *call, const struct kernels_s
     const int group = call->qkv->n_heads / shape->n_kv_heads, per_head = seq->n_rows * group;
     const int row = vector % per_head / group, head = vector / per_head * group + vector % group;
     const int pos = row_pos(seq, row);
+    const struct place place = {seq->first_row + row, head};
     float *part = range->parts + (size_t)(vector * range->n) * part_floats(call), *sum = NULL;
     for (int i = 0; i < range->n; i++, part += part_floats(call)) {
         if (!attention_sees(call->spec, pos, range->first + i * ATTENTION_SPAN)) continue;
@@ -261,8 +313,7 @@ static void join_spans(const struct attention_call *call, const struct kernels_s
         else
             sum = part;
     }
-    float *out = call->out + (size_t)(seq->first_row + row) * (size_t)call->out_stride + (size_t)head * (size_t)shape->head_dim;
-    call->cpu->kernels->attention_end(sum, shape->type, shape->head_dim, out);
+    end_vectors(call, &(const float *){sum}, &place, 1);
 }
 
 static void run_joins(const void *arg, int piece) {
@@ -296,19 +347,32 @@ static bool run_spans(struct attention_call *call) {
     return true;
 }
 
+static void attend(struct attention_call *call) {
+    bool decode = true;
+    for (int s = 0; s < call->n_seqs; s++) {
+        call->cost += seq_vectors(call, &call->seqs[s]) * vector_cost(call, &call->seqs[s]);
+        decode = decode && call->seqs[s].n_rows <= KV_BLOCK;
+    }
+    if (decode && run_spans(call)) return;
+    const int n_threads = pool_threads(call->cpu->pool);
+    call->n_slices = call->cost < SERIAL_COST ? 1 : decode ? n_threads : n_threads * SLICES_PER_THREAD;
+    pool_run(call->cpu->pool, call->n_slices, run_slice, call);
+}
+
 void cpu_attention(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
-                   int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride) {
+                   int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride, struct activation *to) {
     struct attention_call call = {
         .cpu = self, .qkv = qkv, .spec = spec, .seqs = seqs, .n_seqs = n_seqs, .kv = kv, .layer = layer};
+    const bool at_once = to && !to->f && kv->shape.head_dim % QUANT_BLOCK == 0;
     call.out = out;
     call.out_stride = out_stride;
-    bool decode = true;
+    if (at_once) call.to = to;
+    attend(&call);
+    if (!to || at_once) return;
+    int n_rows = 0;
     for (int s = 0; s < n_seqs; s++) {
-        call.cost += seq_vectors(&call, &seqs[s]) * vector_cost(&call, &seqs[s]);
-        decode = decode && seqs[s].n_rows <= KV_BLOCK;
+        const int end = seqs[s].first_row + seqs[s].n_rows;
+        n_rows = end > n_rows ? end : n_rows;
     }
-    if (decode && run_spans(&call)) return;
-    const int n_threads = pool_threads(call.cpu->pool);
-    call.n_slices = call.cost < SERIAL_COST ? 1 : decode ? n_threads : n_threads * SLICES_PER_THREAD;
-    pool_run(call.cpu->pool, call.n_slices, run_slice, &call);
+    cpu_quantize(self, out, out_stride, n_rows, to);
 }

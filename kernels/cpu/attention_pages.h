@@ -27,9 +27,9 @@ struct attention_state {
     /* of the current chunk */
     int chunk, n_pages;
     const uint8_t *k[PAGES_OF_CHUNK], *v[PAGES_OF_CHUNK], *k_scales[PAGES_OF_CHUNK], *v_scales[PAGES_OF_CHUNK];
-    const uint8_t *next_k[PAGES_OF_CHUNK];         /* of the chunk behind; where there is none, of this one */
-    float p[ATTENTION_TILE][ATTENTION_CHUNK];      /* scores, then weights */
-    float weight[ATTENTION_TILE][ATTENTION_CHUNK]; /* weights times the scales of the current dimensions */
+    const uint8_t *next_k[PAGES_OF_CHUNK], *next_v[PAGES_OF_CHUNK]; /* to be fetched; where there are none, of this chunk */
+    float p[ATTENTION_TILE][ATTENTION_CHUNK];                       /* scores, then weights */
+    float weight[ATTENTION_TILE][ATTENTION_CHUNK];                  /* weights times the scales of the current dimensions */
 };
 
 /* So many vectors of scores or values are accumulated in registers for each of n query vectors. Fewer than eight sums would wait
@@ -48,12 +48,9 @@ INLINE void add_products(const int n, const int vectors, const int first, const 
 
 /* --- scores of the last n vectors of the tile --- */
 
-/* Every page begins somewhere else, where the processor does not look ahead by itself. While the scores of a page are made, line
- * by line, its values and the keys of the next chunk are fetched: line i of both. */
-INLINE void prefetch_lines(const struct attention_state *s, int page, int i) {
-    __builtin_prefetch(s->v[page] + i * LINE);
-    __builtin_prefetch(s->next_k[page] + i * LINE);
-}
+/* Every page begins somewhere else, where the processor does not look ahead by itself. While keys of a chunk are read, those of
+ * the next one are fetched, and likewise its values while values are read: the same place of the same page. */
+INLINE void prefetch_keys(const struct attention_state *s, int page, int at) { __builtin_prefetch(s->next_k[page] + at); }
 
 /* `pages` pages from `page` on. */
 INLINE void score_f16(struct attention_state *s, const int n, const int pages, int page) {
@@ -69,7 +66,7 @@ INLINE void score_f16(struct attention_state *s, const int n, const int pages, i
     for (int d = 0; d < head_dim; d++) {
         if (d % 2 == 0)
 #pragma GCC unroll 4
-            for (int j = 0; j < pages; j++) prefetch_lines(s, page + j, d / 2);
+            for (int j = 0; j < pages; j++) prefetch_keys(s, page + j, d * KV_BLOCK * 2);
         vfloat key[MAX_BESIDE];
 #pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) {
@@ -98,7 +95,7 @@ INLINE void score_int8(struct attention_state *s, const int n, int token) {
 #pragma GCC unroll 4
         for (int j = 0; j < QUADS; j++) {
             key[j] = vi_codes_from_signed(vi_load(k + (d / 4 + j) * BYTES));
-            if (lane == 0) prefetch_lines(s, token / KV_BLOCK, d / 4 + j);
+            if (lane == 0) prefetch_keys(s, token / KV_BLOCK, (d / 4 + j) * BYTES);
         }
 #pragma GCC unroll 6
         for (int i = 0; i < n; i++) dot[i] = dot_codes(8, QUADS, key, q[i].q + d, dot[i]);
@@ -129,6 +126,13 @@ INLINE vfloat value_at(const enum kv_type type, const uint8_t *page, int slot, i
     return vf_from_int(upper ? vi_high_nibble(both) : vi_and(both, 15));
 }
 
+/* The lines of `vectors` vectors of dimensions from d on. */
+INLINE void prefetch_values(const enum kv_type type, const uint8_t *page, int slot, int head_dim, int d, const int vectors) {
+    const int cell_bits = type == KV_F16 ? 16 : type == KV_INT8 ? 8 : 4, bytes = vectors * VECTOR_LANES * cell_bits / 8;
+#pragma GCC unroll 4
+    for (int at = 0; at < bytes; at += LINE) __builtin_prefetch(page + (slot * head_dim + d) * cell_bits / 8 + at);
+}
+
 /* acc += weight * V over tokens of the chunk, for the last n vectors of the tile and `vectors` vectors of dimensions
  * from d on. */
 INLINE void value_dims(struct attention_state *s, const int n, const enum kv_type type, const int vectors, int d,
@@ -143,9 +147,10 @@ INLINE void value_dims(struct attention_state *s, const int n, const enum kv_typ
         for (int j = 0; j < vectors; j++) acc[i * vectors + j] = vf_load(out + i * QUERY_STRIDE + j * VECTOR_LANES);
     for (int t = first_token; t < end_token;) {
         const int page = t / KV_BLOCK, page_end = (page + 1) * KV_BLOCK, end = page_end < end_token ? page_end : end_token;
-        const uint8_t *v = s->v[page];
+        const uint8_t *v = s->v[page], *next = s->next_v[page];
         for (; t < end; t++) {
             vfloat value[MAX_BESIDE];
+            prefetch_values(type, next, t % KV_BLOCK, head_dim, d, vectors);
 #pragma GCC unroll 8
             for (int j = 0; j < vectors; j++) {
                 const bool is_upper = upper || j * VECTOR_LANES >= KV_GROUP / 2;

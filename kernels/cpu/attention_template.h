@@ -1,6 +1,6 @@
 /* attention_template.h - attention of up to 6 query vectors over a span of one KV head's pages, compiled for AVX2 and AVX-512.
  *
- * For each chunk of 64 positions: scores, the softmax of row_template.h, then values (attention_pages.h). A key or value is
+ * For each chunk of 64 positions: scores, the softmax (exp_template.h), then values (attention_pages.h). A key or value is
  * converted to floats once for all vectors of the tile; converting whole chunks beforehand for larger tiles was slower, since
  * they do not fit the L1 cache.
  *  (1) Vectors stand by ascending position, so those that still see position p are the last ones.
@@ -20,6 +20,7 @@ static int tokens_seen(const struct attention_state *s, int i) {
 
 static void find_pages(struct attention_state *s) {
     const struct attention_tile *tile = s->tile;
+    const int last = tile->pos[tile->n - 1] / KV_BLOCK;
     s->n_pages = (tokens_seen(s, tile->n - 1) + KV_BLOCK - 1) / KV_BLOCK;
     for (int i = 0; i < s->n_pages; i++) {
         const struct kv_pages pages = attention_pages(tile, s->chunk / KV_BLOCK + i);
@@ -27,8 +28,10 @@ static void find_pages(struct attention_state *s) {
         s->v[i] = pages.v;
         s->k_scales[i] = pages.k_scales;
         s->v_scales[i] = pages.v_scales;
-        const int next = s->chunk / KV_BLOCK + PAGES_OF_CHUNK + i, last = tile->pos[tile->n - 1] / KV_BLOCK;
-        s->next_k[i] = next <= last ? attention_pages(tile, next).k : pages.k;
+        const int next = s->chunk / KV_BLOCK + PAGES_OF_CHUNK + i;
+        const struct kv_pages ahead = next <= last ? attention_pages(tile, next) : tile->next[i].k ? tile->next[i] : pages;
+        s->next_k[i] = ahead.k;
+        s->next_v[i] = ahead.v;
     }
 }
 
@@ -48,9 +51,8 @@ static void soften(struct attention_state *s, int i) {
     }
     if (begin >= 0) clear_sums(s, i); /* its first chunk; until then it may have met 0 * infinity */
     if (tile->spec->soft_cap > 0) soft_cap_row(p, ATTENTION_CHUNK, tile->spec->soft_cap);
-    for (int t = 0; t < begin; t++) p[t] = -INFINITY;
-    for (int t = seen; t < ATTENTION_CHUNK; t++) p[t] = -INFINITY;
-    const float factor = softmax_chunk(&s->softmax[i], p);
+    if (begin > 0 || seen < ATTENTION_CHUNK) hide_scores(p, begin, seen);
+    const float factor = vector_softmax_chunk(&s->softmax[i], p);
     if (factor != 1.0f) { /* the maximum rarely moves after the first chunks */
         for (int d = 0; d < tile->head_dim; d++) acc[d] *= factor;
         for (int g = 0; tile->type == KV_INT4 && g < value_groups(s); g++)

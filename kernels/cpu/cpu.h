@@ -64,6 +64,19 @@ struct activation_row {
     int32_t *sum, *sum16;
 };
 
+static inline struct activation_row activation_row_at(const struct activation *a, int row) {
+    const size_t cell = (size_t)row * (size_t)a->n_cols, block = cell / QUANT_BLOCK;
+    struct activation_row at = {0};
+    if (a->f) at.f = a->f + cell;
+    if (!a->q) return at;
+    at.q = a->q + cell;
+    at.d = a->d + block;
+    at.ds = a->ds + block;
+    at.sum = a->sum + block;
+    at.sum16 = a->sum16 + 2 * block;
+    return at;
+}
+
 enum { KV_GROUP = 32 }; /* dimensions that share a scale where values have 4 bits */
 
 /* Where one head of a block lies. */
@@ -89,6 +102,7 @@ struct attention_tile {
     int n_pooled;         /* from this block of the sequence on they lie in tail, one after the other; INT_MAX: none does */
     struct kv_pages tail; /* of block n_pooled */
     size_t tail_bytes;    /* from one block of the tail to the next */
+    struct kv_pages next[ATTENTION_CHUNK / KV_BLOCK]; /* first pages of the next tile, worth fetching at the end; or NULL */
     int head_dim;
     const struct attention_spec *spec;
 };
@@ -135,6 +149,8 @@ struct cpu_kernels {
     void (*attention_end)(const float *part, enum kv_type type, int head_dim, float *out);
     void (*rmsnorm_row)(const float *x, const float *gamma, float eps, int n_cols, const struct activation_row *out);
     void (*quantize_row)(const float *x, int n_cols, const struct activation_row *out);
+    /* x: n_rows rows of n_blocks blocks, one after the other; to int8 in rows first_row .. of out, from block first_block on. */
+    void (*quantize_tile)(const float *x, int n_rows, int n_blocks, const struct activation *out, int first_row, int first_block);
     void (*rmsnorm_add_row)(const float *y, const float *gamma, float eps, int n_cols, float *x);
     void (*soft_cap_row)(float *x, int n_cols, float cap);
     void (*maxima_row)(const float *x, int n, float *maxima);                               /* matmul_job's of n values */
@@ -154,9 +170,9 @@ struct cpu_kernels {
 /* Of its initialiser: what every instruction set calls by the name of the member. */
 #define KERNELS_BY_NAME                                                                                                          \
     .attention = attention, .attention_join = attention_join, .attention_end = attention_end, .rmsnorm_row = rmsnorm_row,        \
-    .quantize_row = quantize_row, .rmsnorm_add_row = rmsnorm_add_row, .soft_cap_row = soft_cap_row, .maxima_row = maxima_row,    \
-    .glu = glu, .route_row = route_row, .combine_row = combine_row, .gemm_tile = gemm_tile, .rope_query = rope_query,            \
-    .rope_key_value = rope_key_value
+    .quantize_row = quantize_row, .quantize_tile = quantize_tile, .rmsnorm_add_row = rmsnorm_add_row,                            \
+    .soft_cap_row = soft_cap_row, .maxima_row = maxima_row, .glu = glu, .route_row = route_row, .combine_row = combine_row,      \
+    .gemm_tile = gemm_tile, .rope_query = rope_query, .rope_key_value = rope_key_value
 
 extern const struct cpu_kernels cpu_kernels_scalar;
 #if defined(__x86_64__)
@@ -195,9 +211,9 @@ void weight_repack_parallel(struct cpu *cpu, struct weight *weight, const void *
 /* --- matmul.c, attention.c, rows.c: operations of kernels.h --- */
 void cpu_matmul(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n);
 void cpu_matmul_glu(void *self, enum glu_kind kind, const struct weight *gate, const struct weight *up,
-                    const struct activation *in, int n, float *out, int out_stride);
+                    const struct activation *in, int n, float *out, int out_stride, struct activation *to);
 void cpu_attention(void *self, const struct qkv_view *qkv, const struct attention_spec *spec, const struct kernels_seq *seqs,
-                   int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride);
+                   int n_seqs, const struct kv_pool *kv, int layer, float *out, int out_stride, struct activation *to);
 void cpu_embed(void *self, const struct weight *weight, const int32_t *tokens, int n, float scale, float *x, int x_stride);
 void cpu_rmsnorm(void *self, const float *x, int x_stride, const int32_t *rows, const float *gamma, float eps, int n,
                  struct activation *out);

@@ -10,10 +10,12 @@
 enum {
     PANEL_BYTES = 128 * 1024,    /* of weights; leaves room for the activations in an L2 of 512 KiB and more */
     STREAM_BYTES = 40 * 1024,    /* a microsecond or two of one thread: long against a claim, short against a product */
-    CHUNKS_PER_THREAD = 16,      /* at most for streams, at least for panels: evens out threads of unequal speed */
+    CHUNKS_PER_THREAD = 16,      /* at most, for streams: evens out threads of unequal speed */
+    PANELS_PER_THREAD = 8,       /* at least: a panel of several groups finds its activations in the L1 cache */
     TALL_CHUNKS_PER_THREAD = 4,  /* with tall slices, which prepare their activations once for all groups of a chunk */
     SERIAL_PRODUCTS = 24 * 1024, /* products below which a fork costs more than it saves */
     GLU_GROUPS = 8,
+    QUANT_GROUPS = QUANT_BLOCK / ROW_GROUP, /* of a block of a quantised row */
     BLOCK_GROUPS = ROW_BLOCK / ROW_GROUP,
     MAXIMA_GROUPS = 4 * BLOCK_GROUPS, /* after so many the maxima are taken, while their outputs are in a cache */
 };
@@ -24,8 +26,9 @@ struct matmul_call {
     int n_jobs, n_groups;          /* the line */
     const struct activation *in;
     enum glu_kind glu;
+    struct activation *to; /* of a GLU: NULL, or int8 is all that is wanted */
     int n;
-    int chunk_groups;
+    int unit, n_units, n_chunks; /* groups that stay together; of the line; chunks of n_units / n_chunks units, or one more */
     void (*run)(const struct matmul_call *call, int first, int end);
 };
 
@@ -75,23 +78,29 @@ static void run_jobs(const struct matmul_call *call, int first, int end) {
     }
 }
 
-/* Gate and up of a few groups into a tile on the stack, combined on the way out. */
+/* Gate and up of a few groups into a tile on the stack, combined there, and from there to where it is wanted: what would quantise
+ * it later might run on a thread that has none of it in its caches. */
 static void run_glu_tile(const struct matmul_call *call, struct matmul_slice slice) {
-    enum { STRIDE = GLU_GROUPS * ROW_GROUP };
-    float gate[MAX_SLICE_ROWS * STRIDE], up[MAX_SLICE_ROWS * STRIDE];
+    float gate[MAX_SLICE_ROWS * GLU_GROUPS * ROW_GROUP], up[MAX_SLICE_ROWS * GLU_GROUPS * ROW_GROUP];
+    const int stride = slice.n_groups * ROW_GROUP;
     const struct matmul_job *gate_job = &call->jobs[0], *up_job = &call->jobs[1];
     const struct cpu_kernels *kernels = call->cpu->kernels;
-    slice.out_stride = STRIDE;
+    slice.out_stride = stride;
     slice.weight = gate_job->weight;
     slice.out = gate;
     kernels->matmul[slice.weight->type](&slice);
     slice.weight = up_job->weight;
     slice.out = up;
     kernels->matmul[slice.weight->type](&slice);
+    if (call->to) {
+        kernels->glu(call->glu, gate, up, gate, slice.n_rows * stride);
+        kernels->quantize_tile(gate, slice.n_rows, stride / QUANT_BLOCK, call->to, slice.first_row,
+                               slice.first_group / QUANT_GROUPS);
+        return;
+    }
     float *out = gate_job->out + (size_t)slice.first_row * (size_t)gate_job->out_stride + (size_t)slice.first_group * ROW_GROUP;
     for (int i = 0; i < slice.n_rows; i++)
-        kernels->glu(call->glu, gate + i * STRIDE, up + i * STRIDE, out + (size_t)i * (size_t)gate_job->out_stride,
-                     slice.n_groups * ROW_GROUP);
+        kernels->glu(call->glu, gate + i * stride, up + i * stride, out + (size_t)i * (size_t)gate_job->out_stride, stride);
 }
 
 static void run_glu(const struct matmul_call *call, int first, int end) {
@@ -106,34 +115,38 @@ static void run_glu(const struct matmul_call *call, int first, int end) {
     }
 }
 
+static int chunk_begin(const struct matmul_call *call, int chunk) {
+    return at_most((int)((int64_t)call->n_units * chunk / call->n_chunks) * call->unit, call->n_groups);
+}
+
 static void run_chunk(const void *arg, int chunk) {
     const struct matmul_call *call = arg;
-    const int first = chunk * call->chunk_groups;
-    call->run(call, first, at_most(first + call->chunk_groups, call->n_groups));
+    call->run(call, chunk_begin(call, chunk), chunk_begin(call, chunk + 1));
 }
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-/* Row groups of a chunk. Streams have a multiple of n_threads chunks, so that equal threads end together. */
-static int chunk_groups(const struct matmul_call *call, int n_threads) {
-    const int group_bytes = (int)call->jobs[0].weight->group_bytes * (call->run == run_glu ? 2 : 1);
-    if ((int64_t)call->n_groups * ROW_GROUP * call->in->n_cols * call->n <= SERIAL_PRODUCTS) return call->n_groups;
+/* A multiple of n_threads, so that equal threads end together; fewer where there is little to do. */
+static int count_chunks(const struct matmul_call *call, int n_threads) {
+    const int64_t group_bytes = (int64_t)call->jobs[0].weight->group_bytes * (call->run == run_glu ? 2 : 1);
+    const int64_t bytes = call->n_groups * group_bytes;
+    if ((int64_t)call->n_groups * ROW_GROUP * call->in->n_cols * call->n <= SERIAL_PRODUCTS) return 1;
     if (call->n > TOKEN_TILE) {
-        const int chunks = call->cpu->kernels->slice_rows > TOKEN_TILE ? TALL_CHUNKS_PER_THREAD : CHUNKS_PER_THREAD;
-        const int even = call->n_groups / (n_threads * chunks);
-        return at_least(at_most(even, PANEL_BYTES / group_bytes), 1);
+        const int least = call->cpu->kernels->slice_rows > TOKEN_TILE ? TALL_CHUNKS_PER_THREAD : PANELS_PER_THREAD;
+        const int64_t panels = bytes / PANEL_BYTES / n_threads + 1;
+        return (int)(panels > least ? panels : least) * n_threads;
     }
-    const int64_t rounds = (int64_t)call->n_groups * group_bytes / STREAM_BYTES / n_threads;
-    const int bounded = rounds < 1 ? 1 : rounds > CHUNKS_PER_THREAD ? CHUNKS_PER_THREAD : (int)rounds;
-    return ceil_div(call->n_groups, bounded * n_threads);
+    const int64_t rounds = bytes / STREAM_BYTES / n_threads;
+    return (rounds < 1 ? 1 : rounds > CHUNKS_PER_THREAD ? CHUNKS_PER_THREAD : (int)rounds) * n_threads;
 }
 
 static void dispatch(struct matmul_call *call) {
     if (call->n <= 0) return;
     struct pool *pool = call->cpu->pool;
-    call->chunk_groups = at_least(chunk_groups(call, pool_threads(pool)), ceil_div(call->n_groups, POOL_MAX_CHUNKS));
-    if (call->jobs->maxima) call->chunk_groups = ceil_div(call->chunk_groups, BLOCK_GROUPS) * BLOCK_GROUPS;
-    pool_run(pool, ceil_div(call->n_groups, call->chunk_groups), run_chunk, call);
+    call->unit = call->jobs->maxima ? BLOCK_GROUPS : call->to ? QUANT_GROUPS : 1;
+    call->n_units = ceil_div(call->n_groups, call->unit);
+    call->n_chunks = at_most(count_chunks(call, pool_threads(pool)), at_most(call->n_units, POOL_MAX_CHUNKS));
+    pool_run(pool, call->n_chunks, run_chunk, call);
 }
 
 void cpu_matmul(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n) {
@@ -143,9 +156,11 @@ void cpu_matmul(void *self, const struct matmul_job *jobs, int n_jobs, const str
 }
 
 void cpu_matmul_glu(void *self, enum glu_kind kind, const struct weight *gate, const struct weight *up,
-                    const struct activation *in, int n, float *out, int out_stride) {
+                    const struct activation *in, int n, float *out, int out_stride, struct activation *to) {
     const struct matmul_job jobs[2] = {{.weight = gate, .out = out, .out_stride = out_stride}, {.weight = up}};
     struct matmul_call call = {.cpu = self, .jobs = jobs, .n_jobs = 2, .in = in, .glu = kind, .n = n, .run = run_glu};
     call.n_groups = gate->n_groups;
+    if (to && !to->f) call.to = to;
     dispatch(&call);
+    if (to && to->f) cpu_quantize(self, out, out_stride, n, to);
 }

@@ -17,6 +17,9 @@
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
+#if defined(__AVX2__)
+#include "kernels/cpu/quantize_template.h"
+#endif
 
 #ifndef INLINE
 #define INLINE static inline __attribute__((always_inline))
@@ -122,23 +125,75 @@ INLINE void quantize_block(const float *x, int8_t *q, float *d, float *ds, int32
     *sum = total;
 }
 
+/* x: n blocks, of which the first is block `at` of the row. */
+INLINE void quantize_one_by_one(const float *x, int n, int at, const struct activation_row *out) {
+    for (; n > 0; n--, at++, x += QUANT_BLOCK)
+        quantize_block(x, out->q + at * QUANT_BLOCK, out->d + at, out->ds + at, out->sum + at, out->sum16 + 2 * at);
+}
+
+INLINE void quantize_blocks(const float *x, int n, int at, const struct activation_row *out) {
+#if defined(__AVX2__)
+    if (n >= QUANT_RUN) {
+        for (int i = 0; i < n; i += QUANT_RUN) {
+            const int b = i <= n - QUANT_RUN ? i : n - QUANT_RUN, to = at + b;
+            const float *run = x + b * QUANT_BLOCK;
+            if (!quantize_run(run, out->q + to * QUANT_BLOCK, out->d + to, out->ds + to, out->sum + to, out->sum16 + 2 * to))
+                quantize_one_by_one(run, QUANT_RUN, to, out);
+        }
+        return;
+    }
+#endif
+    quantize_one_by_one(x, n, at, out);
+}
+
+#if defined(__AVX2__)
+/* Rows of few blocks share runs: block i of them all is block i % n_blocks of row i / n_blocks. */
+INLINE void quantize_scattered(const float *x, int n_rows, int n_blocks, const struct activation *out, int first_row,
+                               int first_block) {
+    struct quantized_run run;
+    for (int first = 0, n = n_rows * n_blocks; first < n; first += QUANT_RUN) {
+        const int length = n - first < QUANT_RUN ? n - first : QUANT_RUN;
+        const bool done = quantize_to_run(x + first * QUANT_BLOCK, length, &run);
+        for (int i = 0; i < length; i++) {
+            const struct activation_row to = activation_row_at(out, first_row + (first + i) / n_blocks);
+            const int block = first_block + (first + i) % n_blocks;
+            if (done)
+                take_block(&run, i, block, &to);
+            else
+                quantize_one_by_one(x + (first + i) * QUANT_BLOCK, 1, block, &to);
+        }
+    }
+}
+#endif
+
 static void quantize_row(const float *x, int n_cols, const struct activation_row *out) {
     if (out->f) memcpy(out->f, x, (size_t)n_cols * sizeof *x);
-    if (!out->q) return;
-    for (int b = 0; b < n_cols / QUANT_BLOCK; b++)
-        quantize_block(x + b * QUANT_BLOCK, out->q + b * QUANT_BLOCK, out->d + b, out->ds + b, out->sum + b, out->sum16 + 2 * b);
+    if (out->q) quantize_blocks(x, n_cols / QUANT_BLOCK, 0, out);
+}
+
+static void quantize_tile(const float *x, int n_rows, int n_blocks, const struct activation *out, int first_row,
+                          int first_block) {
+#if defined(__AVX2__)
+    quantize_scattered(x, n_rows, n_blocks, out, first_row, first_block);
+#else
+    for (int row = 0; row < n_rows; row++) {
+        const struct activation_row to = activation_row_at(out, first_row + row);
+        quantize_one_by_one(x + row * n_blocks * QUANT_BLOCK, n_blocks, first_block, &to);
+    }
+#endif
 }
 
 static void rmsnorm_row(const float *x, const float *gamma, float eps, int n_cols, const struct activation_row *out) {
+    enum { PIECE = 1024 };
     const float scale = 1.0f / sqrtf(sum_of_squares(x, n_cols) / (float)n_cols + eps);
     if (out->f)
         for (int i = 0; i < n_cols; i++) out->f[i] = x[i] * scale * gamma[i];
     if (!out->q) return;
-    for (int b = 0; b < n_cols / QUANT_BLOCK; b++) {
-        float y[QUANT_BLOCK];
-        const float *x_block = x + b * QUANT_BLOCK, *gamma_block = gamma + b * QUANT_BLOCK;
-        for (int i = 0; i < QUANT_BLOCK; i++) y[i] = x_block[i] * scale * gamma_block[i];
-        quantize_block(y, out->q + b * QUANT_BLOCK, out->d + b, out->ds + b, out->sum + b, out->sum16 + 2 * b);
+    for (int first = 0; first < n_cols; first += PIECE) {
+        float y[PIECE];
+        const int n = n_cols - first < PIECE ? n_cols - first : PIECE;
+        for (int i = 0; i < n; i++) y[i] = x[first + i] * scale * gamma[first + i];
+        quantize_blocks(y, n / QUANT_BLOCK, first / QUANT_BLOCK, out);
     }
 }
 
@@ -165,17 +220,18 @@ static float plain_maximum(const float *x, int n) {
 /* --- gated feed-forward --- */
 
 /* -2 u of the tanh form of GELU: 1 + tanh(u) = 2 / (1 + e^(-2 u)). */
-INLINE float gelu_exponent(float g) { return g * fmaf(g * g, -0.0713548162726f, -1.59576912161f); }
+#define GELU_CUBIC  (-0.0713548162726f)
+#define GELU_LINEAR (-1.59576912161f)
+INLINE float gelu_exponent(float g) { return g * fmaf(g * g, GELU_CUBIC, GELU_LINEAR); }
 
+#if !defined(__AVX2__) /* else in exp_template.h */
 static void glu(enum glu_kind kind, const float *gate, const float *up, float *out, int n) {
-    if (kind == GLU_SILU) {
-        for (int i = 0; i < n; i += LANES)
-            for (int l = 0; l < LANES; l++) out[i + l] = gate[i + l] / (1.0f + exp_row(-gate[i + l])) * up[i + l];
-    } else {
-        for (int i = 0; i < n; i += LANES)
-            for (int l = 0; l < LANES; l++) out[i + l] = gate[i + l] / (1.0f + exp_row(gelu_exponent(gate[i + l]))) * up[i + l];
+    for (int i = 0; i < n; i++) {
+        const float exponent = kind == GLU_SILU ? -gate[i] : gelu_exponent(gate[i]);
+        out[i] = gate[i] / (1.0f + exp_row(exponent)) * up[i];
     }
 }
+#endif
 
 /* --- mixture of experts --- */
 
@@ -261,5 +317,9 @@ static void attention_join(float *to, const float *from, int head_dim) {
     to[PART_TOTAL] = fmaf(from[PART_TOTAL], added, to[PART_TOTAL] * kept);
     for (int i = PART_HEAD; i < PART_HEAD + head_dim; i++) to[i] = fmaf(from[i], added, to[i] * kept);
 }
+
+#if defined(__AVX2__)
+#include "kernels/cpu/exp_template.h"
+#endif
 
 #endif

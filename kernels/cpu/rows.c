@@ -66,19 +66,6 @@ struct norm_call {
     const struct activation *out;
 };
 
-static struct activation_row activation_row_at(const struct activation *a, int row) {
-    const size_t cell = (size_t)row * (size_t)a->n_cols, block = cell / QUANT_BLOCK;
-    struct activation_row at = {0};
-    if (a->f) at.f = a->f + cell;
-    if (!a->q) return at;
-    at.q = a->q + cell;
-    at.d = a->d + block;
-    at.ds = a->ds + block;
-    at.sum = a->sum + block;
-    at.sum16 = a->sum16 + 2 * block;
-    return at;
-}
-
 static void norm_row(const void *arg, int row) {
     const struct norm_call *call = arg;
     const struct activation_row out = activation_row_at(call->out, row);
@@ -221,6 +208,19 @@ struct rope_call {
     int layer;
 };
 
+/* A key lies across all lines of its page, a value in one piece. Fetched by the writes, one by one, these lines would take longer
+ * than everything else here. */
+static void fetch_slot(const struct rope_call *call, const int32_t *blocks, int slot_pos) {
+    const struct page_sizes sizes = kv_page_sizes(&call->kv->shape);
+    const size_t v_bytes = sizes.v / KV_BLOCK;
+    for (int h = 0; h < call->kv->shape.n_kv_heads; h++) {
+        const struct kv_pages to = kv_pages(call->kv, blocks[slot_pos / KV_BLOCK], call->layer, h);
+        const uint8_t *v = to.v + (size_t)(slot_pos % KV_BLOCK) * v_bytes;
+        for (size_t at = 0; at < sizes.k; at += LINE) __builtin_prefetch(to.k + at, 1);
+        for (size_t at = 0; at < v_bytes; at += LINE) __builtin_prefetch(v + at, 1);
+    }
+}
+
 /* pos: where the row stands; slot_pos: whose slot keeps its key and value. */
 static void rope_one(const struct rope_call *call, int batch_row, int pos, const int32_t *blocks, int slot_pos) {
     const struct qkv_view *qkv = call->qkv;
@@ -244,6 +244,7 @@ static void rope_row_at(const void *arg, int index) {
     const struct kernels_seq *seq = call->seqs;
     while (index >= seq->n_rows) index -= (seq++)->n_rows;
     const int pos = seq->first_pos + (seq->depth ? seq->depth[index] : index);
+    if (index == 0 || (seq->first_pos + index) % KV_BLOCK == 0) fetch_slot(call, seq->blocks, seq->first_pos + index);
     rope_one(call, seq->first_row + index, pos, seq->blocks, seq->first_pos + index);
 }
 

@@ -5,6 +5,7 @@
 #define FORESAY_KERNELS_SIMD_H
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -22,6 +23,12 @@ INLINE float largest_of_eight(__m256 x) {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+INLINE int32_t largest_of_eight_integers(__m256i x) {
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
 }
 
 #if defined(__AVX512VNNI__)
@@ -67,6 +74,59 @@ INLINE float vf_largest(vfloat x) {
 }
 INLINE bool vf_has_nan(vfloat x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0; }
 INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) { return _mm512_fnmadd_ps(a, b, c); }
+INLINE vfloat vf_sub(vfloat a, vfloat b) { return _mm512_sub_ps(a, b); }
+INLINE vfloat vf_min(vfloat a, vfloat b) { return _mm512_min_ps(a, b); }
+INLINE vfloat vf_div(vfloat a, vfloat b) { return _mm512_div_ps(a, b); }
+INLINE vfloat vf_from_bits(vint x) { return _mm512_castsi512_ps(x); }
+INLINE vint vi_from_bits(vfloat x) { return _mm512_castps_si512(x); }
+INLINE vfloat vf_where_at_least(vfloat x, float least, vfloat y) { /* x >= least ? y : 0 */
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, vf_set(least), _CMP_GE_OQ), y);
+}
+INLINE vfloat vf_unless_below(vfloat x, float least, vfloat y) { /* x < least ? 0 : y */
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, vf_set(least), _CMP_NLT_UQ), y);
+}
+INLINE vfloat vf_keep_lanes(vfloat x, int first, int end, float other) { /* other in lanes before first and from end on */
+    const __mmask16 kept = (__mmask16)((1u << end) - (1u << first));     /* 0 <= first <= end <= 16 */
+    return _mm512_mask_mov_ps(vf_set(other), kept, x);
+}
+INLINE vint vi_magnitude(vfloat x) { return _mm512_and_si512(_mm512_castps_si512(x), vi_set(0x7fffffff)); }
+/* Order of the integers is that of the floats; the map is its own inverse. */
+INLINE vint vi_ordered_bits(vfloat x) {
+    const vint bits = _mm512_castps_si512(x);
+    return _mm512_xor_si512(bits, _mm512_and_si512(_mm512_srai_epi32(bits, 31), vi_set(0x7fffffff)));
+}
+INLINE vint vi_shift_left_lanes(vint x, int n) { return _mm512_slli_epi32(x, (unsigned)n); }
+INLINE vint vi_max(vint a, vint b) { return _mm512_max_epi32(a, b); }
+INLINE int32_t vi_largest(vint x) {
+    return largest_of_eight_integers(_mm256_max_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)));
+}
+INLINE vint vi_nearest(vfloat x) { return _mm512_cvtps_epi32(x); } /* to even */
+/* Of each 128 bits of a and b: their lower dwords in turns, upper dwords, lower and upper pairs of dwords. */
+INLINE vint vi_low_dwords(vint a, vint b) { return _mm512_unpacklo_epi32(a, b); }
+INLINE vint vi_high_dwords(vint a, vint b) { return _mm512_unpackhi_epi32(a, b); }
+INLINE vint vi_low_pairs(vint a, vint b) { return _mm512_unpacklo_epi64(a, b); }
+INLINE vint vi_high_pairs(vint a, vint b) { return _mm512_unpackhi_epi64(a, b); }
+/* Dword j of 128 bits k goes to dword k of the j-th four. */
+INLINE vint vi_transpose_quads(vint x) {
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), x);
+}
+/* Lane 4 i + j: the largest dword j among the 128 bits of v[i]. */
+INLINE vint vi_largest_of_quads(const vint v[4]) {
+    const vint ab = vi_max(_mm512_shuffle_i32x4(v[0], v[1], 0x88), _mm512_shuffle_i32x4(v[0], v[1], 0xdd));
+    const vint cd = vi_max(_mm512_shuffle_i32x4(v[2], v[3], 0x88), _mm512_shuffle_i32x4(v[2], v[3], 0xdd));
+    return vi_max(_mm512_shuffle_i32x4(ab, cd, 0x88), _mm512_shuffle_i32x4(ab, cd, 0xdd));
+}
+/* Lanes of v[0], v[1] .. as bytes, one after the other; they fit. */
+INLINE vint vi_pack_bytes(const vint v[4]) {
+    return vi_transpose_quads(_mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3])));
+}
+INLINE vint vi_sums_of_four(vint bytes) { return _mm512_dpbusd_epi32(vi_zero(), _mm512_set1_epi8(1), bytes); }
+/* Of lanes 0 and 1, 2 and 3 .. of a, then of b. */
+INLINE vint vi_sums_of_pairs(vint a, vint b) {
+    const vint even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const vint odd = _mm512_add_epi32(even, vi_set(1));
+    return _mm512_add_epi32(_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, odd, b));
+}
 
 #else
 
@@ -105,6 +165,46 @@ INLINE vfloat vf_max(vfloat a, vfloat b) { return _mm256_max_ps(a, b); }
 INLINE float vf_largest(vfloat x) { return largest_of_eight(x); }
 INLINE bool vf_has_nan(vfloat x) { return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) != 0; }
 INLINE vfloat vf_fnma(vfloat a, vfloat b, vfloat c) { return _mm256_fnmadd_ps(a, b, c); }
+INLINE vfloat vf_sub(vfloat a, vfloat b) { return _mm256_sub_ps(a, b); }
+INLINE vfloat vf_min(vfloat a, vfloat b) { return _mm256_min_ps(a, b); }
+INLINE vfloat vf_div(vfloat a, vfloat b) { return _mm256_div_ps(a, b); }
+INLINE vfloat vf_from_bits(vint x) { return _mm256_castsi256_ps(x); }
+INLINE vint vi_from_bits(vfloat x) { return _mm256_castps_si256(x); }
+INLINE vfloat vf_where_at_least(vfloat x, float least, vfloat y) {
+    return _mm256_and_ps(_mm256_cmp_ps(x, vf_set(least), _CMP_GE_OQ), y);
+}
+INLINE vfloat vf_unless_below(vfloat x, float least, vfloat y) {
+    return _mm256_and_ps(_mm256_cmp_ps(x, vf_set(least), _CMP_NLT_UQ), y);
+}
+INLINE vfloat vf_keep_lanes(vfloat x, int first, int end, float other) {
+    const vint lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const vint kept = _mm256_andnot_si256(_mm256_cmpgt_epi32(vi_set(first), lane), _mm256_cmpgt_epi32(vi_set(end), lane));
+    return _mm256_blendv_ps(vf_set(other), x, _mm256_castsi256_ps(kept));
+}
+INLINE vint vi_magnitude(vfloat x) { return _mm256_and_si256(_mm256_castps_si256(x), vi_set(0x7fffffff)); }
+INLINE vint vi_ordered_bits(vfloat x) {
+    const vint bits = _mm256_castps_si256(x);
+    return _mm256_xor_si256(bits, _mm256_and_si256(_mm256_srai_epi32(bits, 31), vi_set(0x7fffffff)));
+}
+INLINE vint vi_shift_left_lanes(vint x, int n) { return _mm256_slli_epi32(x, n); }
+INLINE vint vi_max(vint a, vint b) { return _mm256_max_epi32(a, b); }
+INLINE int32_t vi_largest(vint x) { return largest_of_eight_integers(x); }
+INLINE vint vi_nearest(vfloat x) { return _mm256_cvtps_epi32(x); }
+INLINE vint vi_low_dwords(vint a, vint b) { return _mm256_unpacklo_epi32(a, b); }
+INLINE vint vi_high_dwords(vint a, vint b) { return _mm256_unpackhi_epi32(a, b); }
+INLINE vint vi_low_pairs(vint a, vint b) { return _mm256_unpacklo_epi64(a, b); }
+INLINE vint vi_high_pairs(vint a, vint b) { return _mm256_unpackhi_epi64(a, b); }
+INLINE vint vi_transpose_quads(vint x) { return _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
+INLINE vint vi_largest_of_quads(const vint v[2]) {
+    return vi_max(_mm256_permute2x128_si256(v[0], v[1], 0x20), _mm256_permute2x128_si256(v[0], v[1], 0x31));
+}
+INLINE vint vi_pack_bytes(const vint v[4]) {
+    return vi_transpose_quads(_mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3])));
+}
+INLINE vint vi_sums_of_four(vint bytes) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+}
+INLINE vint vi_sums_of_pairs(vint a, vint b) { return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8); }
 
 #endif
 

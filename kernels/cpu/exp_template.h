@@ -1,0 +1,77 @@
+/* exp_template.h - what is made of exponentials, in vectors, compiled for AVX2, AVX-VNNI and AVX-512: the running softmax of
+ * attention, and gates. Operation by operation and bit by bit what row_template.h defines (softmax_chunk, glu); left to the
+ * compiler, the softmax took as long as scores and values together. */
+#ifndef FORESAY_KERNELS_EXP_TEMPLATE_H
+#define FORESAY_KERNELS_EXP_TEMPLATE_H
+
+#include "kernels/cpu/simd.h"
+
+enum { CHUNK_VECTORS = ATTENTION_CHUNK / VECTOR_LANES, SUM_VECTORS = LANES / VECTOR_LANES };
+
+/* exp_row of each lane. */
+INLINE vfloat vf_exp(vfloat x) {
+    const float highest = 88.37f, lowest = -87.33f;
+    const vfloat clamped = vf_max(vf_set(lowest), vf_min(vf_set(highest), x)); /* of a NaN its second operand: x */
+    const vfloat rounded = vf_fma(clamped, vf_set(1.44269504f), vf_set(ROUNDER));
+    const vfloat n = vf_sub(rounded, vf_set(ROUNDER));
+    const vfloat r = vf_fma(n, vf_set(2.12194440e-4f), vf_fma(n, vf_set(-0.693359375f), clamped));
+    vfloat p = vf_set(1.9875691500e-4f);
+    p = vf_fma(p, r, vf_set(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set(5.0000001201e-1f));
+    const vfloat e_r = vf_add(vf_fma(p, vf_mul(r, r), r), vf_set(1.0f));
+    const vfloat power = vf_from_bits(vi_add(vi_shift_left_lanes(vi_from_bits(rounded), 23), vi_set(0x3f800000)));
+    return vf_unless_below(x, lowest, vf_mul(e_r, power));
+}
+
+/* --- the softmax --- */
+
+/* Positions before `begin` and from `end` on weigh nothing. */
+INLINE void hide_scores(float *scores, int begin, int end) {
+#pragma GCC unroll 8
+    for (int first = 0; first < ATTENTION_CHUNK; first += VECTOR_LANES) {
+        const int from = begin - first, to = end - first;
+        const int kept_from = from < 0 ? 0 : from > VECTOR_LANES ? VECTOR_LANES : from;
+        const int kept_to = to < kept_from ? kept_from : to > VECTOR_LANES ? VECTOR_LANES : to;
+        vf_store(scores + first, vf_keep_lanes(vf_load(scores + first), kept_from, kept_to, -INFINITY));
+    }
+}
+
+INLINE float vector_softmax_chunk(struct softmax *s, float *scores) {
+    vfloat x[CHUNK_VECTORS], sum[SUM_VECTORS];
+    vint highest = vi_ordered_bits(vf_set(s->max));
+#pragma GCC unroll 8
+    for (int i = 0; i < CHUNK_VECTORS; i++) {
+        x[i] = vf_load(scores + i * VECTOR_LANES);
+        highest = vi_max(highest, vi_ordered_bits(x[i]));
+    }
+    const float max = float_of((uint32_t)ordered_bits(vi_largest(highest))),
+                factor = max == s->max ? 1.0f : exp_row(s->max - max);
+    s->max = max;
+#pragma GCC unroll 2
+    for (int j = 0; j < SUM_VECTORS; j++) sum[j] = vf_mul(vf_load(s->lane_sum + j * VECTOR_LANES), vf_set(factor));
+#pragma GCC unroll 8
+    for (int i = 0; i < CHUNK_VECTORS; i++) {
+        const vfloat weight = vf_exp(vf_sub(x[i], vf_set(max)));
+        vf_store(scores + i * VECTOR_LANES, weight);
+        sum[i % SUM_VECTORS] = vf_add(sum[i % SUM_VECTORS], weight);
+    }
+#pragma GCC unroll 2
+    for (int j = 0; j < SUM_VECTORS; j++) vf_store(s->lane_sum + j * VECTOR_LANES, sum[j]);
+    return factor;
+}
+
+/* --- gates --- */
+
+static void glu(enum glu_kind kind, const float *gate, const float *up, float *out, int n) {
+    for (int i = 0; i < n; i += VECTOR_LANES) {
+        const vfloat g = vf_load(gate + i);
+        const vfloat exponent =
+            kind == GLU_SILU ? vf_sub(vf_zero(), g) : vf_mul(g, vf_fma(vf_mul(g, g), vf_set(GELU_CUBIC), vf_set(GELU_LINEAR)));
+        vf_store(out + i, vf_mul(vf_div(g, vf_add(vf_set(1.0f), vf_exp(exponent))), vf_load(up + i)));
+    }
+}
+
+#endif
