@@ -15,6 +15,7 @@ enum {
     TALL_CHUNKS_PER_THREAD = 4,  /* with tall slices, which prepare their activations once for all groups of a chunk */
     SERIAL_PRODUCTS = 24 * 1024, /* products below which a fork costs more than it saves */
     GLU_GROUPS = 8,
+    FEW_ROWS = 4,                           /* whose quantisation does not matter */
     QUANT_GROUPS = QUANT_BLOCK / ROW_GROUP, /* of a block of a quantised row */
     BLOCK_GROUPS = ROW_BLOCK / ROW_GROUP,
     MAXIMA_GROUPS = 4 * BLOCK_GROUPS, /* after so many the maxima are taken, while their outputs are in a cache */
@@ -140,10 +141,16 @@ static int count_chunks(const struct matmul_call *call, int n_threads) {
     return (rounds < 1 ? 1 : rounds > CHUNKS_PER_THREAD ? CHUNKS_PER_THREAD : (int)rounds) * n_threads;
 }
 
+/* Groups that stay together. Whole tiles of a GLU are quantised faster than what is left of one. */
+static int chunk_unit(const struct matmul_call *call, int n_threads) {
+    if (call->to) return call->n > FEW_ROWS && call->n_groups >= 4 * GLU_GROUPS * n_threads ? GLU_GROUPS : QUANT_GROUPS;
+    return call->jobs->maxima ? BLOCK_GROUPS : 1;
+}
+
 static void dispatch(struct matmul_call *call) {
     if (call->n <= 0) return;
     struct pool *pool = call->cpu->pool;
-    call->unit = call->jobs->maxima ? BLOCK_GROUPS : call->to ? QUANT_GROUPS : 1;
+    call->unit = chunk_unit(call, pool_threads(pool));
     call->n_units = ceil_div(call->n_groups, call->unit);
     call->n_chunks = at_most(count_chunks(call, pool_threads(pool)), at_most(call->n_units, POOL_MAX_CHUNKS));
     pool_run(pool, call->n_chunks, run_chunk, call);

@@ -104,12 +104,18 @@ INLINE bool quantize_to_run(const float *x, int n, struct quantized_run *to) {
     return quantize_run(x, to->q, to->d, to->ds, to->sum, to->sum16);
 }
 
-INLINE void take_block(const struct quantized_run *run, int i, int block, const struct activation_row *to) {
-    memcpy(to->q + block * QUANT_BLOCK, run->q + i * QUANT_BLOCK, QUANT_BLOCK);
-    to->d[block] = run->d[i];
-    to->ds[block] = run->ds[i];
-    to->sum[block] = run->sum[i];
-    memcpy(to->sum16 + 2 * block, run->sum16 + 2 * i, 2 * sizeof *to->sum16);
+INLINE void copy_blocks(const struct quantized_run *run, int i, const int n, int block, const struct activation_row *to) {
+    memcpy(to->q + block * QUANT_BLOCK, run->q + i * QUANT_BLOCK, (size_t)(n * QUANT_BLOCK));
+    memcpy(to->d + block, run->d + i, (size_t)n * sizeof *to->d);
+    memcpy(to->ds + block, run->ds + i, (size_t)n * sizeof *to->ds);
+    memcpy(to->sum + block, run->sum + i, (size_t)n * sizeof *to->sum);
+    memcpy(to->sum16 + 2 * block, run->sum16 + 2 * i, 2 * (size_t)n * sizeof *to->sum16);
+}
+
+/* Blocks i .. i + n - 1 to blocks `block` .. of a row. */
+INLINE void take_blocks(const struct quantized_run *run, int i, int n, int block, const struct activation_row *to) {
+    for (; n >= 4; n -= 4, i += 4, block += 4) copy_blocks(run, i, 4, block, to);
+    for (; n >= 1; n--, i++, block++) copy_blocks(run, i, 1, block, to);
 }
 
 #endif

@@ -151,16 +151,19 @@ INLINE void quantize_blocks(const float *x, int n, int at, const struct activati
 INLINE void quantize_scattered(const float *x, int n_rows, int n_blocks, const struct activation *out, int first_row,
                                int first_block) {
     struct quantized_run run;
+    int row = 0, block = 0; /* of what is taken next */
     for (int first = 0, n = n_rows * n_blocks; first < n; first += QUANT_RUN) {
         const int length = n - first < QUANT_RUN ? n - first : QUANT_RUN;
         const bool done = quantize_to_run(x + first * QUANT_BLOCK, length, &run);
-        for (int i = 0; i < length; i++) {
-            const struct activation_row to = activation_row_at(out, first_row + (first + i) / n_blocks);
-            const int block = first_block + (first + i) % n_blocks;
+        for (int i = 0, n_same; i < length; i += n_same) {
+            const struct activation_row to = activation_row_at(out, first_row + row);
+            n_same = n_blocks - block < length - i ? n_blocks - block : length - i;
             if (done)
-                take_block(&run, i, block, &to);
+                take_blocks(&run, i, n_same, first_block + block, &to);
             else
-                quantize_one_by_one(x + (first + i) * QUANT_BLOCK, 1, block, &to);
+                quantize_one_by_one(x + (first + i) * QUANT_BLOCK, n_same, first_block + block, &to);
+            block += n_same;
+            if (block == n_blocks) block = 0, row++;
         }
     }
 }
