@@ -43,6 +43,19 @@ EMULATED_HALVES(cvtepi8_epi32, __m512i, __m128i, both.m256i[i] = _mm256_cvtepi8_
 #define _mm512_cvtepu8_epi32(from)  emulated_cvtepu8_epi32(from)
 #define _mm512_cvtepi8_epi32(from)  emulated_cvtepi8_epi32(from)
 
+static inline simde__m512i emulated_srai(simde__m512i from, int n) {
+    simde__m512i_private to = simde__m512i_to_private(from);
+    for (int i = 0; i < 16; i++) to.i32[i] = to.i32[i] >> n;
+    return simde__m512i_from_private(to);
+}
+static inline simde__m512i emulated_cvtps(simde__m512 from) {
+    simde__m512i_private to;
+    for (int i = 0; i < 2; i++) to.m256i[i] = _mm256_cvtps_epi32(simde__m512_to_private(from).m256[i]);
+    return simde__m512i_from_private(to);
+}
+#define _mm512_srai_epi32(from, n) emulated_srai(from, n)
+#define _mm512_cvtps_epi32(from)   emulated_cvtps(from)
+
 /* Lanes whose bit is 0 keep `other`. */
 static inline simde__m512i emulated_gather(simde__m512i other, uint16_t mask, simde__m512i index, const void *base) {
     simde__m512i_private to = simde__m512i_to_private(other);

@@ -3,7 +3,8 @@
  * The work is cut in two layers. matmul.c, attention.c and rows.c split an operation of kernels.h over the threads and know no
  * instruction set; `struct cpu_kernels` holds what runs inside a thread, once per instruction set:
  *   reference.c        plain C, the definition
- *   kernels_avx2.c     simd.h, row_template.h, matmul_template.h, attention_template.h and probe_template.h compiled for AVX2
+ *   kernels_avx2.c     simd.h, row_template.h (with quantize_template.h and exp_template.h in place of its plainest loops),
+ *                      matmul_template.h, attention_template.h and probe_template.h compiled for AVX2
  *   kernels_avxvnni.c  the same for AVX2 with AVX-VNNI
  *   kernels_avx512.c   the same for AVX-512; with amx_tiles.h, matrix products of many rows on tiles, also for AMX
  *

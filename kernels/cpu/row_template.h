@@ -1,5 +1,6 @@
 /* row_template.h - inner functions over one row, in plain C. Compiled once per instruction set: by reference.c, where it is
- * the definition, and by kernels_avx2.c and kernels_avx512.c, where the compiler vectorises the same operations.
+ * the definition, and by kernels_avx2.c and kernels_avx512.c, where the compiler vectorises the same operations, but for those
+ * that quantize_template.h and exp_template.h write out.
  *
  *  (1) Every rounding is written down. fmaf is one rounding, and the build forbids contraction of anything else, so that all
  *      instruction sets give the same bits.
