@@ -90,11 +90,8 @@ static int submit(struct bench *bench, int n_prompt, int n_generate, uint64_t *r
 /* --- one run: n sequences side by side --- */
 
 struct run {
-    int n, n_decoding, n_done;
-    uint64_t first_id;                         /* the others follow */
-    bool *is_decoding;                         /* [n] */
-    struct engine_stats before;                /* the run */
-    struct engine_stats first, last;           /* steps after which all were decoding; steps == 0: not seen yet */
+    int n_done;
+    struct engine_stats before, after;
     float prefill_ms;                          /* of the last to end */
     int prompt_tokens;                         /* likewise */
     double held_tokens, held_slots, held_seqs; /* summed over steps */
@@ -103,11 +100,6 @@ struct run {
 };
 
 static int take_event(struct bench *bench, struct run *run, const struct engine_event *event) {
-    if (event->kind == ENGINE_EVENT_TEXT) {
-        bool *is_decoding = &run->is_decoding[event->id - run->first_id];
-        run->n_decoding += !*is_decoding;
-        *is_decoding = true;
-    }
     if (event->kind != ENGINE_EVENT_DONE) return ENGINE_OK;
     run->n_done++;
     run->prefill_ms = event->usage.prefill_ms;
@@ -123,7 +115,7 @@ static int take_events(struct bench *bench, struct run *run) {
     return rc;
 }
 
-/* The engine's own counts and clock after its latest step: exact, however late this thread looks. */
+/* The engine's own counts after its latest step; steps that this thread misses are like those that it sees. */
 static void look_at_step(struct bench *bench, struct run *run) {
     struct engine_stats stats;
     engine_stats(bench->engine, &stats);
@@ -133,34 +125,24 @@ static void look_at_step(struct bench *bench, struct run *run) {
     run->held_seqs += stats.n_running;
     run->held_slots += (double)stats.blocks_used * KV_BLOCK;
     run->n_steps++;
-    if (run->n_decoding < run->n || stats.finished != run->before.finished) return;
-    if (run->first.steps == 0) run->first = stats;
-    run->last = stats;
 }
 
 /* prompts[i] tokens each, n_generate more. */
 static int run_batch(struct bench *bench, struct run *run, const int *prompts, int n, int n_generate) {
-    struct engine_stats after;
     uint64_t random = 1, id = 0;
     int rc = ENGINE_OK;
-    *run = (struct run){.n = n, .is_decoding = calloc((size_t)n, sizeof(bool))};
-    if (!run->is_decoding) return fail(bench, ENGINE_ERR_MEMORY, "no memory");
+    *run = (struct run){0};
     engine_stats(bench->engine, &run->before);
-    for (int i = 0; i < n && rc == ENGINE_OK; i++) {
-        rc = submit(bench, prompts[i], n_generate, &random, &id);
-        if (i == 0) run->first_id = id;
-    }
+    for (int i = 0; i < n && rc == ENGINE_OK; i++) rc = submit(bench, prompts[i], n_generate, &random, &id);
     while (rc == ENGINE_OK && run->n_done < n) {
         engine_wait(bench->engine, 1000);
         rc = take_events(bench, run);
         look_at_step(bench, run);
     }
-    free(run->is_decoding);
-    run->is_decoding = NULL;
-    engine_stats(bench->engine, &after);
-    if (rc != ENGINE_OK || after.preemptions == run->before.preemptions) return rc;
+    engine_stats(bench->engine, &run->after);
+    if (rc != ENGINE_OK || run->after.preemptions == run->before.preemptions) return rc;
     return fail(bench, ENGINE_ERR_ARGUMENT, "%d sequences did not fit the KV memory of %d tokens; lower --batch or --depth", n,
-                after.blocks_total * KV_BLOCK);
+                run->after.blocks_total * KV_BLOCK);
 }
 
 /* --- the parts --- */
@@ -204,7 +186,7 @@ int bench_decode_tokens(const struct bench *bench, int n) {
     return bench->settings.n_generate + n * bench->settings.depth / prefill_rows + 2;
 }
 
-/* A machine so busy that this thread hardly sees the phase gets another try, twice as long. */
+/* Where the first answers end before the last prompt is computed, there is another try, twice as long. */
 static int decode_once(struct bench *bench, int n, double *rate) {
     enum { TRIES = 5 };
     int prompts[BENCH_MAX_BATCH], n_generate = bench_decode_tokens(bench, n);
@@ -213,9 +195,9 @@ static int decode_once(struct bench *bench, int n, double *rate) {
         struct run run;
         int rc = run_batch(bench, &run, prompts, n, n_generate);
         if (rc != ENGINE_OK) return rc;
-        const double n_tokens = (double)(run.last.output_tokens - run.first.output_tokens);
-        if (n_tokens < 0.5 * n * bench->settings.n_generate) continue;
-        *rate = n_tokens * 1e3 / (run.last.stepped_ms - run.first.stepped_ms);
+        const struct engine_even *even = &run.after.even;
+        if (even->n_seqs != n || (double)even->n_tokens < 0.5 * n * bench->settings.n_generate) continue;
+        *rate = (double)even->n_tokens * 1e3 / even->ms;
         return ENGINE_OK;
     }
     return fail(bench, ENGINE_ERR_BUSY, "this machine is too busy to measure a batch of %d in; more --generate might do", n);

@@ -326,6 +326,14 @@ struct engine_info {
 void engine_info(const struct engine *engine, struct engine_info *out);
 
 /* A snapshot of counters; cheap. */
+/* Steps one after the other in which the same number of sequences decoded and no prompt was computed: tokens and time between the
+ * ends of the first and of the last. */
+struct engine_even {
+    int n_seqs;
+    uint64_t n_tokens;
+    double ms;
+};
+
 struct engine_stats {
     int n_running, n_waiting;
     int blocks_total, blocks_free, blocks_cached, blocks_used; /* free + cached + used == total */
@@ -336,6 +344,7 @@ struct engine_stats {
     uint64_t accepted_at[ENGINE_DRAFT_DEPTHS], model_rounds;
     uint64_t draft_off[ENGINE_DRAFT_OFF_COUNT]; /* steps without a guess, one a sequence, by the reason */
     double asked_ms;                            /* what asking the draft model took */
+    struct engine_even even;                    /* the longest since the engine last began to work: for measurements */
 };
 void engine_stats(struct engine *engine, struct engine_stats *out);
 

@@ -167,6 +167,7 @@ struct engine {
     struct request *news_head, *news_tail;     /* lock; linked by news_next */
     struct engine_stats stats;                 /* lock */
     struct engine_stats counts;                /* engine thread: running totals, copied to stats after each step */
+    struct engine_even even;                   /* engine thread: that of the latest step, n_seqs = 0: it computed a prompt */
 };
 
 double now_ms(void);

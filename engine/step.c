@@ -327,6 +327,19 @@ static int draw_tokens(struct engine *e) {
     return n_drawn;
 }
 
+/* After a step of the engine that ended at now and gave n_tokens. */
+static void note_even(struct engine *e, bool computed_prompt, int n_tokens, double now) {
+    struct engine_even *even = &e->even;
+    const int n_seqs = computed_prompt ? 0 : e->n_sampled;
+    if (n_seqs != even->n_seqs) {
+        *even = (struct engine_even){.n_seqs = n_seqs};
+        return;
+    }
+    even->n_tokens += (uint64_t)n_tokens;
+    even->ms += now - e->counts.stepped_ms;
+    if (n_seqs > 0 && even->n_tokens > e->counts.even.n_tokens) e->counts.even = *even;
+}
+
 static void step(struct engine *e) {
     int n_planned = scheduler_plan(&e->scheduler), n_drafted = draft_plan(e, n_planned);
     assert(n_planned > 0);
@@ -341,13 +354,22 @@ static void step(struct engine *e) {
     draft_observe(e, &batch);
     draft_time(e, batch.n_rows, n_drafted, n_tokens, ms);
     e->counts.steps++;
-    e->counts.stepped_ms = now_ms();
+    const double now = now_ms();
+    note_even(e, n_planned != e->n_sampled, n_tokens, now);
+    e->counts.stepped_ms = now;
 }
 
 void *engine_thread_run(void *arg) {
     struct engine *e = arg;
+    bool was_idle = true;
     while (take_work(e)) {
-        if (!is_idle(e)) step(e);
+        if (is_idle(e)) {
+            was_idle = true;
+        } else {
+            if (was_idle) e->even = e->counts.even = (struct engine_even){0};
+            was_idle = false;
+            step(e);
+        }
         publish(e);
     }
     publish(e);

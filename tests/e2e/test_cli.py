@@ -122,7 +122,7 @@ def test_database_of_a_newer_version(tmp_path):
     with sqlite3.connect(tmp_path / "foresay.db") as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
-    refused(run("serve", "--model", "m", "--port", 0, "--data", tmp_path, binary=FAKE), "has version 99", "versions up to 3", code=1)
+    refused(run("serve", "--model", "m", "--port", 0, "--data", tmp_path, binary=FAKE), "has version 99", "versions up to 4", code=1)
     refused(run("user", "add", "bob", "--data", tmp_path), "has version 99", code=1)
 
 
