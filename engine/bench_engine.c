@@ -200,7 +200,7 @@ static int decode_once(struct bench *bench, int n, double *rate) {
         *rate = (double)even->n_tokens * 1e3 / even->ms;
         return ENGINE_OK;
     }
-    return fail(bench, ENGINE_ERR_BUSY, "this machine is too busy to measure a batch of %d in; more --generate might do", n);
+    return fail(bench, ENGINE_ERR_BUSY, "the first of %d answers ended before all had begun; more --generate might do", n);
 }
 
 int bench_decode(struct bench *bench) { return measure_series(bench, &bench->result.decode, "decode, batch", decode_once); }

@@ -325,7 +325,6 @@ struct engine_info {
 };
 void engine_info(const struct engine *engine, struct engine_info *out);
 
-/* A snapshot of counters; cheap. */
 /* Steps one after the other in which the same number of sequences decoded and no prompt was computed: tokens and time between the
  * ends of the first and of the last. */
 struct engine_even {
@@ -334,6 +333,7 @@ struct engine_even {
     double ms;
 };
 
+/* A snapshot of counters; cheap. */
 struct engine_stats {
     int n_running, n_waiting;
     int blocks_total, blocks_free, blocks_cached, blocks_used; /* free + cached + used == total */

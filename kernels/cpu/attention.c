@@ -210,7 +210,7 @@ static void run_head(const struct attention_call *call, const struct kernels_seq
         const bool goes_on = i + 1 < end && (next == row || (is_straight(seq, row) && is_straight(seq, next)));
         if (tile.n < ATTENTION_TILE && goes_on) continue;
         tile.n_pooled = INT_MAX;
-        if (i + 1 == end) find_next_pages(call, seq, kv_head, &tile);
+        if (i + 1 == end && !parts) find_next_pages(call, seq, kv_head, &tile);
         if (!is_straight(seq, row) && (!parts || parts->span + ATTENTION_SPAN > seq->first_pos / KV_BLOCK * KV_BLOCK))
             fill_tail(call, seq, row, kv_head, &tail, &tile);
         if (!parts) {
