@@ -99,6 +99,7 @@ static int sources_of(enum engine_drafter drafter) {
     case ENGINE_DRAFTER_EAGLE:
     case ENGINE_DRAFTER_MEDUSA:
     case ENGINE_DRAFTER_BLOCKWISE:
+    case ENGINE_DRAFTER_RECURRENT:
         return 0;
     default:
         return DRAFT_FROM_ALL;

@@ -133,17 +133,31 @@ static int look_at(struct engine *e, const struct model_shape *shape, const char
 static int check_files(const struct engine *e, struct engine_error *error) {
     const struct drafting *d = &e->drafting;
     enum engine_drafter drafter = e->config.drafter;
-    bool is_eagle = d->head_file && d->head_shape.kind == HEAD_EAGLE, is_medusa = d->head_file && !is_eagle;
+    const int kind = d->head_file ? (int)d->head_shape.kind : -1;
+    static const char *const given[HEAD_KINDS] = {[HEAD_EAGLE] = "an EAGLE head: --drafter eagle:FILE",
+                                                  [HEAD_MEDUSA] = "a Medusa head: --drafter medusa:FILE",
+                                                  [HEAD_RECURRENT] = "a recurrent head: --drafter recurrent:FILE"};
+    static const struct {
+        enum engine_drafter drafter;
+        enum head_kind kind;
+        const char *wish;
+    } needs[] = {
+        {ENGINE_DRAFTER_EAGLE, HEAD_EAGLE, "eagle needs a head that was trained for the model: --drafter eagle:FILE"},
+        {ENGINE_DRAFTER_MEDUSA, HEAD_MEDUSA, "medusa needs a Medusa head that was trained for the model: --drafter medusa:FILE"},
+        {ENGINE_DRAFTER_BLOCKWISE, HEAD_MEDUSA,
+         "blockwise needs a Medusa head that was trained for the model: --drafter blockwise:FILE"},
+        {ENGINE_DRAFTER_RECURRENT, HEAD_RECURRENT,
+         "recurrent needs a head that was trained for the model: --drafter recurrent:FILE"}};
     const char *trouble = NULL;
+    char text[160];
     if (drafter == ENGINE_DRAFTER_MODEL && !d->model && d->store_path)
         return fail(error, ENGINE_ERR_ARGUMENT, d->store_path, "is not a GGUF file: --drafter model needs one");
     if (drafter == ENGINE_DRAFTER_MODEL && !d->model) trouble = "model needs a GGUF file of a model: --drafter model:FILE";
-    if (drafter == ENGINE_DRAFTER_EAGLE && !is_eagle)
-        trouble = is_medusa ? "eagle is given a Medusa head: --drafter medusa:FILE"
-                            : "eagle needs a head that was trained for the model: --drafter eagle:FILE";
-    if ((drafter == ENGINE_DRAFTER_MEDUSA || drafter == ENGINE_DRAFTER_BLOCKWISE) && !is_medusa)
-        trouble = is_eagle ? "medusa and blockwise are given an EAGLE head: --drafter eagle:FILE"
-                           : "medusa and blockwise need a Medusa head that was trained for the model: --drafter medusa:FILE";
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
+        if (drafter != needs[i].drafter || kind == (int)needs[i].kind) continue;
+        if (kind >= 0) snprintf(text, sizeof text, "%s is given %s", engine_drafter_name(drafter), given[kind]);
+        trouble = kind >= 0 ? text : needs[i].wish;
+    }
     return trouble ? fail(error, ENGINE_ERR_ARGUMENT, "--drafter", trouble) : ENGINE_OK;
 }
 

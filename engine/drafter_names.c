@@ -5,9 +5,10 @@
 #include "engine/engine.h"
 
 static const char *const names[] = {
-    [ENGINE_DRAFTER_AUTO] = "auto",     [ENGINE_DRAFTER_NONE] = "none",           [ENGINE_DRAFTER_SUFFIX] = "suffix",
-    [ENGINE_DRAFTER_NGRAM] = "ngram",   [ENGINE_DRAFTER_MODEL] = "model",         [ENGINE_DRAFTER_EAGLE] = "eagle",
-    [ENGINE_DRAFTER_MEDUSA] = "medusa", [ENGINE_DRAFTER_BLOCKWISE] = "blockwise", [ENGINE_DRAFTER_MERGE] = "merge"};
+    [ENGINE_DRAFTER_AUTO] = "auto",          [ENGINE_DRAFTER_NONE] = "none",           [ENGINE_DRAFTER_SUFFIX] = "suffix",
+    [ENGINE_DRAFTER_NGRAM] = "ngram",        [ENGINE_DRAFTER_MODEL] = "model",         [ENGINE_DRAFTER_EAGLE] = "eagle",
+    [ENGINE_DRAFTER_MEDUSA] = "medusa",      [ENGINE_DRAFTER_BLOCKWISE] = "blockwise", [ENGINE_DRAFTER_MERGE] = "merge",
+    [ENGINE_DRAFTER_RECURRENT] = "recurrent"};
 
 bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **files) {
     size_t n = strcspn(text, ":");

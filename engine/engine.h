@@ -52,15 +52,16 @@ enum engine_drafter {
     ENGINE_DRAFTER_MODEL,     /* what a smaller model of the same vocabulary would say; likewise */
     ENGINE_DRAFTER_EAGLE,     /* what a head on the model's own states expects, trained for it; likewise */
     ENGINE_DRAFTER_MEDUSA,    /* the same with Medusa's blocks */
+    ENGINE_DRAFTER_RECURRENT, /* the same with a head that goes on from its own state */
     ENGINE_DRAFTER_BLOCKWISE, /* Medusa's blocks, of each the likeliest token alone; likewise */
     ENGINE_DRAFTER_MERGE,     /* all of them that there are, the model or head where the others know little; likewise */
 };
 /* "auto", "none", "suffix" and so on. With a colon files may follow all but "none" and "suffix", if files is given: it points
  * into text then, or is NULL. False for anything else. */
 #define ENGINE_DRAFTER_FORMS                                                                                                     \
-    "auto, auto:FILES, none, suffix, ngram, ngram:FILE, model:FILE, eagle:FILE, medusa:FILE, blockwise:FILE, merge or "          \
-    "merge:FILES"
-#define ENGINE_DRAFTER_NAMES "auto, none, suffix, ngram, model, eagle, medusa, blockwise or merge"
+    "auto, auto:FILES, none, suffix, ngram, ngram:FILE, model:FILE, eagle:FILE, medusa:FILE, blockwise:FILE, "                   \
+    "recurrent, recurrent:FILE, merge or merge:FILES"
+#define ENGINE_DRAFTER_NAMES "auto, none, suffix, ngram, model, eagle, medusa, blockwise, recurrent or merge"
 bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **files);
 const char *engine_drafter_name(enum engine_drafter drafter);
 

@@ -8,6 +8,11 @@
  * Medusa: n_ahead blocks x + silu(W x) on the norm of the target's last state; block k guesses the token k + 2 places on. All
  * share one output matrix.
  *
+ * Recurrent (as in Recurrent Drafter, Zhang et al. 2403.09919, and Hydra, Ankner et al. 2402.05109): what a draft has come to is
+ * one state, at first the target's last state; every token of the draft makes a new one of it. With u as above:
+ *     out = skip(u) + down(silu(gate(u)) * up(u));   logits = output(norm(out))
+ * It needs no memory of the text, and a node's state depends on its parent's alone, so nodes of a tree are computed in one go.
+ *
  * RoPE turns pairs (2i, 2i + 1), as llama.cpp does for this architecture.
  *
  * This file has what inference (head_forward.c) and training (train.h) share: shapes, and tensors by number. */
@@ -16,7 +21,7 @@
 
 #include "engine/model.h"
 
-enum head_kind { HEAD_EAGLE, HEAD_MEDUSA, HEAD_KINDS };
+enum head_kind { HEAD_EAGLE, HEAD_MEDUSA, HEAD_RECURRENT, HEAD_KINDS };
 
 enum { HEAD_MOST_AHEAD = 8, HEAD_MOST_TENSORS = 16, HEAD_DEPTHS = 4 /* of which accuracy is told */ };
 
@@ -48,6 +53,17 @@ enum eagle_tensor {
     EAGLE_TENSORS
 };
 enum { MEDUSA_NORM, MEDUSA_OUTPUT };
+enum recurrent_tensor {
+    RECURRENT_TOKEN_NORM,
+    RECURRENT_STATE_NORM,
+    RECURRENT_GATE,
+    RECURRENT_UP,
+    RECURRENT_DOWN,
+    RECURRENT_SKIP,
+    RECURRENT_OUTPUT_NORM,
+    RECURRENT_OUTPUT,
+    RECURRENT_TENSORS
+};
 
 struct head_tensor {
     char name[GGUF_NAME_SIZE];
@@ -56,6 +72,9 @@ struct head_tensor {
 
 int head_n_tensors(const struct head_shape *shape);
 struct head_tensor head_tensor_at(const struct head_shape *shape, int i);
+/* The output matrix by number; the norm before it, -1 where it is not the output that is normalised. */
+int head_output_at(const struct head_shape *shape);
+int head_output_norm_at(const struct head_shape *shape);
 
 /* A head as large as the target's own layers. */
 int head_default_shape(struct head_shape *out, enum head_kind kind, const struct model_shape *target, int n_vocab,
@@ -94,6 +113,7 @@ int head_write(const char *path, const struct head_shape *shape, const float *we
 enum {
     HEAD_MEMORY = 512,   /* positions that a head looks back */
     HEAD_MOST_ROWS = 64, /* of one call */
+    HEAD_BATCH = 16,     /* rows that a recurrent head computes at once */
 };
 
 struct head {
@@ -109,7 +129,8 @@ struct head {
     float *cos_sin;
     /* Buffers of a call, HEAD_MOST_ROWS rows each. */
     int state_stride, q_stride, kv_stride, ffn_stride, logits_stride;
-    float *state, *token, *wide, *q, *k, *v, *attn, *ffn, *logits;
+    float *state, *token, *wide, *q, *k, *v, *attn, *ffn;
+    float *logits, *maxima; /* [n_ahead, HEAD_BATCH or 1]; maxima as in matmul_job */
     struct activation features_act, wide_act, attn_act, state_act, ffn_act;
 };
 
@@ -125,9 +146,12 @@ void head_begin(struct head *head, const float *features, int n);
 /* One layer on n rows of a slot that stand at positions first_pos .. of its memory: state row i becomes the layer's output for it
  * and tokens[i]. Positions may be computed again, and those behind are forgotten. */
 void head_layer(struct head *head, int slot, int first_pos, const int32_t *tokens, int n);
-/* Logits [n_vocab] for one row of states. */
-const float *head_logits(struct head *head, const float *state);
-/* Medusa: logits [n_ahead][logits_stride] from the target's last state. */
-const float *head_ahead(struct head *head, const float *state);
+/* The next three leave logits, [rows][logits_stride], in head->logits, and the largest of each ROW_BLOCK in head->maxima.
+ * EAGLE: for one row of states. */
+void head_logits(struct head *head, const float *state);
+/* Medusa: of all n_ahead blocks, from the target's last state. */
+void head_ahead(struct head *head, const float *state);
+/* Recurrent: state row i becomes the state behind it and tokens[i], for n <= HEAD_BATCH rows. */
+void head_recur(struct head *head, const int32_t *tokens, int n);
 
 #endif

@@ -8,7 +8,8 @@
 
 #include "engine/head.h"
 
-static const char *const architectures[HEAD_KINDS] = {[HEAD_EAGLE] = "eagle3", [HEAD_MEDUSA] = "medusa"};
+static const char *const architectures[HEAD_KINDS] = {
+    [HEAD_EAGLE] = "eagle3", [HEAD_MEDUSA] = "medusa", [HEAD_RECURRENT] = "recurrent_drafter"};
 
 /* --- reading --- */
 
@@ -30,9 +31,10 @@ static int read_kind(struct head_shape *s, const struct gguf *gguf, struct engin
         s->kind = (enum head_kind)kind;
         if (name.len == strlen(architectures[kind]) && memcmp(name.data, architectures[kind], name.len) == 0) return ENGINE_OK;
     }
-    return model_refuse(
-        error, "%s has the architecture %.*s and is no drafting head (eagle3 and medusa are); foresay train-draft makes one",
-        gguf_path(gguf), (int)(name.len < 40 ? name.len : 40), name.data);
+    return model_refuse(error,
+                        "%s has the architecture %.*s and is no drafting head (eagle3, medusa and recurrent_drafter are); "
+                        "foresay train-draft makes one",
+                        gguf_path(gguf), (int)(name.len < 40 ? name.len : 40), name.data);
 }
 
 bool head_is_one(const struct gguf *gguf) {
@@ -81,6 +83,15 @@ static int read_eagle(struct head_shape *s, const struct gguf *gguf, const struc
     return read_layers(s, gguf, target, error);
 }
 
+static int read_recurrent(struct head_shape *s, const struct gguf *gguf, struct engine_error *error) {
+    int rc = read_int(gguf, HEAD_RECURRENT, "feed_forward_length", 1 << 20, &s->n_ffn, error);
+    if (rc != ENGINE_OK ||
+        (rc = gguf_require_f32(gguf, "recurrent_drafter.attention.layer_norm_rms_epsilon", 1e-12f, 1, &s->norm_eps, error)))
+        return rc;
+    if (s->n_ffn % QUANT_BLOCK == 0) return ENGINE_OK;
+    return model_refuse(error, "%s: a feed-forward of %d cannot be computed", gguf_path(gguf), s->n_ffn);
+}
+
 int head_read_shape(struct head_shape *out, const struct gguf *gguf, const struct model_shape *target,
                     struct engine_error *error) {
     struct head_shape *s = out;
@@ -90,8 +101,12 @@ int head_read_shape(struct head_shape *out, const struct gguf *gguf, const struc
     if (s->n_embd != target->n_embd)
         return model_refuse(error, "%s was made for states of %d floats, and this model's have %d: it belongs to another model",
                             gguf_path(gguf), s->n_embd, target->n_embd);
-    rc = s->kind == HEAD_EAGLE ? read_eagle(s, gguf, target, error)
-                               : read_int(gguf, HEAD_MEDUSA, "head_count", HEAD_MOST_AHEAD, &s->n_ahead, error);
+    if (s->kind == HEAD_EAGLE)
+        rc = read_eagle(s, gguf, target, error);
+    else if (s->kind == HEAD_MEDUSA)
+        rc = read_int(gguf, HEAD_MEDUSA, "head_count", HEAD_MOST_AHEAD, &s->n_ahead, error);
+    else
+        rc = read_recurrent(s, gguf, error);
     if (rc != ENGINE_OK) return rc;
     const struct gguf_tensor *output = gguf_find_tensor(gguf, "output.weight");
     if (!output || output->n_dims != 2 || output->dims[1] < 1 || output->dims[1] > target->vocab_size)
@@ -126,7 +141,7 @@ int head_check_digests(const struct gguf *gguf, uint64_t vocab_digest, uint64_t 
     return ENGINE_OK;
 }
 
-enum { GGML_F32 = 0, GGML_Q8_0 = 8, GGML_I64 = 27, GGML_BF16 = 30 };
+enum { GGML_F32 = 0, GGML_Q4_1 = 3, GGML_Q8_0 = 8, GGML_I64 = 27, GGML_BF16 = 30 };
 
 int head_read_vocab(const struct gguf *gguf, const struct head_shape *shape, int target_vocab, int32_t *out,
                     struct engine_error *error) {
@@ -201,15 +216,16 @@ static void put_shape(struct writer *w, const struct head_shape *s) {
         put_key_u32(w, ".head_count", s->n_ahead);
         return;
     }
+    put_key_u32(w, ".feed_forward_length", s->n_ffn);
+    put_key_f32(w, ".attention.layer_norm_rms_epsilon", s->norm_eps);
+    if (s->kind == HEAD_RECURRENT) return;
     put_key_u32(w, ".block_count", 1);
     put_key_u32(w, ".target_hidden_size", s->n_embd);
-    put_key_u32(w, ".feed_forward_length", s->n_ffn);
     put_key_u32(w, ".attention.head_count", s->n_heads);
     put_key_u32(w, ".attention.head_count_kv", s->n_kv_heads);
     put_key_u32(w, ".attention.key_length", s->head_dim);
     put_key_u32(w, ".attention.value_length", s->head_dim);
     put_key_u32(w, ".rope.dimension_count", s->head_dim);
-    put_key_f32(w, ".attention.layer_norm_rms_epsilon", s->norm_eps);
     put_key_f32(w, ".rope.freq_base", s->rope_base);
     put_key_list(w, ".target_layers", GGUF_U32, MODEL_FEATURES);
     for (int i = 0; i < MODEL_FEATURES; i++) put_u32(w, (uint32_t)s->layers[i]);
@@ -232,11 +248,14 @@ static void put_facts(struct writer *w, const struct head_facts *facts) {
 
 /* fc reads states as they are, of which a few dimensions are a hundred times as large as the others: 8 bits would lose the
  * rest. */
-static enum dtype type_of(const struct head_tensor *t) {
+static enum dtype type_of(enum head_kind kind, const struct head_tensor *t) {
     if (t->n_rows == 1) return DTYPE_F32;
+    if (kind == HEAD_RECURRENT) return DTYPE_Q4_1; /* read over and over in a round: half the bytes, and as many right guesses */
     return strcmp(t->name, "fc.weight") == 0 ? DTYPE_BF16 : DTYPE_Q8_0;
 }
-static size_t tensor_bytes(const struct head_tensor *t) { return (size_t)t->n_rows * dtype_row_bytes(type_of(t), t->n_cols); }
+static uint32_t ggml_type_of(enum dtype type) {
+    return type == DTYPE_F32 ? GGML_F32 : type == DTYPE_BF16 ? GGML_BF16 : type == DTYPE_Q4_1 ? GGML_Q4_1 : GGML_Q8_0;
+}
 static uint64_t aligned(uint64_t n) { return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
 /* Name, dimensions, type, place: of every tensor and of d2t. */
@@ -248,10 +267,10 @@ static void put_table(struct writer *w, const struct head_shape *s) {
         put_u32(w, t.n_rows == 1 ? 1 : 2);
         put_u64(w, (uint64_t)t.n_cols);
         if (t.n_rows > 1) put_u64(w, (uint64_t)t.n_rows);
-        enum dtype type = type_of(&t);
-        put_u32(w, type == DTYPE_F32 ? GGML_F32 : type == DTYPE_BF16 ? GGML_BF16 : GGML_Q8_0);
+        enum dtype type = type_of(s->kind, &t);
+        put_u32(w, ggml_type_of(type));
         put_u64(w, at);
-        at = aligned(at + tensor_bytes(&t));
+        at = aligned(at + (size_t)t.n_rows * dtype_row_bytes(type, t.n_cols));
     }
     put_string(w, "d2t");
     put_u32(w, 1);
@@ -274,6 +293,20 @@ static void put_q8_0(struct writer *w, const float *x) {
     put(w, &block, sizeof block);
 }
 
+static void put_q4_1(struct writer *w, const float *x) {
+    struct block_q4_1 block = {0};
+    float least = x[0], most = x[0];
+    for (int i = 1; i < QUANT_BLOCK; i++) least = fminf(least, x[i]), most = fmaxf(most, x[i]);
+    block.d = float_to_half((most - least) / 15);
+    block.m = float_to_half(least);
+    float d = half_to_float(block.d), m = half_to_float(block.m);
+    for (int i = 0; i < QUANT_BLOCK && d > 0; i++) {
+        int q = (int)fmaxf(0, fminf(15, roundf((x[i] - m) / d)));
+        block.qs[i % (QUANT_BLOCK / 2)] |= (uint8_t)(i < QUANT_BLOCK / 2 ? q : q << 4);
+    }
+    put(w, &block, sizeof block);
+}
+
 static void put_bf16(struct writer *w, float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -286,9 +319,10 @@ static void put_data(struct writer *w, const struct head_shape *s, const float *
         const struct head_tensor t = head_tensor_at(s, i);
         size_t n = (size_t)t.n_rows * (size_t)t.n_cols;
         put_padding(w);
-        enum dtype type = type_of(&t);
+        enum dtype type = type_of(s->kind, &t);
         if (type == DTYPE_F32) put(w, weights, n * sizeof *weights);
         for (size_t k = 0; type == DTYPE_Q8_0 && k < n; k += QUANT_BLOCK) put_q8_0(w, weights + k);
+        for (size_t k = 0; type == DTYPE_Q4_1 && k < n; k += QUANT_BLOCK) put_q4_1(w, weights + k);
         for (size_t k = 0; type == DTYPE_BF16 && k < n; k++) put_bf16(w, weights[k]);
         weights += n;
     }

@@ -12,14 +12,18 @@ void head_begin(struct head *h, const float *features, int n) {
 }
 
 static void norm_into(float *y, const float *x, const float *gamma, int n, float eps) {
-    float sum = 0;
-    for (int i = 0; i < n; i++) sum += x[i] * x[i];
+    enum { LANES = 16 }; /* n is a multiple */
+    float lanes[LANES] = {0}, sum = 0;
+    for (int i = 0; i < n; i += LANES) {
+        for (int k = 0; k < LANES; k++) lanes[k] += x[i + k] * x[i + k];
+    }
+    for (int k = 0; k < LANES; k++) sum += lanes[k];
     float scale = 1 / sqrtf(sum / (float)n + eps);
     for (int i = 0; i < n; i++) y[i] = x[i] * scale * gamma[i];
 }
 
 /* [norm(embedding) ; norm(state)] of each row. */
-static void widen(struct head *h, const int32_t *tokens, int n) {
+static void widen(struct head *h, const float *token_norm, const float *state_norm, const int32_t *tokens, int n) {
     const struct model *m = h->model;
     const int width = h->shape.n_embd;
     const float eps = h->shape.norm_eps;
@@ -27,8 +31,8 @@ static void widen(struct head *h, const int32_t *tokens, int n) {
     for (int i = 0; i < n; i++) {
         float *wide = h->wide + (size_t)i * 2 * (size_t)width;
         size_t at = (size_t)i * (size_t)h->state_stride;
-        norm_into(wide, h->token + at, h->norms[EAGLE_TOKEN_NORM], width, eps);
-        norm_into(wide + width, h->state + at, h->norms[EAGLE_STATE_NORM], width, eps);
+        norm_into(wide, h->token + at, token_norm, width, eps);
+        norm_into(wide + width, h->state + at, state_norm, width, eps);
     }
     h->backend.ops->quantize(h->backend.self, h->wide, 2 * width, n, &h->wide_act);
 }
@@ -55,7 +59,7 @@ void head_layer(struct head *h, int slot, int first_pos, const int32_t *tokens, 
     assert(n >= 1 && n <= HEAD_MOST_ROWS && first_pos + n <= h->n_table * KV_BLOCK);
     struct matmul_job o = {.weight = h->weights[EAGLE_O], .out = h->state, .out_stride = h->state_stride, .add = true};
     struct matmul_job down = {.weight = h->weights[EAGLE_DOWN], .out = h->state, .out_stride = h->state_stride, .add = true};
-    widen(h, tokens, n);
+    widen(h, h->norms[EAGLE_TOKEN_NORM], h->norms[EAGLE_STATE_NORM], tokens, n);
     attend(h, &seq);
     ops->matmul(self, &o, 1, &h->attn_act, n);
     ops->rmsnorm(self, h->state, h->state_stride, NULL, h->norms[EAGLE_FFN_NORM], h->shape.norm_eps, n, &h->state_act);
@@ -64,21 +68,40 @@ void head_layer(struct head *h, int slot, int first_pos, const int32_t *tokens, 
     ops->matmul(self, &down, 1, &h->ffn_act, n);
 }
 
-const float *head_logits(struct head *h, const float *state) {
-    const struct backend_ops *ops = h->backend.ops;
-    struct matmul_job output = {.weight = h->weights[EAGLE_OUTPUT], .out = h->logits, .out_stride = h->logits_stride};
-    ops->rmsnorm(h->backend.self, state, h->state_stride, NULL, h->norms[EAGLE_OUTPUT_NORM], h->shape.norm_eps, 1, &h->state_act);
-    ops->matmul(h->backend.self, &output, 1, &h->state_act, 1);
-    return h->logits;
+/* What is in state_act goes through the output matrix. */
+static void output(struct head *h, int n) {
+    struct matmul_job job = {
+        .weight = h->weights[head_output_at(&h->shape)], .out = h->logits, .out_stride = h->logits_stride, .maxima = h->maxima};
+    h->backend.ops->matmul(h->backend.self, &job, 1, &h->state_act, n);
 }
 
-const float *head_ahead(struct head *h, const float *state) {
+static void normed_output(struct head *h, const float *state, int n) {
+    const float *gamma = h->norms[head_output_norm_at(&h->shape)];
+    h->backend.ops->rmsnorm(h->backend.self, state, h->state_stride, NULL, gamma, h->shape.norm_eps, n, &h->state_act);
+    output(h, n);
+}
+
+void head_logits(struct head *h, const float *state) { normed_output(h, state, 1); }
+
+void head_recur(struct head *h, const int32_t *tokens, int n) {
+    const struct backend_ops *ops = h->backend.ops;
+    void *self = h->backend.self;
+    struct matmul_job skip = {.weight = h->weights[RECURRENT_SKIP], .out = h->state, .out_stride = h->state_stride};
+    struct matmul_job down = {.weight = h->weights[RECURRENT_DOWN], .out = h->state, .out_stride = h->state_stride, .add = true};
+    assert(n >= 1 && n <= HEAD_BATCH);
+    widen(h, h->norms[RECURRENT_TOKEN_NORM], h->norms[RECURRENT_STATE_NORM], tokens, n);
+    ops->matmul_glu(self, GLU_SILU, h->weights[RECURRENT_GATE], h->weights[RECURRENT_UP], &h->wide_act, n, h->ffn, h->ffn_stride,
+                    &h->ffn_act);
+    ops->matmul(self, &skip, 1, &h->wide_act, n);
+    ops->matmul(self, &down, 1, &h->ffn_act, n);
+    normed_output(h, h->state, n);
+}
+
+void head_ahead(struct head *h, const float *state) {
     const struct backend_ops *ops = h->backend.ops;
     void *self = h->backend.self;
     const struct head_shape *s = &h->shape;
     const size_t stride = (size_t)h->state_stride;
-    struct matmul_job output = {
-        .weight = h->weights[s->n_ahead + MEDUSA_OUTPUT], .out = h->logits, .out_stride = h->logits_stride};
     norm_into(h->token, state, h->norms[s->n_ahead + MEDUSA_NORM], s->n_embd, s->norm_eps);
     ops->quantize(self, h->token, h->state_stride, 1, &h->state_act);
     for (int k = 0; k < s->n_ahead; k++) {
@@ -90,6 +113,5 @@ const float *head_ahead(struct head *h, const float *state) {
         for (int i = 0; i < s->n_embd; i++) x[i] = h->token[i] + x[i] / (1 + expf(-x[i]));
     }
     ops->quantize(self, h->state, h->state_stride, s->n_ahead, &h->state_act);
-    ops->matmul(self, &output, 1, &h->state_act, s->n_ahead);
-    return h->logits;
+    output(h, s->n_ahead);
 }

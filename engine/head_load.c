@@ -38,22 +38,23 @@ static int load_tensor(struct head *h, const struct gguf *gguf, int i, struct en
 struct buffer {
     size_t offset, n;
 };
-enum { N_BUFFERS = 9 };
+enum { N_BUFFERS = 10 };
 
 static void list_buffers(const struct head_shape *s, struct buffer *list) {
     size_t state = (size_t)row_group_pad(s->n_embd), q = (size_t)row_group_pad(s->n_heads * s->head_dim);
     size_t kv = (size_t)row_group_pad(s->n_kv_heads * s->head_dim), ffn = (size_t)row_group_pad(s->n_ffn);
-    size_t logits = (size_t)row_group_pad(s->n_vocab) * (size_t)(s->n_ahead > 0 ? s->n_ahead : 1);
-    size_t rows = HEAD_MOST_ROWS, is_eagle = s->kind == HEAD_EAGLE;
+    size_t n_logits = s->kind == HEAD_EAGLE ? 1 : s->kind == HEAD_RECURRENT ? HEAD_BATCH : (size_t)s->n_ahead;
+    size_t rows = HEAD_MOST_ROWS, is_eagle = s->kind == HEAD_EAGLE, is_wide = s->kind != HEAD_MEDUSA;
     const struct buffer all[N_BUFFERS] = {{offsetof(struct head, state), rows * state},
                                           {offsetof(struct head, token), rows * state},
-                                          {offsetof(struct head, wide), rows * 2 * (size_t)s->n_embd * is_eagle},
+                                          {offsetof(struct head, wide), rows * 2 * (size_t)s->n_embd * is_wide},
                                           {offsetof(struct head, q), rows * q * is_eagle},
                                           {offsetof(struct head, k), rows * kv * is_eagle},
                                           {offsetof(struct head, v), rows * kv * is_eagle},
                                           {offsetof(struct head, attn), rows * q * is_eagle},
-                                          {offsetof(struct head, ffn), rows * ffn * is_eagle},
-                                          {offsetof(struct head, logits), logits}};
+                                          {offsetof(struct head, ffn), rows * ffn * is_wide},
+                                          {offsetof(struct head, logits), n_logits * (size_t)row_group_pad(s->n_vocab)},
+                                          {offsetof(struct head, maxima), n_logits * (size_t)row_blocks(s->n_vocab)}};
     for (int i = 0; i < N_BUFFERS; i++) list[i] = all[i];
 }
 
@@ -67,15 +68,17 @@ static int open_buffers(struct head *h, struct engine_error *error) {
         if (!(*buffer_at(h, &list[i]) = calloc(list[i].n + 1, sizeof(float)))) return no_memory(error);
     }
     const struct {
+        bool is_needed;
         int n_cols;
         struct activation *out;
-    } inputs[] = {{s->n_embd, &h->state_act},
-                  {MODEL_FEATURES * s->n_embd, &h->features_act},
-                  {2 * s->n_embd, &h->wide_act},
-                  {s->n_heads * s->head_dim, &h->attn_act},
-                  {s->n_ffn, &h->ffn_act}};
-    for (size_t i = 0; i < (s->kind == HEAD_EAGLE ? sizeof inputs / sizeof *inputs : 1); i++) {
-        if (activation_alloc(&h->backend, HEAD_MOST_ROWS, inputs[i].n_cols, true, true, inputs[i].out) != KERNELS_OK)
+    } inputs[] = {{true, s->n_embd, &h->state_act},
+                  {s->kind != HEAD_MEDUSA, 2 * s->n_embd, &h->wide_act},
+                  {s->kind != HEAD_MEDUSA, s->n_ffn, &h->ffn_act},
+                  {s->kind == HEAD_EAGLE, MODEL_FEATURES * s->n_embd, &h->features_act},
+                  {s->kind == HEAD_EAGLE, s->n_heads * s->head_dim, &h->attn_act}};
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) {
+        if (inputs[i].is_needed &&
+            activation_alloc(&h->backend, HEAD_MOST_ROWS, inputs[i].n_cols, true, true, inputs[i].out) != KERNELS_OK)
             return no_memory(error);
     }
     h->state_stride = row_group_pad(s->n_embd);

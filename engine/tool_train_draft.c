@@ -339,6 +339,16 @@ static int train(const struct settings *s) {
     return rc;
 }
 
+static bool find_kind(const char *name, enum head_kind *kind) {
+    static const char *const names[HEAD_KINDS] = {
+        [HEAD_EAGLE] = "eagle", [HEAD_MEDUSA] = "medusa", [HEAD_RECURRENT] = "recurrent"};
+    for (int i = 0; i < HEAD_KINDS; i++) {
+        *kind = (enum head_kind)i;
+        if (strcmp(names[i], name) == 0) return true;
+    }
+    return false;
+}
+
 int tool_train_draft(int argc, char **argv) {
     struct settings s = {.kind = "ngram", .hours = 8, .at_once = 16, .max_bytes = 8 << 20};
     struct train_head_settings head = {.n_vocab = 8192, .epochs = 3, .rate = 1e-3f, .save_minutes = 5};
@@ -346,15 +356,13 @@ int tool_train_draft(int argc, char **argv) {
         {"model", OPTION_STRING, &s.model, "FILE", "GGUF file that the drafter is for", 0, 0, false},
         {"out", OPTION_STRING, &s.out, "FILE", "the drafter; FILE.text beside it is the checkpoint", 0, 0, false},
         {"kind", OPTION_STRING, &s.kind, "NAME",
-         "ngram (lets the model write, and counts), eagle or medusa (learn from that text)", 0, 0, false},
-        {"text", OPTION_STRING, &head.text, "FILE", "eagle, medusa: the text of an ngram run, OUT.text if not given", 0, 0,
-         false},
+         "ngram (lets the model write, and counts); eagle, medusa or recurrent (heads, which learn from that text)", 0, 0, false},
+        {"text", OPTION_STRING, &head.text, "FILE", "heads: the text of an ngram run, OUT.text if not given", 0, 0, false},
         {"hours", OPTION_FLOAT, &s.hours, "H", "time at most; what follows takes seconds", 0, 1000, false},
-        {"epochs", OPTION_INT, &head.epochs, "N", "eagle, medusa: times that the text is learned", 1, 1000, false},
-        {"vocab", OPTION_INT, &head.n_vocab, "N", "eagle, medusa: tokens that can be guessed, the frequent ones", 32, 1 << 20,
-         false},
-        {"rate", OPTION_FLOAT, &head.rate, "R", "eagle, medusa: learning rate at its height", 1e-7, 1, false},
-        {"save-minutes", OPTION_FLOAT, &head.save_minutes, "M", "eagle, medusa: between two checkpoints", 0, 1e6, false},
+        {"epochs", OPTION_INT, &head.epochs, "N", "heads: times that the text is learned", 1, 1000, false},
+        {"vocab", OPTION_INT, &head.n_vocab, "N", "heads: tokens that can be guessed, the frequent ones", 32, 1 << 20, false},
+        {"rate", OPTION_FLOAT, &head.rate, "R", "heads: learning rate at its height", 1e-7, 1, false},
+        {"save-minutes", OPTION_FLOAT, &head.save_minutes, "M", "heads: between two checkpoints", 0, 1e6, false},
         {"tokens", OPTION_INT, &s.max_tokens, "N", "stop at so many tokens, 0 = none", 0, 1 << 30, false},
         {"size", OPTION_SIZE, &s.max_bytes, "SIZE", "of the drafter at most", 0, 0, false},
         {"resume", OPTION_FLAG, &s.resume, NULL, "go on with the text of an earlier run", 0, 0, false},
@@ -375,14 +383,13 @@ int tool_train_draft(int argc, char **argv) {
         fprintf(stderr, "foresay train-draft: --model and --out are needed (foresay train-draft --help)\n");
         return 2;
     }
-    bool is_eagle = strcmp(s.kind, "eagle") == 0, is_ngram = strcmp(s.kind, "ngram") == 0;
-    if (!is_ngram && !is_eagle && strcmp(s.kind, "medusa") != 0) {
-        fprintf(stderr, "foresay train-draft: --kind is ngram, eagle or medusa, not '%s'\n", s.kind);
+    bool is_ngram = strcmp(s.kind, "ngram") == 0;
+    if (!is_ngram && !find_kind(s.kind, &head.kind)) {
+        fprintf(stderr, "foresay train-draft: --kind is ngram, eagle, medusa or recurrent, not '%s'\n", s.kind);
         return 2;
     }
     log_set_level(LOG_WARN);
     if (is_ngram) return train(&s);
-    head.kind = is_eagle ? HEAD_EAGLE : HEAD_MEDUSA;
     head.model = s.model;
     head.out = s.out;
     head.isa = s.isa;

@@ -145,14 +145,14 @@ static int open_model(struct head_training *t, struct engine_error *error) {
     return model_open(&t->model, t->gguf, &shape, &t->backend, &limits, error);
 }
 
-/* What is better known than drawn: the output as the target's, its norm included, but for EAGLE, whose states say nothing yet,
- * without its force. */
+/* What is better known than drawn: the output as the target's, its norm included, but without its force where states say nothing
+ * yet: everywhere but in Medusa. */
 static void set_first_weights(struct head_training *t) {
     enum { SPREAD = 2 }; /* of the first logits */
     struct trainer *trainer = &t->trainer;
     const struct head_shape *s = &t->head.shape;
     const struct model *m = t->model;
-    float *output = trainer_weight(trainer, s->kind == HEAD_EAGLE ? EAGLE_OUTPUT : s->n_ahead + MEDUSA_OUTPUT);
+    float *output = trainer_weight(trainer, head_output_at(s));
     size_t h = (size_t)s->n_embd, n = (size_t)s->n_vocab * h;
     double sum = 0;
     trainer_init_weights(trainer, 1);
@@ -160,7 +160,7 @@ static void set_first_weights(struct head_training *t) {
     for (size_t i = 0; i < n; i++) output[i] *= m->output_norm[i % h];
     for (size_t i = 0; i < n; i++) sum += (double)(output[i] * output[i]);
     float scale = (float)(SPREAD / sqrt(sum / s->n_vocab));
-    for (size_t i = 0; s->kind == HEAD_EAGLE && i < n; i++) output[i] *= scale;
+    for (size_t i = 0; s->kind != HEAD_MEDUSA && i < n; i++) output[i] *= scale;
 }
 
 static int open_trainer(struct head_training *t, const struct state_head *found, struct engine_error *error) {

@@ -26,7 +26,9 @@ static enum engine_drafter source_of(const struct drafting *d, int kind) {
     if (kind < DRAFT_STORE_CLASS || (is_past && kind < PAST_STORE_CLASS)) return ENGINE_DRAFTER_SUFFIX;
     if (kind < DRAFT_MODEL_CLASS || is_past) return ENGINE_DRAFTER_NGRAM;
     if (d->model) return ENGINE_DRAFTER_MODEL;
-    return d->head_shape.kind == HEAD_MEDUSA ? ENGINE_DRAFTER_MEDUSA : ENGINE_DRAFTER_EAGLE;
+    static const enum engine_drafter of_head[HEAD_KINDS] = {
+        [HEAD_EAGLE] = ENGINE_DRAFTER_EAGLE, [HEAD_MEDUSA] = ENGINE_DRAFTER_MEDUSA, [HEAD_RECURRENT] = ENGINE_DRAFTER_RECURRENT};
+    return of_head[d->head_shape.kind];
 }
 
 static void write_trace(const struct engine *e, const struct drawing *d, int n_accepted, struct engine_trace *out) {

@@ -27,18 +27,19 @@ static void carve_step(struct trainer *t, struct train_step *s, struct carver *c
     s->mid = carve(c, h);
     s->out = carve(c, h);
     s->d_out = carve(c, h);
-    if (shape->kind != HEAD_EAGLE) return;
-    size_t q = rows * (size_t)(shape->n_heads * shape->head_dim), kv = rows * (size_t)(shape->n_kv_heads * shape->head_dim);
+    if (shape->kind == HEAD_MEDUSA) return;
     size_t ffn = rows * (size_t)shape->n_ffn;
     s->wide = carve(c, 2 * h);
+    s->gate = carve(c, ffn);
+    s->up = carve(c, ffn);
+    s->product = carve(c, ffn);
+    if (shape->kind != HEAD_EAGLE) return;
+    size_t q = rows * (size_t)(shape->n_heads * shape->head_dim), kv = rows * (size_t)(shape->n_kv_heads * shape->head_dim);
     s->q = carve(c, q);
     s->k = carve(c, kv);
     s->v = carve(c, kv);
     s->attn = carve(c, q);
     s->normed = carve(c, h);
-    s->gate = carve(c, ffn);
-    s->up = carve(c, ffn);
-    s->product = carve(c, ffn);
     s->d_k = carve(c, kv);
     s->d_v = carve(c, kv);
     s->probs = carve(c, (size_t)shape->n_heads * rows * (size_t)t->probs_stride);
@@ -61,7 +62,7 @@ static void carve_all(struct trainer *t, struct carver *c) {
     size_t rows = (size_t)t->max_rows, h = rows * (size_t)s->n_embd, q = rows * (size_t)(s->n_heads * s->head_dim);
     float **weights[] = {&t->weights, &t->gradients, &t->moment1, &t->moment2};
     for (size_t i = 0; i < 4; i++) *weights[i] = carve(c, t->n_weights);
-    int n_steps = s->kind == HEAD_EAGLE ? TRAIN_MOST_STEPS : 1;
+    int n_steps = s->kind == HEAD_MEDUSA ? 1 : TRAIN_MOST_STEPS;
     for (int i = 0; i < n_steps; i++) carve_step(t, &t->steps[i], c);
     float **of_state[] = {&t->state, &t->normed, &t->d_normed, &t->d_state};
     for (size_t i = 0; i < 4; i++) *of_state[i] = carve(c, h);
@@ -123,7 +124,7 @@ static float draw_normal(uint64_t seed, uint64_t i) {
 
 /* What adds to the residual stream begins small. */
 static float spread_of(const struct head_shape *s, int i, int n_cols) {
-    bool adds = s->kind == HEAD_MEDUSA || i == EAGLE_O || i == EAGLE_DOWN;
+    bool adds = s->kind == HEAD_EAGLE ? i == EAGLE_O || i == EAGLE_DOWN : s->kind == HEAD_MEDUSA || i == RECURRENT_DOWN;
     return (adds ? 0.2f : 0.7f) / sqrtf((float)n_cols);
 }
 
@@ -138,12 +139,13 @@ void trainer_init_weights(struct trainer *t, uint64_t seed) {
 
 /* --- learning --- */
 
-void trainer_learn(struct trainer *t, const struct example *example) {
-    (t->shape.kind == HEAD_EAGLE ? train_eagle : train_medusa)(t, example, NULL);
-}
+static void (*const learn_of[HEAD_KINDS])(struct trainer *, const struct example *, struct trainer_score *) = {
+    [HEAD_EAGLE] = train_eagle, [HEAD_MEDUSA] = train_medusa, [HEAD_RECURRENT] = train_recurrent};
+
+void trainer_learn(struct trainer *t, const struct example *example) { learn_of[t->shape.kind](t, example, NULL); }
 
 void trainer_score(struct trainer *t, const struct example *example, struct trainer_score *score) {
-    (t->shape.kind == HEAD_EAGLE ? train_eagle : train_medusa)(t, example, score);
+    learn_of[t->shape.kind](t, example, score);
 }
 
 enum { ADAM_CHUNK = 1 << 16 };

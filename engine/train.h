@@ -20,7 +20,7 @@ enum { TRAIN_STEPS = 3 /* of a draft that are learned */, TRAIN_MOST_STEPS = HEA
 /* A text of n tokens. Row i stands for the token at i; its label is what the target says of the token at i + 1. */
 struct example {
     int n;
-    const float *input;      /* [n, 3 n_embd] features, or for Medusa [n, n_embd] last states */
+    const float *input;      /* [n, 3 n_embd] features, or but for EAGLE [n, n_embd] last states */
     const float *embeddings; /* [n, n_embd], as the target reads them */
     const float *target;     /* [n, n_vocab]: the target's probabilities, summing to 1 over the head's tokens */
     const float *weight;     /* [n]: of the label; 0 = it teaches nothing */
@@ -93,6 +93,10 @@ void train_norm(struct trainer *t, int tensor, const float *x, int n, float *y, 
 /* d_x += (NULL: is not wanted), and the gradient of gamma. */
 void train_norm_backward(struct trainer *t, int tensor, const float *x, const float *d_y, int d_y_stride, int n, float *d_x);
 
+/* step->product = silu(gate) * up; d_gate and d_up from d_product. */
+void train_glu(struct trainer *t, const struct train_step *step, int n);
+void train_glu_backward(struct trainer *t, const struct train_step *step, int n);
+
 /* Step j of n rows has its output in out: loss and gradients, d_out = d(loss) / d(out), those of the output's norm and matrix;
  * or, with a score, only counts. */
 void train_output(struct trainer *t, const struct example *example, int step, const float *out, int n, float *d_out,
@@ -101,5 +105,6 @@ void train_output(struct trainer *t, const struct example *example, int step, co
 /* The kinds. Forward, then backward unless there is a score. */
 void train_eagle(struct trainer *t, const struct example *example, struct trainer_score *score);
 void train_medusa(struct trainer *t, const struct example *example, struct trainer_score *score);
+void train_recurrent(struct trainer *t, const struct example *example, struct trainer_score *score);
 
 #endif

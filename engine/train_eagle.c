@@ -160,31 +160,6 @@ static void attention_backward(struct trainer *t, int step, int n) {
     }
 }
 
-/* --- feed-forward --- */
-
-struct glu_call {
-    const struct train_step *step;
-    struct trainer *t;
-    int n_ffn;
-};
-
-static void glu_row(const void *arg, int row) {
-    const struct glu_call *call = arg;
-    size_t first = (size_t)row * (size_t)call->n_ffn;
-    for (size_t i = first; i < first + (size_t)call->n_ffn; i++)
-        call->step->product[i] = call->step->gate[i] / (1 + expf(-call->step->gate[i])) * call->step->up[i];
-}
-
-static void glu_row_backward(const void *arg, int row) {
-    const struct glu_call *call = arg;
-    size_t first = (size_t)row * (size_t)call->n_ffn;
-    for (size_t i = first; i < first + (size_t)call->n_ffn; i++) {
-        float gate = call->step->gate[i], sigmoid = 1 / (1 + expf(-gate)), d = call->t->d_product[i];
-        call->t->d_up[i] = d * gate * sigmoid;
-        call->t->d_gate[i] = d * call->step->up[i] * sigmoid * (1 + gate * (1 - sigmoid));
-    }
-}
-
 /* --- a step --- */
 
 static const float *state_of(const struct trainer *t, int step) { return step == 0 ? t->state : t->steps[step - 1].out; }
@@ -194,7 +169,6 @@ static void step_forward(struct trainer *t, const struct example *example, int s
     struct train_step *own = &t->steps[step];
     int n = rows_of(example, step), h = s->n_embd;
     size_t bytes = (size_t)n * (size_t)h * sizeof(float);
-    const struct glu_call glu = {own, t, s->n_ffn};
     train_norm(t, EAGLE_TOKEN_NORM, example->embeddings + (size_t)(1 + step) * (size_t)h, n, own->wide, 2 * h);
     train_norm(t, EAGLE_STATE_NORM, state_of(t, step), n, own->wide + h, 2 * h);
     train_forward(t, EAGLE_Q, own->wide, n, own->q, false);
@@ -208,17 +182,16 @@ static void step_forward(struct trainer *t, const struct example *example, int s
     train_norm(t, EAGLE_FFN_NORM, own->mid, n, own->normed, h);
     train_forward(t, EAGLE_GATE, own->normed, n, own->gate, false);
     train_forward(t, EAGLE_UP, own->normed, n, own->up, false);
-    train_for_rows(t, n, glu_row, &glu);
+    train_glu(t, own, n);
     memcpy(own->out, own->mid, bytes);
     train_forward(t, EAGLE_DOWN, own->product, n, own->out, true);
 }
 
 /* own->d_out becomes the gradient of own->mid. */
 static void ffn_backward(struct trainer *t, struct train_step *own, int n) {
-    const struct glu_call glu = {own, t, t->shape.n_ffn};
     train_gradient(t, EAGLE_DOWN, own->d_out, own->product, n);
     train_backward(t, EAGLE_DOWN, own->d_out, n, t->d_product, false);
-    train_for_rows(t, n, glu_row_backward, &glu);
+    train_glu_backward(t, own, n);
     train_gradient(t, EAGLE_GATE, t->d_gate, own->normed, n);
     train_gradient(t, EAGLE_UP, t->d_up, own->normed, n);
     train_backward(t, EAGLE_GATE, t->d_gate, n, t->d_normed, false);

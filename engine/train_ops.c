@@ -139,6 +139,40 @@ void train_norm_backward(struct trainer *t, int tensor, const float *x, const fl
     if (d_x) train_for_rows(t, n, norm_row_backward, &call);
 }
 
+/* --- gated units --- */
+
+struct glu_call {
+    struct trainer *t;
+    const struct train_step *step;
+};
+
+static void glu_row(const void *arg, int row) {
+    const struct glu_call *call = arg;
+    size_t n = (size_t)call->t->shape.n_ffn, first = (size_t)row * n;
+    for (size_t i = first; i < first + n; i++)
+        call->step->product[i] = call->step->gate[i] / (1 + expf(-call->step->gate[i])) * call->step->up[i];
+}
+
+static void glu_row_backward(const void *arg, int row) {
+    const struct glu_call *call = arg;
+    size_t n = (size_t)call->t->shape.n_ffn, first = (size_t)row * n;
+    for (size_t i = first; i < first + n; i++) {
+        float gate = call->step->gate[i], sigmoid = 1 / (1 + expf(-gate)), d = call->t->d_product[i];
+        call->t->d_up[i] = d * gate * sigmoid;
+        call->t->d_gate[i] = d * call->step->up[i] * sigmoid * (1 + gate * (1 - sigmoid));
+    }
+}
+
+void train_glu(struct trainer *t, const struct train_step *step, int n) {
+    const struct glu_call call = {t, step};
+    train_for_rows(t, n, glu_row, &call);
+}
+
+void train_glu_backward(struct trainer *t, const struct train_step *step, int n) {
+    const struct glu_call call = {t, step};
+    train_for_rows(t, n, glu_row_backward, &call);
+}
+
 /* --- the output --- */
 
 struct loss_call {
@@ -185,8 +219,7 @@ static void count_right(struct trainer *t, const struct loss_call *call, int ste
 void train_output(struct trainer *t, const struct example *example, int step, const float *out, int n, float *d_out,
                   struct trainer_score *score) {
     const struct head_shape *s = &t->shape;
-    int norm = s->kind == HEAD_EAGLE ? EAGLE_OUTPUT_NORM : -1;
-    int output = s->kind == HEAD_EAGLE ? EAGLE_OUTPUT : s->n_ahead + MEDUSA_OUTPUT;
+    int norm = head_output_norm_at(s), output = head_output_at(s);
     struct loss_call call = {.logits = t->logits,
                              .example = example,
                              .n_vocab = s->n_vocab,

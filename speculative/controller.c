@@ -35,10 +35,13 @@ enum {
     WARM = 16,       /* tokens missing; more must be worth catching up */
     HORIZON = 128,   /* tokens that a text is expected to grow by at most */
     CHUNK = 64,      /* rows by which catching up is estimated */
+    TREE_PASSES = 3, /* that a tree is first taken to cost */
 };
 
 void controller_init(struct controller *c, double pass_share) {
     memset(c, 0, sizeof *c);
+    static const float hope[PROFILE_NODES] = {.55f, .4f, .3f, .22f, .17f, .14f, .12f, .1f, .08f, .07f, .06f, .05f};
+    memcpy(c->profile.chance, hope, sizeof hope);
     c->pass_share = pass_share;
     c->free.probe_after = c->asked.probe_after = PROBE_FIRST;
 }
@@ -172,6 +175,24 @@ static void imagine(struct token_tree *tree, float odds, int n) {
         tree->chance[tree->n_nodes] = tree->chance[tree->n_nodes - 1] * odds;
 }
 
+/* As if its tree had grown as of late, and where the free one promises more, like that. */
+static void imagine_joined(const struct tree_profile *profile, const struct token_tree *free, int most, struct token_tree *out) {
+    out->chance[0] = 1;
+    for (out->n_nodes = 1; out->n_nodes <= most && out->n_nodes <= PROFILE_NODES; out->n_nodes++) {
+        float chance = profile->chance[out->n_nodes - 1];
+        if (out->n_nodes < free->n_nodes && free->chance[out->n_nodes] > chance) chance = free->chance[out->n_nodes];
+        out->chance[out->n_nodes] = chance;
+    }
+}
+
+void controller_grew(struct controller *c, const struct token_tree *tree, double ms) {
+    static const float PACE = 0.05f;
+    struct tree_profile *p = &c->profile;
+    for (int i = 0; i < PROFILE_NODES; i++)
+        p->chance[i] += PACE * ((i + 1 < tree->n_nodes ? tree->chance[i + 1] : 0) - p->chance[i]);
+    p->ms = p->ms > 0 ? p->ms + (double)PACE * (ms - p->ms) : ms;
+}
+
 static double gain_of(const struct token_tree *tree, int n) {
     double sum = 0;
     for (int i = 1; i <= n && i < tree->n_nodes; i++) sum += (double)tree->chance[i];
@@ -192,8 +213,12 @@ static struct question question_of(const struct controller *c, struct draft_offe
     struct question q = {0};
     for (int i = 0; i < n; i++) {
         struct draft_offer *o = &offers[i];
-        imagine(o->asked, o->odds, depth < o->most ? depth : o->most);
-        o->asks = gain_of(o->asked, depth) > gain_of(o->free, depth);
+        if (o->is_tree)
+            imagine_joined(&c->profile, o->free, o->most, o->asked);
+        else
+            imagine(o->asked, o->odds, depth < o->most ? depth : o->most);
+        o->asks = o->most > 0 &&
+                  gain_of(o->asked, o->is_tree ? PROFILE_NODES : depth) > gain_of(o->free, o->is_tree ? PROFILE_NODES : depth);
         trees[i] = o->asks ? o->asked : o->free;
         if (!o->asks) continue;
         q.n_asks++;
@@ -201,6 +226,7 @@ static struct question question_of(const struct controller *c, struct draft_offe
     }
     double first_ms = q.n_asks > 0 ? pass_cost(c, n_first) : 0;
     q.pass_ms = q.n_asks > 0 ? pass_cost(c, q.n_asks) : 0;
+    if (n > 0 && offers[0].is_tree) first_ms = q.n_asks * (c->profile.ms > 0 ? c->profile.ms : TREE_PASSES * first_ms);
     q.plan = best_plan(c, trees, n, n_rows, budget, first_ms + (depth - 1) * q.pass_ms, taken, picks);
     return q;
 }
@@ -213,7 +239,7 @@ static struct question best_question(const struct controller *c, struct draft_of
     for (int depth = 1; depth <= most; depth += (depth + 2) / 3) {
         struct question q = question_of(c, offers, n, n_rows, budget, depth);
         if (q.plan.rate > best.plan.rate) best = q, best_depth = depth;
-        if (q.n_asks == 0 || q.plan.rate < 0.8 * best.plan.rate) break;
+        if (q.n_asks == 0 || q.plan.rate < 0.8 * best.plan.rate || offers[0].is_tree) break;
     }
     return best_depth > 0 ? question_of(c, offers, n, n_rows, budget, best_depth) : best;
 }

@@ -363,10 +363,20 @@ struct draft_ledger {
     uint64_t last_draft;
 };
 
+enum { PROFILE_NODES = 16 };
+
+/* What asking a drafter that grows trees has come to of late: the chances of the nodes, likeliest first and joined with the free
+ * ones, and the time. */
+struct tree_profile {
+    float chance[PROFILE_NODES];
+    double ms; /* 0: not measured yet */
+};
+
 struct controller {
-    struct cost_table steps;             /* of the target */
-    struct cost_table passes;            /* of the drafter that computes; there a pass has the rows of all sequences that ask */
-    struct draft_ledger free, asked;     /* steps with drafts that cost nothing; steps in which somebody asked */
+    struct cost_table steps;         /* of the target */
+    struct cost_table passes;        /* of the drafter that computes; there a pass has the rows of all sequences that ask */
+    struct draft_ledger free, asked; /* steps with drafts that cost nothing; steps in which somebody asked */
+    struct tree_profile profile;
     bool has_books, is_probe, has_asked; /* the latter of the step under way */
     double pass_share;
     int n_burst; /* rounds that a probe of the drafter that computes still goes on */
@@ -390,15 +400,18 @@ int controller_plan(struct controller *c, const struct token_tree *const *trees,
 struct draft_offer {
     const struct token_tree *free; /* what another drafter guesses at no cost; the root alone = nothing */
     struct token_tree *asked;      /* for its guess; until then scratch of controller_ask */
-    float odds;                    /* that a token it guesses comes true if those before it did */
-    int most;                      /* tokens it may guess */
-    int n_missing;                 /* tokens of the text that it has not computed yet, at least 1 */
-    int n_left;                    /* tokens that the text may still grow by: what catching up is good for */
-    bool asks;                     /* result */
+    bool is_tree;  /* its guess is a tree that the free one joins: judged by the controller's profile, not by odds */
+    float odds;    /* that a token it guesses comes true if those before it did */
+    int most;      /* tokens it may guess */
+    int n_missing; /* tokens of the text that it has not computed yet, at least 1 */
+    int n_left;    /* tokens that the text may still grow by: what catching up is good for */
+    bool asks;     /* result */
 };
 
 /* Decides who asks in this step, before controller_plan. Returns how many; their guesses should end at nodes whose chance is
  * below *least_chance. */
 int controller_ask(struct controller *c, struct draft_offer *offers, int n, int n_rows, int budget, float *least_chance);
+/* It asked one that grows trees, and this came of it after so long. */
+void controller_grew(struct controller *c, const struct token_tree *tree, double ms);
 
 #endif

@@ -275,9 +275,10 @@ static void run_cached(void) {
 
 /* The engine's own drafters; others are indices of test_drafters. Heads are trained on the reference, of a tiny model alone. */
 enum {
-    NO_DRAFTER = -9,
+    NO_DRAFTER = -10,
     OWN_EAGLE,
     OWN_MEDUSA,
+    OWN_RECURRENT,
     OWN_BLOCKWISE,
     OWN_ALL,
     OWN_MODEL,
@@ -349,7 +350,7 @@ static void write_text(void) {
 static void train_heads(void) {
     write_text();
     for (int kind = 0; kind < HEAD_KINDS; kind++) {
-        char state[160];
+        char state[256];
         snprintf(head_paths[kind], sizeof head_paths[kind], "/tmp/foresay_check_equality_%d.head%d", getpid(), kind);
         const struct train_head_settings settings = {.kind = (enum head_kind)kind,
                                                      .model = model_path,
@@ -371,6 +372,7 @@ static const char *drafter_name(int which) {
     static const char *const own[] = {
         [OWN_EAGLE - NO_DRAFTER] = "eagle",
         [OWN_MEDUSA - NO_DRAFTER] = "medusa",
+        [OWN_RECURRENT - NO_DRAFTER] = "recurrent",
         [OWN_BLOCKWISE - NO_DRAFTER] = "blockwise",
         [OWN_ALL - NO_DRAFTER] = "suffix + ngram + model",
         [OWN_MODEL - NO_DRAFTER] = "model (the same)",
@@ -396,6 +398,9 @@ static struct engine *open_drafting(struct engine_config *config, struct test_dr
     } else if (which == OWN_EAGLE) {
         config->drafter = ENGINE_DRAFTER_EAGLE;
         config->draft_files = head_paths[HEAD_EAGLE];
+    } else if (which == OWN_RECURRENT) {
+        config->drafter = ENGINE_DRAFTER_RECURRENT;
+        config->draft_files = head_paths[HEAD_RECURRENT];
     } else if (which == OWN_MEDUSA || which == OWN_BLOCKWISE) {
         config->drafter = which == OWN_MEDUSA ? ENGINE_DRAFTER_MEDUSA : ENGINE_DRAFTER_BLOCKWISE;
         config->draft_files = head_paths[HEAD_MEDUSA];

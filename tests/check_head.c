@@ -1,8 +1,8 @@
 /* check_head.c - drafting heads for comparison with torch (tests/oracle/test_heads.py).
  *
- *     check_head gradients eagle|medusa   a small random head and text: loss and gradients of every tensor
- *     check_head serve eagle|medusa       a random head on a tiny model, written and read: what it guesses, by the serving path
- *     check_head serve eagle FOLDER       the same; FOLDER/model.gguf and FOLDER/head.gguf stay, for tests/check_peer_head.py
+ *     check_head gradients KIND      eagle, medusa or recurrent; a small random head and text: loss and gradients of every tensor
+ *     check_head serve KIND          a random head on a tiny model, written and read: what it guesses, by the serving path
+ *     check_head serve eagle FOLDER  the same; FOLDER/model.gguf and FOLDER/head.gguf stay, for tests/check_peer_head.py
  *
  * On standard output, array after array: a line "name rows cols", then floats. */
 #include <stdio.h>
@@ -168,7 +168,8 @@ static void serve_eagle(struct served *s) {
     for (int i = 0; i < N_DRAFTED; i++) {
         head_layer(h, 1, N_KNOWN + i, tokens + N_KNOWN + i, 1);
         memcpy(out + (size_t)((N_KNOWN + i) * n_embd), h->state, (size_t)n_embd * sizeof *out);
-        memcpy(logits + i * s->head_shape.n_vocab, head_logits(h, h->state), (size_t)s->head_shape.n_vocab * sizeof *logits);
+        head_logits(h, h->state);
+        memcpy(logits + i * s->head_shape.n_vocab, h->logits, (size_t)s->head_shape.n_vocab * sizeof *logits);
     }
     put("tokens", numbers, 1, n);
     put("features", features, N_KNOWN, MODEL_FEATURES * n_embd);
@@ -180,12 +181,36 @@ static void serve_eagle(struct served *s) {
 
 static void serve_medusa(struct served *s) {
     float *state = drawn((size_t)s->head_shape.n_embd, 4);
-    const float *logits = head_ahead(s->head, state);
+    head_ahead(s->head, state);
     put("state", state, 1, s->head_shape.n_embd);
     for (int k = 0; k < s->head_shape.n_ahead; k++) {
         char name[24];
         snprintf(name, sizeof name, "logits%d", k);
-        put(name, logits + k * s->head->logits_stride, 1, s->head_shape.n_vocab);
+        put(name, s->head->logits + k * s->head->logits_stride, 1, s->head_shape.n_vocab);
+    }
+    free(state);
+}
+
+/* Two rounds of rows on states of their own, the second on what the first left. */
+static void serve_recurrent(struct served *s) {
+    struct head *h = s->head;
+    int n_embd = s->head_shape.n_embd, n = HEAD_BATCH;
+    float *state = drawn((size_t)(n * n_embd), 4), embeddings[2 * HEAD_BATCH * 64];
+    int32_t tokens[2 * HEAD_BATCH];
+    for (int i = 0; i < 2 * n; i++) tokens[i] = (int32_t)((draw() + 1) * (TINY_VOCAB / 2 - 1));
+    s->model->backend.ops->embed(s->model->backend.self, s->model->embedding, tokens, 2 * n, 1, embeddings, n_embd);
+    put("state", state, n, n_embd);
+    put("embeddings", embeddings, 2 * n, n_embd);
+    for (int i = 0; i < n; i++) memcpy(h->state + i * h->state_stride, state + i * n_embd, (size_t)n_embd * sizeof *state);
+    for (int round = 0; round < 2; round++) {
+        char name[24];
+        head_recur(h, tokens + round * n, n);
+        for (int i = 0; i < n; i++) {
+            snprintf(name, sizeof name, "out%d", round * n + i);
+            put(name, h->state + i * h->state_stride, 1, n_embd);
+            snprintf(name, sizeof name, "logits%d", round * n + i);
+            put(name, h->logits + i * h->logits_stride, 1, s->head_shape.n_vocab);
+        }
     }
     free(state);
 }
@@ -196,7 +221,7 @@ static int serve(enum head_kind kind, const struct backend *backend, const char 
     int rc = open_served(&s, kind, backend, folder, &error);
     if (rc == 0) {
         put_weights(&s);
-        kind == HEAD_EAGLE ? serve_eagle(&s) : serve_medusa(&s);
+        (kind == HEAD_EAGLE ? serve_eagle : kind == HEAD_MEDUSA ? serve_medusa : serve_recurrent)(&s);
     } else {
         fprintf(stderr, "check_head: %s\n", error.text);
     }
@@ -225,7 +250,9 @@ int main(int argc, char **argv) {
     char reason[160];
     if (backend_open_cpu(&backend, &(struct backend_config){.n_threads = 2}, reason, sizeof reason) != KERNELS_OK) return 2;
     int rc = 2;
-    enum head_kind kind = argc > 2 && strcmp(argv[2], "medusa") == 0 ? HEAD_MEDUSA : HEAD_EAGLE;
+    enum head_kind kind = HEAD_EAGLE;
+    if (argc > 2 && strcmp(argv[2], "medusa") == 0) kind = HEAD_MEDUSA;
+    if (argc > 2 && strcmp(argv[2], "recurrent") == 0) kind = HEAD_RECURRENT;
     if (argc == 3 && strcmp(argv[1], "gradients") == 0)
         rc = gradients(kind, &backend);
     else if (argc == 3 && strcmp(argv[1], "serve") == 0)
@@ -233,7 +260,7 @@ int main(int argc, char **argv) {
     else if (argc == 4 && strcmp(argv[1], "serve") == 0)
         rc = serve(kind, &backend, argv[3]);
     else
-        fprintf(stderr, "usage: check_head gradients|serve eagle|medusa [FOLDER]\n");
+        fprintf(stderr, "usage: check_head gradients|serve eagle|medusa|recurrent [FOLDER]\n");
     backend.ops->close(backend.self);
     return rc;
 }

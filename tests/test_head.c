@@ -61,8 +61,8 @@ static int set_up(void **state) {
 }
 
 static int tear_down(void **state) {
-    static const char *const names[] = {"whole",        "whole.state", "killed",     "killed.state", "medusa",
-                                        "medusa.state", "cut",         "other.gguf", "text",         "tiny.gguf"};
+    static const char *const names[] = {"whole", "whole.state", "killed", "killed.state", "medusa",    "medusa.state",
+                                        "cut",   "other.gguf",  "text",   "tiny.gguf",    "recurrent", "recurrent.state"};
     char path[128];
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) unlink(in_folder(names[i], path));
@@ -148,12 +148,17 @@ static void expect_refusal(const char *model, enum engine_drafter drafter, const
 }
 
 static void test_heads_that_do_not_fit_are_refused(void **state) {
-    char whole[128], medusa[128], other[128], text[512];
+    char whole[128], medusa[128], recurrent[128], other[128], text[512];
     struct tiny_model tiny = tiny_model_default();
     (void)state;
     in_folder("whole", whole);
     struct train_head_settings settings = settings_for(HEAD_MEDUSA, in_folder("medusa", medusa));
     assert_int_equal(train_head(&settings), 0);
+    settings = settings_for(HEAD_RECURRENT, in_folder("recurrent", recurrent));
+    assert_int_equal(train_head(&settings), 0);
+    assert_int_equal(open_with(model_path, ENGINE_DRAFTER_RECURRENT, recurrent, text, sizeof text), ENGINE_OK);
+    expect_refusal(model_path, ENGINE_DRAFTER_RECURRENT, NULL, "--drafter recurrent:FILE");
+    expect_refusal(model_path, ENGINE_DRAFTER_BLOCKWISE, recurrent, "--drafter recurrent:FILE");
     assert_int_equal(open_with(model_path, ENGINE_DRAFTER_EAGLE, whole, text, sizeof text), ENGINE_OK);
     assert_int_equal(open_with(model_path, ENGINE_DRAFTER_BLOCKWISE, medusa, text, sizeof text), ENGINE_OK);
     expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, NULL, "--drafter eagle:FILE");
@@ -168,6 +173,7 @@ static void test_heads_that_do_not_fit_are_refused(void **state) {
     assert_true(tiny_model_write(other, &tiny));
     expect_refusal(other, ENGINE_DRAFTER_EAGLE, whole, "it belongs to another model");
     expect_refusal(other, ENGINE_DRAFTER_MEDUSA, medusa, "it belongs to another model");
+    expect_refusal(other, ENGINE_DRAFTER_AUTO, recurrent, "it belongs to another model");
 }
 
 /* Cut anywhere, the file is refused; nothing crashes. */

@@ -377,6 +377,7 @@ enum { TEXT_LENGTH = 200, PROMPT_LENGTH = 60 };
  * target. Half of the latter's guesses are sure: right with that chance; the others with less. */
 struct guessers {
     double free, sure, unsure, cost;
+    bool is_tree; /* it is judged by what asking it has come to */
 };
 
 struct text {
@@ -437,11 +438,15 @@ static void step_asking(struct controller *c, const struct machine *m, const str
     for (int i = 0; i < n; i++) {
         struct text *t = &texts[i];
         guess(g, t, all);
-        offers[i] = (struct draft_offer){
-            &t->free, &t->asked, odds_estimate_from(&t->own, all, 24), 16, t->n_missing, TEXT_LENGTH - t->at, false};
+        offers[i] = (struct draft_offer){&t->free, &t->asked,    g->is_tree,          odds_estimate_from(&t->own, all, 24),
+                                         16,       t->n_missing, TEXT_LENGTH - t->at, false};
     }
-    r->n_asked += controller_ask(c, offers, n, n, 48, &least_chance);
+    int n_asks = controller_ask(c, offers, n, n, 48, &least_chance);
+    r->n_asked += n_asks;
     double asked_ms = ask_all(c, m, g, texts, offers, n, all, least_chance);
+    for (int i = 0; g->is_tree && i < n; i++) {
+        if (offers[i].asks) controller_grew(c, &texts[i].asked, asked_ms / n_asks);
+    }
     for (int i = 0; i < n; i++) list[i] = offers[i].asks && texts[i].asked.n_nodes > 1 ? &texts[i].asked : &texts[i].free;
     int n_drafted = controller_plan(c, list, n, n, 48, kept);
     for (int i = 0; i < n; i++) {
@@ -492,18 +497,20 @@ static struct result simulate_asking(const struct machine *m, const struct guess
 static void asking_never_loses(void **state) {
     (void)state;
     static const double slopes[] = {.03, .15, 1}, costs[] = {.02, .1, .3, 1};
-    static const struct guessers kinds[] = {{.1, 0, 0, 0}, {.1, .5, .2, 0}, {.1, .95, .4, 0}, {.9, .95, .4, 0}, {.9, .4, .1, 0}};
+    static const struct guessers kinds[] = {
+        {.1, 0, 0, 0, false}, {.1, .5, .2, 0, false}, {.1, .95, .4, 0, false}, {.9, .95, .4, 0, false}, {.9, .4, .1, 0, false},
+        {.1, 0, 0, 0, true},  {.1, .5, .2, 0, true},  {.1, .95, .4, 0, true},  {.9, .95, .4, 0, true},  {.9, .4, .1, 0, true}};
     for (int s = 0; s < 3; s++) {
         for (int k = 0; k < 4; k++) {
-            for (int a = 0; a < 5; a++) {
+            for (int a = 0; a < 10; a++) {
                 for (int n_seqs = 1; n_seqs <= 8; n_seqs *= 8) {
                     const struct machine m = {slopes[s], 1, .3};
                     struct guessers g = kinds[a];
                     g.cost = costs[k];
                     struct result r = simulate_asking(&m, &g, &g, n_seqs, 4000);
                     if (n_seqs == 1)
-                        printf("slope %.2f, pass %.2f, accept %.2f, %.2f/%.2f: %.2fx, asked %d times\n", slopes[s], g.cost,
-                               g.free, g.sure, g.unsure, r.gain, r.n_asked);
+                        printf("slope %.2f, pass %.2f, accept %.2f, %.2f/%.2f%s: %.2fx, asked %d times\n", slopes[s], g.cost,
+                               g.free, g.sure, g.unsure, g.is_tree ? ", trees" : "", r.gain, r.n_asked);
                     assert_true(r.gain > .98);
                 }
             }
@@ -515,12 +522,14 @@ static void asking_never_loses(void **state) {
 static void good_drafters_are_found_again(void **state) {
     (void)state;
     const struct machine m = {.03, 1, .3};
-    const struct guessers bad = {.1, 0, 0, .1}, good = {.1, .98, .6, .1};
-    struct result up = simulate_asking(&m, &bad, &good, 1, 8000), down = simulate_asking(&m, &good, &bad, 1, 8000);
-    printf("bad, then good: %.2fx, then %.2fx; good, then bad: %.2fx, then %.2fx\n", up.first_gain, up.last_gain, down.first_gain,
-           down.last_gain);
-    assert_true(up.first_gain > .98 && up.last_gain > 1.3);
-    assert_true(down.first_gain > 1.5 && down.last_gain > .97);
+    for (int is_tree = 0; is_tree < 2; is_tree++) {
+        const struct guessers bad = {.1, 0, 0, .1, is_tree}, good = {.1, .98, .6, .1, is_tree};
+        struct result up = simulate_asking(&m, &bad, &good, 1, 8000), down = simulate_asking(&m, &good, &bad, 1, 8000);
+        printf("bad, then good: %.2fx, then %.2fx; good, then bad: %.2fx, then %.2fx\n", up.first_gain, up.last_gain,
+               down.first_gain, down.last_gain);
+        assert_true(up.first_gain > .98 && up.last_gain > 1.3);
+        assert_true(down.first_gain > 1.5 && down.last_gain > .97);
+    }
 }
 
 /* Protects: a machine that becomes busy and calm again, or whose cost of rows falls, is noticed. */

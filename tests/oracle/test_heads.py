@@ -88,11 +88,29 @@ def medusa_loss(w, data):
     return loss
 
 
-@pytest.mark.parametrize("kind", ["eagle", "medusa"])
+def recurrent_step(w, token, state):
+    wide = torch.cat([norm(token, w["token_norm.weight"]), norm(state, w["state_norm.weight"])], -1)
+    product = torch.nn.functional.silu(wide @ w["ffn_gate.weight"].T) * (wide @ w["ffn_up.weight"].T)
+    return wide @ w["skip.weight"].T + product @ w["ffn_down.weight"].T
+
+
+def recurrent_loss(w, data):
+    state, loss = data["input"], 0
+    for step in range(STEPS):
+        state = recurrent_step(w, data["embeddings"][1 + step :], state[: data["input"].shape[0] - 1 - step])
+        out = norm(state, w["output_norm.weight"])
+        loss += 0.8**step * cross_entropy(w, out, data["target"][1 + step :], data["weight"][0, 1 + step :])
+    return loss
+
+
+LOSSES = {"eagle": eagle_loss, "medusa": medusa_loss, "recurrent": recurrent_loss}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
 def test_gradients(kind):
     data = arrays("gradients", kind)
     weights = {name: data[name].requires_grad_() for name in data if f"d:{name}" in data}
-    loss = (eagle_loss if kind == "eagle" else medusa_loss)(weights, data)
+    loss = LOSSES[kind](weights, data)
     loss.backward()
     assert abs(loss.item() / data["loss"].item() - 1) < 1e-5
     for name, weight in weights.items():
@@ -133,3 +151,16 @@ def test_medusa_serves():
     for k in range(4):
         out = x + torch.nn.functional.silu(x @ data[f"medusa.{k}.weight"].T)
         close(data[f"logits{k}"], out @ data["output.weight"].T, 0.03)
+
+
+def test_recurrent_serves():
+    data = arrays("serve", "recurrent")
+    state = data["state"]
+    n = state.shape[0]
+    for round in range(2):
+        rows = range(round * n, (round + 1) * n)
+        out = recurrent_step(data, data["embeddings"][rows.start : rows.stop], state)
+        for i, row in enumerate(rows):
+            close(data[f"out{row}"][0], out[i], 0.02)
+            close(data[f"logits{row}"][0], norm(out[i], data["output_norm.weight"]) @ data["output.weight"].T, 0.03)
+        state = torch.cat([data[f"out{row}"] for row in rows])

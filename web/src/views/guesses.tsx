@@ -39,6 +39,7 @@ const BY: Record<string, string> = {
     eagle: 'from the drafting head',
     medusa: 'from the drafting head',
     blockwise: 'from the drafting head',
+    recurrent: 'from the drafting head',
 };
 
 function Sums({ rounds }: { rounds: readonly Round[] }) {
