@@ -1,6 +1,6 @@
 /* draft_ask.c - who asks the draft model, or the head, in this step. It costs time, the lookup drafter's guesses do not.
  *
- *     model    always; so eagle, medusa and blockwise
+ *     model    always; so eagle, medusa, blockwise and recurrent
  *     merge    where the lookup drafter's guess is the worse one
  *     auto     where the controller finds that it pays
  *

@@ -18,7 +18,8 @@
 
 enum {
     MOST_DEPTH = 8,
-    MOST_WIDTH = 4, /* guesses behind one node */
+    MOST_WIDTH = 4,   /* guesses behind one node */
+    MOST_LIKELY = 16, /* tokens of which the luckiest are guessed where the noise of the draw is known */
     MOST_CANDIDATES = TREE_MAX_NODES * MOST_WIDTH,
     MOST_SPROUTS = 32, /* of one tree; a bit each in a word */
     ROWS_EACH = 4,     /* nodes of a tree that a recurrent head computes in a pass, on average */
@@ -136,8 +137,8 @@ static void find_best(const struct head_drafter *d, int row, int n, struct guess
     const int n_vocab = h->shape.n_vocab;
     const float *logits = h->logits + (size_t)row * (size_t)h->logits_stride;
     const float *maxima = h->maxima + (size_t)row * (size_t)row_blocks(n_vocab);
-    float best[MOST_WIDTH] = {0}, sum = 0;
-    int at[MOST_WIDTH], n_found = 0;
+    float best[MOST_LIKELY] = {0}, sum = 0;
+    int at[MOST_LIKELY], n_found = 0;
     for (int i = 0; i < n_vocab; i++) {
         if (i % ROW_BLOCK == 0 && n_found == n && !(maxima[i / ROW_BLOCK] > best[n - 1])) {
             i += ROW_BLOCK - 1;
@@ -154,12 +155,39 @@ static void find_best(const struct head_drafter *d, int row, int n, struct guess
     for (int i = 0; i < n_found; i++) out[i] = (struct guess){h->vocab[at[i]], sampler_exp(best[i] - best[0]) / sum};
 }
 
-/* The guess as a candidate behind a node, which stands `depth` tokens behind the text. False: it is too weak. */
-static bool weigh(const struct draft_context *context, int parent, int depth, float chance, const struct guess *guess,
+/* The target draws token i where q_i^(1/T) / arrival_i is largest, q being its own probabilities, of which the head's are a
+ * blurred picture: the guesses that are likeliest to win that race come first, with the share of it that is theirs. */
+static void race(const struct draft_context *context, int depth, struct guess *guesses, int n) {
+    static const double BLUR = 1.0; /* of a logarithm */
+    const struct request *r = context->request;
+    double power[MOST_LIKELY], sum = 0;
+    for (int i = 0; i < n; i++) {
+        double arrival = context->noise.of(context->noise.self, context->n_tokens + depth, guesses[i].token);
+        sum += power[i] = pow(pow((double)guesses[i].p, 1 / (double)r->sampling.temperature) / arrival, 1 / BLUR);
+    }
+    for (int i = 0; i < n; i++) {
+        struct guess guess = {guesses[i].token, (float)(power[i] / sum)};
+        int place = i;
+        for (; place > 0 && guess.p > guesses[place - 1].p; place--) guesses[place] = guesses[place - 1];
+        guesses[place] = guess;
+    }
+}
+
+/* Guesses for what follows a node, from a row of logits. */
+static void guess_behind(const struct head_drafter *d, const struct draft_context *context, int depth, int row, int width,
+                         struct guess *out) {
+    struct guess likely[MOST_LIKELY] = {0};
+    int n = context->noise.of ? MOST_LIKELY : width;
+    find_best(d, row, n, likely);
+    if (context->noise.of) race(context, depth, likely, n);
+    memcpy(out, likely, (size_t)width * sizeof *out);
+}
+
+/* The guess as a candidate behind a node. False: it is too weak. */
+static bool weigh(const struct draft_context *context, int parent, float chance, const struct guess *guess,
                   struct candidate *out) {
     if (!(guess->p > 0)) return false;
-    int class =
-        odds_class_of_draw(&context->noise, context->n_tokens + depth, guess->token, odds_class_of(DRAFT_MODEL_CLASS, guess->p));
+    int class = odds_class_of(DRAFT_MODEL_CLASS, guess->p) + (context->noise.of ? ODDS_KINDS : 0);
     float odds = odds_estimate(context->own, context->all, class);
     *out = (struct candidate){parent, class, guess->token, odds, chance * odds};
     return out->chance >= LEAST_CHANCE;
@@ -168,8 +196,7 @@ static bool weigh(const struct draft_context *context, int parent, int depth, fl
 static void offer(struct head_drafter *d, int parent, const struct guess *guesses) {
     struct candidate c;
     for (int i = 0; i < d->width && d->n_candidates < MOST_CANDIDATES; i++) {
-        if (weigh(d->context, parent, d->tree->depth[parent], d->tree->chance[parent], &guesses[i], &c))
-            d->candidates[d->n_candidates++] = c;
+        if (weigh(d->context, parent, d->tree->chance[parent], &guesses[i], &c)) d->candidates[d->n_candidates++] = c;
     }
 }
 
@@ -204,7 +231,7 @@ static void look_behind(struct head_drafter *d, int node) {
     double start = node > 0 ? now_ms() : d->begun_ms;
     if (node > 0) compute_branch(d, node);
     head_logits(d->head, state_of(d, node));
-    find_best(d, 0, d->width, guesses);
+    guess_behind(d, d->context, depth, 0, d->width, guesses);
     cost_learn(d->passes, node > 0 || d->n_absorbed == 0 ? 1 : d->n_absorbed, now_ms() - start);
     offer(d, node, guesses);
 }
@@ -252,12 +279,12 @@ static void sprout(struct head_drafter *d, const struct place *place, int row) {
     struct sprouts *s = place->of;
     struct sprout *from = &s->all[place->at];
     struct guess guesses[MOST_WIDTH] = {0};
-    find_best(d, row, s->width, guesses);
+    guess_behind(d, &s->ask->context, from->depth, row, s->width, guesses);
     from->is_open = false;
     for (int k = 0; k < s->width && s->n < MOST_SPROUTS; k++) {
         struct sprout *child = &s->all[s->n];
         *child = (struct sprout){.depth = from->depth + 1, .is_open = from->depth + 1 < MOST_DEPTH};
-        s->n += weigh(&s->ask->context, place->at, from->depth, from->guess.chance, &guesses[k], &child->guess);
+        s->n += weigh(&s->ask->context, place->at, from->guess.chance, &guesses[k], &child->guess);
     }
 }
 
@@ -348,7 +375,7 @@ static void propose(void *self, int slot, const struct draft_context *context, s
     if (h->shape.kind == HEAD_MEDUSA) {
         head_ahead(h, d->slot->state);
         memset(d->ahead, 0, sizeof d->ahead);
-        for (int k = 0; k < h->shape.n_ahead; k++) find_best(d, k, d->width, d->ahead[k]);
+        for (int k = 0; k < h->shape.n_ahead; k++) guess_behind(d, context, k, k, d->width, d->ahead[k]);
         cost_learn(d->passes, 1, (now_ms() - d->begun_ms) / h->shape.n_ahead); /* all depths at once */
     }
     grow(d);

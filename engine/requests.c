@@ -93,6 +93,15 @@ static int check_text(const struct engine *e, const struct engine_request *q, si
     return ENGINE_ERR_TOO_LONG;
 }
 
+/* There is a head, and it is of the kind that is asked for. */
+static bool has_head_for(const struct engine *e, enum engine_drafter drafter) {
+    enum head_kind kind = e->drafting.head_shape.kind;
+    if (!e->drafting.head.ops) return false;
+    return drafter == ENGINE_DRAFTER_EAGLE       ? kind == HEAD_EAGLE
+           : drafter == ENGINE_DRAFTER_RECURRENT ? kind == HEAD_RECURRENT
+                                                 : kind == HEAD_MEDUSA;
+}
+
 static int check_request(const struct engine *e, const struct engine_request *q, size_t *n_bytes, struct engine_error *error) {
     int rc = check_text(e, q, n_bytes, error);
     if (rc != ENGINE_OK) return rc;
@@ -107,8 +116,8 @@ static int check_request(const struct engine *e, const struct engine_request *q,
         return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no n-gram store (--drafter auto:FILE)");
     if (q->drafter == ENGINE_DRAFTER_MODEL && !has_model)
         return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no draft model (--drafter auto:FILE)");
-    if (q->drafter >= ENGINE_DRAFTER_EAGLE && !wants_merge && !has_head)
-        return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no drafting head (--drafter auto:FILE)");
+    if (q->drafter >= ENGINE_DRAFTER_EAGLE && !wants_merge && !has_head_for(e, q->drafter))
+        return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no drafting head of this kind (--drafter auto:FILE)");
     if (wants_merge && !has_store && !has_model && !has_head)
         return refuse(error, ENGINE_ERR_ARGUMENT, "this engine has no n-gram store, draft model or head (--drafter auto:FILE)");
     if (q->n_top_logprobs < 0 || q->n_top_logprobs > ENGINE_MAX_TOP_LOGPROBS) {

@@ -5,7 +5,8 @@
  * times topics (train_prompts.h), so that lists, tables, code and letters are not rare. What it says goes to OUT.text, token by
  * token, one answer after the other; that file is the checkpoint: after a kill --resume goes on behind the last whole answer. At
  * the end an n-gram store is distilled from it and written to OUT. One answer in twenty is kept out of the store and tells how
- * often its first guess is right, and how many tokens a step would have given there. Main thread. */
+ * often its first guess is right, and how many tokens a step would have given there. Heads learn from the same text
+ * (tool_train_head.c). Main thread. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -339,6 +340,25 @@ static int train(const struct settings *s) {
     return rc;
 }
 
+/* A store and a head, each in half of the time: OUT.ngram and OUT.head.gguf. */
+static int train_all(const struct settings *s, const struct train_head_settings *base) {
+    char store[4096], text[4200], head[4096];
+    struct settings half = *s;
+    struct train_head_settings learn = *base;
+    snprintf(store, sizeof store, "%s.ngram", s->out);
+    snprintf(text, sizeof text, "%s.text", store);
+    snprintf(head, sizeof head, "%s.head.gguf", s->out);
+    half.out = store;
+    half.hours = learn.hours = s->hours / 2;
+    learn.kind = HEAD_RECURRENT;
+    learn.out = head;
+    learn.max_tokens = 0; /* the limit is the text's */
+    if (!learn.text) learn.text = text;
+    if (train(&half) != 0 || train_head(&learn) != 0) return 1;
+    printf("for both: --drafter auto:%s,%s\n", store, head);
+    return 0;
+}
+
 static bool find_kind(const char *name, enum head_kind *kind) {
     static const char *const names[HEAD_KINDS] = {
         [HEAD_EAGLE] = "eagle", [HEAD_MEDUSA] = "medusa", [HEAD_RECURRENT] = "recurrent"};
@@ -356,7 +376,9 @@ int tool_train_draft(int argc, char **argv) {
         {"model", OPTION_STRING, &s.model, "FILE", "GGUF file that the drafter is for", 0, 0, false},
         {"out", OPTION_STRING, &s.out, "FILE", "the drafter; FILE.text beside it is the checkpoint", 0, 0, false},
         {"kind", OPTION_STRING, &s.kind, "NAME",
-         "ngram (lets the model write, and counts); eagle, medusa or recurrent (heads, which learn from that text)", 0, 0, false},
+         "ngram (lets the model write, and counts); eagle, medusa or recurrent (heads, which learn from that text); all (ngram, "
+         "then recurrent: OUT.ngram, OUT.head.gguf)",
+         0, 0, false},
         {"text", OPTION_STRING, &head.text, "FILE", "heads: the text of an ngram run, OUT.text if not given", 0, 0, false},
         {"hours", OPTION_FLOAT, &s.hours, "H", "time at most; what follows takes seconds", 0, 1000, false},
         {"epochs", OPTION_INT, &head.epochs, "N", "heads: times that the text is learned", 1, 1000, false},
@@ -383,9 +405,9 @@ int tool_train_draft(int argc, char **argv) {
         fprintf(stderr, "foresay train-draft: --model and --out are needed (foresay train-draft --help)\n");
         return 2;
     }
-    bool is_ngram = strcmp(s.kind, "ngram") == 0;
-    if (!is_ngram && !find_kind(s.kind, &head.kind)) {
-        fprintf(stderr, "foresay train-draft: --kind is ngram, eagle, medusa or recurrent, not '%s'\n", s.kind);
+    bool is_ngram = strcmp(s.kind, "ngram") == 0, is_all = strcmp(s.kind, "all") == 0;
+    if (!is_ngram && !is_all && !find_kind(s.kind, &head.kind)) {
+        fprintf(stderr, "foresay train-draft: --kind is ngram, eagle, medusa, recurrent or all, not '%s'\n", s.kind);
         return 2;
     }
     log_set_level(LOG_WARN);
@@ -397,5 +419,5 @@ int tool_train_draft(int argc, char **argv) {
     head.max_tokens = s.max_tokens;
     head.threads = s.threads;
     head.resume = s.resume;
-    return train_head(&head);
+    return is_all ? train_all(&s, &head) : train_head(&head);
 }

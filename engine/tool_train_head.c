@@ -252,11 +252,13 @@ static uint64_t n_wanted(const struct head_training *t) {
     return n_answers * (uint64_t)t->settings->epochs;
 }
 
-/* The share of the last epoch's end, or of the tokens that are allowed, that is reached. */
+/* The share of the last epoch's end, or of the tokens or the time that are allowed, that is reached. Time counts once it runs
+ * ahead of the others, for then it ends the run; else weights would depend on it. */
 static double share_done(const struct head_training *t) {
-    double done = (double)t->head.n_learned / (double)n_wanted(t);
+    double done = (double)t->head.n_learned / (double)n_wanted(t), time;
     if (t->settings->max_tokens > 0) done = fmax(done, (double)t->head.n_tokens / t->settings->max_tokens);
-    return done;
+    time = (now_ms() - t->begun_ms) / ((double)t->settings->hours * 3.6e6);
+    return done > 0 ? fmax(done, time) : 0;
 }
 
 /* Warmup, then a cosine down to a twentieth at the end. */

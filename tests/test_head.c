@@ -15,6 +15,7 @@
 
 #include "engine/internal.h"
 #include "engine/log.h"
+#include "engine/tools.h"
 #include "engine/train_head.h"
 #include "engine/train_text.h"
 #include "tests/tiny_model.h"
@@ -61,8 +62,10 @@ static int set_up(void **state) {
 }
 
 static int tear_down(void **state) {
-    static const char *const names[] = {"whole", "whole.state", "killed", "killed.state", "medusa",    "medusa.state",
-                                        "cut",   "other.gguf",  "text",   "tiny.gguf",    "recurrent", "recurrent.state"};
+    static const char *const names[] = {"whole",      "whole.state",     "killed",         "killed.state",
+                                        "medusa",     "medusa.state",    "recurrent",      "recurrent.state",
+                                        "both.ngram", "both.ngram.text", "both.head.gguf", "both.head.gguf.state",
+                                        "cut",        "other.gguf",      "text",           "tiny.gguf"};
     char path[128];
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) unlink(in_folder(names[i], path));
@@ -222,6 +225,23 @@ static void test_inconsistent_files_are_refused(void **state) {
     free(bytes);
 }
 
+/* Store and head in one go, and the engine takes both. */
+static void test_all_kinds_are_made_together(void **state) {
+    char out[128], files[300], text[512];
+    (void)state;
+    in_folder("both", out);
+    const char *const arguments[] = {"train-draft", "--model",   model_path, "--out",   out,  "--kind",
+                                     "all",         "--tokens",  "18000",    "--vocab", "96", "--epochs",
+                                     "1",           "--threads", "1",        "--batch", "8"};
+    const int n = sizeof arguments / sizeof *arguments;
+    char *argv[sizeof arguments / sizeof *arguments + 1] = {NULL};
+    for (int i = 0; i < n; i++) argv[i] = strdup(arguments[i]);
+    assert_int_equal(tool_train_draft(n, argv), 0);
+    for (int i = 0; i < n; i++) free(argv[i]);
+    snprintf(files, sizeof files, "%s.ngram,%s.head.gguf", out, out);
+    assert_int_equal(open_with(model_path, ENGINE_DRAFTER_MERGE, files, text, sizeof text), ENGINE_OK);
+}
+
 static void test_engines_without_a_head_say_so(void **state) {
     struct engine_config config = engine_config_default();
     struct engine *engine;
@@ -235,6 +255,12 @@ static void test_engines_without_a_head_say_so(void **state) {
     assert_int_equal(engine_submit(engine, &request, &id, &error), ENGINE_ERR_ARGUMENT);
     assert_non_null(strstr(error.text, "no drafting head"));
     engine_close(engine);
+    /* Another kind of head is none, either. */
+    char recurrent[128];
+    config.draft_files = in_folder("recurrent", recurrent);
+    assert_int_equal(engine_open(&engine, &config, &error), ENGINE_OK);
+    assert_int_equal(engine_submit(engine, &request, &id, &error), ENGINE_ERR_ARGUMENT);
+    engine_close(engine);
 }
 
 int main(void) {
@@ -244,6 +270,7 @@ int main(void) {
         cmocka_unit_test(test_cut_files_are_refused),
         cmocka_unit_test(test_inconsistent_files_are_refused),
         cmocka_unit_test(test_engines_without_a_head_say_so),
+        cmocka_unit_test(test_all_kinds_are_made_together),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
