@@ -60,7 +60,7 @@ enum engine_drafter {
  * into text then, or is NULL. False for anything else. */
 #define ENGINE_DRAFTER_FORMS                                                                                                     \
     "auto, auto:FILES, none, suffix, ngram, ngram:FILE, model:FILE, eagle:FILE, medusa:FILE, blockwise:FILE, "                   \
-    "recurrent, recurrent:FILE, merge or merge:FILES"
+    "recurrent:FILE, merge or merge:FILES"
 #define ENGINE_DRAFTER_NAMES "auto, none, suffix, ngram, model, eagle, medusa, blockwise, recurrent or merge"
 bool engine_drafter_parse(const char *text, enum engine_drafter *out, const char **files);
 const char *engine_drafter_name(enum engine_drafter drafter);

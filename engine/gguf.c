@@ -374,13 +374,12 @@ static int parse(struct gguf *gguf, struct engine_error *error) {
     return rc;
 }
 
-/* image NULL: the file at path. */
-static int open_any(struct gguf **out, const char *path, const void *image, size_t size, struct engine_error *error) {
+int gguf_open(struct gguf **out, const char *path, struct engine_error *error) {
     *out = NULL;
     struct gguf *gguf = calloc(1, sizeof *gguf);
-    if (gguf) *gguf = (struct gguf){.path = strdup(path), .map = image, .map_bytes = size, .is_image = image != NULL};
+    if (gguf) gguf->path = strdup(path);
     int rc = gguf && gguf->path ? ENGINE_OK : gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory to open %s", path);
-    if (rc == ENGINE_OK && !image) rc = map_file(gguf, error);
+    if (rc == ENGINE_OK) rc = map_file(gguf, error);
     if (rc == ENGINE_OK) rc = parse(gguf, error);
     if (rc != ENGINE_OK) {
         gguf_close(gguf);
@@ -390,15 +389,9 @@ static int open_any(struct gguf **out, const char *path, const void *image, size
     return ENGINE_OK;
 }
 
-int gguf_open(struct gguf **out, const char *path, struct engine_error *error) { return open_any(out, path, NULL, 0, error); }
-
-int gguf_open_image(struct gguf **out, const char *name, const void *image, size_t size, struct engine_error *error) {
-    return open_any(out, name, image, size, error);
-}
-
 void gguf_close(struct gguf *gguf) {
     if (!gguf) return;
-    if (gguf->map && !gguf->is_image) munmap((void *)(uintptr_t)gguf->map, gguf->map_bytes);
+    if (gguf->map) munmap((void *)(uintptr_t)gguf->map, gguf->map_bytes);
     free(gguf->tensors_sorted);
     free(gguf->tensors);
     free(gguf->values_sorted);

@@ -67,8 +67,6 @@ struct gguf;
 
 /* On failure *out is NULL, error says what is wrong with the file and what to do. */
 int gguf_open(struct gguf **out, const char *path, struct engine_error *error);
-/* A file that lies in memory, 64-byte aligned, and outlives the result; name stands for the path in sentences. */
-int gguf_open_image(struct gguf **out, const char *name, const void *image, size_t size, struct engine_error *error);
 /* Accepts NULL. */
 void gguf_close(struct gguf *gguf);
 

@@ -16,7 +16,6 @@ struct gguf {
     char *path;
     const uint8_t *map;
     size_t map_bytes;
-    bool is_image; /* map is not ours */
     uint32_t version, alignment;
     struct gguf_value *values; /* [n_values], in the order of the file */
     uint32_t *values_sorted;   /* [n_values], indices by key */

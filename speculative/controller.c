@@ -65,7 +65,7 @@ static void keep_books(struct controller *c, const struct step_outcome *step, in
         gain = (double)step->n_tokens / n_plain - ((step->ms < most ? step->ms : most) + step->asked_ms) / plain_ms;
     bool has_asked = step->asked_ms > 0;
     enter(&c->free, ALLOWANCE + (has_asked ? 0 : gain));
-    enter(&c->asked, ALLOWANCE + (has_asked ? gain : 0));
+    enter(&c->asked, ALLOWANCE + (has_asked ? gain - c->forgone : 0));
 }
 
 void controller_learn(struct controller *c, const struct step_outcome *step) {
@@ -199,6 +199,11 @@ static double gain_of(const struct token_tree *tree, int n) {
     return sum;
 }
 
+/* In plain steps, as in the books. */
+static double gain_of_plan(const struct controller *c, const struct plan *plan, int n_rows) {
+    return plan->expected / n_rows - cost_ms(&c->steps, n_rows + plan->n) / cost_ms(&c->steps, n_rows);
+}
+
 struct question {
     int n_asks;
     double pass_ms;
@@ -284,17 +289,20 @@ int controller_ask(struct controller *c, struct draft_offer *offers, int n, int 
     const struct token_tree *trees[MAX_OFFERS];
     int taken[MAX_OFFERS] = {0}, picks[TREE_MAX_NODES];
     c->has_asked = false;
+    c->forgone = 0;
     for (int i = 0; i < n; i++) offers[i].asks = false;
     if (budget > TREE_MAX_NODES) budget = TREE_MAX_NODES;
     if (n < 1 || n > MAX_OFFERS || n_rows > COST_MAX_ROWS || wants_plain(c, n_rows) || c->asked.is_resting) return 0;
     for (int i = 0; i < n; i++) trees[i] = offers[i].free;
-    double free_rate = best_plan(c, trees, n, n_rows, budget, 0, taken, picks).rate;
+    const struct plan free_plan = best_plan(c, trees, n, n_rows, budget, 0, taken, picks);
+    const double free_rate = free_plan.rate;
     struct question q;
     do q = best_question(c, offers, n, n_rows, budget);
     while (q.plan.rate > free_rate && drop_cold(c, offers, n, n_rows, q.plan.rate));
     if (q.plan.rate > free_rate) {
         double plain_ms = cost_ms(&c->steps, n_rows), more_ms = cost_ms(&c->steps, n_rows + q.plan.n) - plain_ms;
         *least_chance = (float)((q.pass_ms / q.n_asks + more_ms / (q.plan.n > 0 ? q.plan.n : 1)) * q.plan.rate);
+        c->forgone = gain_of_plan(c, &free_plan, n_rows);
         c->asked.last_draft = c->steps.n_passes;
         c->asked.probe_after = PROBE_FIRST;
     } else {

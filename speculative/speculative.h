@@ -375,7 +375,8 @@ struct tree_profile {
 struct controller {
     struct cost_table steps;         /* of the target */
     struct cost_table passes;        /* of the drafter that computes; there a pass has the rows of all sequences that ask */
-    struct draft_ledger free, asked; /* steps with drafts that cost nothing; steps in which somebody asked */
+    struct draft_ledger free, asked; /* steps with drafts that cost nothing; what asking brought beyond what those promised */
+    double forgone;                  /* what they promised in the step in which somebody asks */
     struct tree_profile profile;
     bool has_books, is_probe, has_asked; /* the latter of the step under way */
     double pass_share;

@@ -111,7 +111,6 @@ int main(int argc, char **argv) {
         {"text alone, chains, 16 at once", ENGINE_DRAFTER_SUFFIX, 16, 1},
         {"text and store, trees, 5 at once", ENGINE_DRAFTER_MERGE, 5, 4},
         {"text and store, trees, 16 at once", ENGINE_DRAFTER_MERGE, 16, 4},
-        {"head alone, trees, 4 at once", ENGINE_DRAFTER_RECURRENT, 4, 4},
         {"auto, one by one", ENGINE_DRAFTER_AUTO, 1, 4},
     };
     int n_failed = 0;

@@ -176,7 +176,7 @@ static void wrong_settings_are_refused(void **state) {
         {{"--model", "m", "--log-level=loud"}, "error, warn, info or debug, not 'loud'"},
         {{"--model", "m", "--public-origin=chat.example"}, "such as https://chat.example, not 'chat.example'"},
         {{"--model", "m", "--kv-mem=lots"}, "needs a size"},
-        {{"--model", "m", "--drafter=crystal"}, "blockwise:FILE, merge or merge:FILES, not 'crystal'"},
+        {{"--model", "m", "--drafter=crystal"}, "recurrent:FILE, merge or merge:FILES, not 'crystal'"},
         {{"--model", "m", "--verify=blindly"}, "traversal or typical, not 'blindly'"},
         {{"--model", "m", "--draft-max=0"}, "needs a whole number from 1 to 63"},
         {{"--model", "m", "--max-seqs=0"}, "needs a whole number from 1"},

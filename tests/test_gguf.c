@@ -382,35 +382,12 @@ static void paths_that_are_no_files(void **state) {
     gguf_close(NULL);
 }
 
-/* Protects: what lies in memory is read like a file, and refused like one. */
-static void images_are_read_like_files(void **state) {
-    (void)state;
-    struct gguf_writer w = {0};
-    struct gguf *g;
-    struct engine_error error;
-    uint32_t u = 0;
-    write_good(&w, 3);
-    char *image = aligned_alloc(64, (w.n + 63) / 64 * 64);
-    memcpy(image, w.bytes, w.n);
-    assert_int_equal(gguf_open_image(&g, "the image", image, w.n, &error), ENGINE_OK);
-    assert_int_equal(gguf_get_u32(g, "short", &u), GGUF_FOUND);
-    assert_int_equal(u, 65535);
-    assert_string_equal(gguf_path(g), "the image");
-    gguf_close(g);
-    assert_int_not_equal(gguf_open_image(&g, "the image", image, w.n - 200, &error), ENGINE_OK);
-    assert_null(g);
-    assert_non_null(strstr(error.text, "the image"));
-    free(image);
-    writer_free(&w);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_answer_by_kind),           cmocka_unit_test(arrays_are_walked),
         cmocka_unit_test(requirements_name_what_is_wrong), cmocka_unit_test(types_without_a_kernel_are_named),
         cmocka_unit_test(hostile_files_are_refused),       cmocka_unit_test(every_cut_is_noticed),
         cmocka_unit_test(changed_bytes_do_no_harm),        cmocka_unit_test(paths_that_are_no_files),
-        cmocka_unit_test(images_are_read_like_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
