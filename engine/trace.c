@@ -24,7 +24,7 @@ bool trace_open(struct request *r, int n) {
 static enum engine_drafter source_of(const struct drafting *d, int kind) {
     bool is_past = kind >= PAST_CLASS;
     if (kind < DRAFT_STORE_CLASS || (is_past && kind < PAST_STORE_CLASS)) return ENGINE_DRAFTER_SUFFIX;
-    if (kind < DRAFT_MODEL_CLASS || is_past) return ENGINE_DRAFTER_NGRAM;
+    if (kind < DRAFT_MODEL_CLASS || kind >= SEEN_STORE_CLASS) return ENGINE_DRAFTER_NGRAM;
     if (d->model) return ENGINE_DRAFTER_MODEL;
     static const enum engine_drafter of_head[HEAD_KINDS] = {
         [HEAD_EAGLE] = ENGINE_DRAFTER_EAGLE, [HEAD_MEDUSA] = ENGINE_DRAFTER_MEDUSA, [HEAD_RECURRENT] = ENGINE_DRAFTER_RECURRENT};

@@ -48,6 +48,7 @@ struct branch {
 struct growth {
     const struct draft_context *context;
     const struct ngram_store *store, *own_store; /* NULL = none */
+    const struct suffix_index *own_index;        /* of the sequence's own text */
     struct token_tree *tree;
     struct branch branches[MAX_BRANCHES];
     struct candidate candidates[MAX_CANDIDATES];
@@ -100,13 +101,16 @@ static void add_branches(struct growth *g, const int32_t *text, int n_text, bool
     }
 }
 
-/* What the stores say about the last tokens of the path to a node. */
-static void add_guesses(struct growth *g, const struct ngram_store *store, int node, const int32_t *last, int n,
-                        int first_class) {
+/* What a store says about the last tokens of the path to a node: tokens that the text has already come true up to three times as
+ * often as others. */
+static void add_guesses(struct growth *g, const struct ngram_store *store, int node, const int32_t *last, int n, int new_class,
+                        int seen_class) {
     struct ngram_guess guesses[NGRAM_NEXT];
     int n_guesses = store ? ngram_find(store, last, n, guesses) : 0;
-    for (int i = 0; i < n_guesses; i++)
+    for (int i = 0; i < n_guesses; i++) {
+        int first_class = suffix_has(g->own_index, guesses[i].token) ? seen_class : new_class;
         add_candidate(g, node, guesses[i].token, odds_class_of(first_class, guesses[i].probability), -1);
+    }
 }
 
 static void ask_stores(struct growth *g, int node) {
@@ -115,8 +119,8 @@ static void ask_stores(struct growth *g, int node) {
     if (!g->store && !g->own_store) return;
     for (int i = node; i > 0 && n < NGRAM_ORDERS; i = g->tree->parent[i]) last[NGRAM_ORDERS - ++n] = g->tree->tokens[i];
     for (int i = n_tokens - 1; i >= 0 && n < NGRAM_ORDERS; i--) last[NGRAM_ORDERS - ++n] = g->context->tokens[i];
-    add_guesses(g, g->store, node, last + NGRAM_ORDERS - n, n, DRAFT_STORE_CLASS);
-    add_guesses(g, g->own_store, node, last + NGRAM_ORDERS - n, n, PAST_STORE_CLASS);
+    add_guesses(g, g->store, node, last + NGRAM_ORDERS - n, n, DRAFT_STORE_CLASS, SEEN_STORE_CLASS);
+    add_guesses(g, g->own_store, node, last + NGRAM_ORDERS - n, n, PAST_STORE_CLASS, PAST_STORE_CLASS);
 }
 
 /* Takes the likeliest candidate out. In a chain only what hangs on its end counts. False when there is none. */
@@ -153,17 +157,19 @@ static void grow(struct growth *g) {
 static void propose(void *self, int slot, const struct draft_context *context, struct token_tree *tree) {
     const struct lookup_drafter *d = self;
     struct suffix_place places[SUFFIX_MAX_PLACES];
+    struct suffix_index *own = &d->slots[slot];
     struct growth g = {
-        .context = context, .store = context->sources & DRAFT_FROM_STORE ? d->store : NULL, .tree = tree, .n_candidates = 0};
+        .context = context, .store = context->sources & DRAFT_FROM_STORE ? d->store : NULL, .own_index = own, .tree = tree};
     const struct past_text *past = context->sources & DRAFT_FROM_PAST ? context->past : NULL;
     const int32_t *tokens = context->tokens;
     int width = context->max_width < SUFFIX_MAX_PLACES ? context->max_width : SUFFIX_MAX_PLACES, n_tokens = context->n_tokens;
     if (context->sources & DRAFT_FROM_SUFFIX)
-        add_branches(&g, tokens, n_tokens, false, places, suffix_find(&d->slots[slot], tokens, n_tokens, places, width));
+        add_branches(&g, tokens, n_tokens, false, places, suffix_find(own, tokens, n_tokens, places, width));
     if (past)
         add_branches(&g, past->tokens, past->n, true, places,
                      suffix_find_in(&past->index, past->tokens, past->n, tokens, n_tokens, places, width));
     if (past && past_has_store(past)) g.own_store = &past->store;
+    if (n_tokens <= own->max_tokens) suffix_file(own, tokens, n_tokens - 1);
     ask_stores(&g, 0);
     grow(&g);
 }

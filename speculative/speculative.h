@@ -25,10 +25,11 @@
 
 enum {
     TREE_MAX_NODES = 64, /* the root included: a set of nodes fits a word */
-    ODDS_KINDS = 49,
+    ODDS_KINDS = 57,
     ODDS_LUCKS = 5, /* see odds */
     ODDS_CLASSES = ODDS_LUCKS * ODDS_KINDS,
     DRAFT_STORE_CLASS = 16, /* and the seven after it: guesses of an n-gram store; those below: of the text itself */
+    SEEN_STORE_CLASS = 32,  /* likewise, for tokens that the text has already */
 };
 
 struct token_tree {
@@ -36,9 +37,9 @@ struct token_tree {
     int32_t tokens[TREE_MAX_NODES];
     int8_t parent[TREE_MAX_NODES]; /* -1 for the root */
     int8_t depth[TREE_MAX_NODES];
-    uint8_t odds_class[TREE_MAX_NODES]; /* whose odds its chance was made of */
-    float chance[TREE_MAX_NODES];       /* that the target's draws reach it, as estimated; 1 for the root */
-    uint64_t ancestors[TREE_MAX_NODES]; /* bit j: node j is the node itself or stands above it */
+    uint16_t odds_class[TREE_MAX_NODES]; /* whose odds its chance was made of */
+    float chance[TREE_MAX_NODES];        /* that the target's draws reach it, as estimated; 1 for the root */
+    uint64_t ancestors[TREE_MAX_NODES];  /* bit j: node j is the node itself or stands above it */
 };
 
 void tree_init(struct token_tree *tree, int32_t root);
@@ -278,7 +279,7 @@ void past_set_store(struct past_text *past, void *image, uint64_t size);
 bool past_has_store(const struct past_text *past);
 
 /* The kind of guesses that come from there, and all kinds after it; the last eight: from the author's store. */
-enum { PAST_CLASS = 32, PAST_STORE_CLASS = PAST_CLASS + 9 };
+enum { PAST_CLASS = 40, PAST_STORE_CLASS = PAST_CLASS + 9 };
 
 /* --- the drafter that looks things up --- */
 
@@ -289,7 +290,7 @@ enum {
 
 /* Three sources: earlier places of the sequence's own text that end like it (what followed there may follow here), an n-gram
  * store (NULL = none), and such places in earlier texts of the same author, where the context names them. Their guesses grow into
- * one tree, likeliest first. 8 to 12 bytes a token of text; a proposal takes some microseconds. The store must outlive the
+ * one tree, likeliest first. 9 to 14 bytes a token of text; a proposal takes some microseconds. The store must outlive the
  * drafter. Returns 0, or -1 when memory is refused. */
 int lookup_drafter_open(struct drafter *out, int n_slots, int max_tokens, const struct ngram_store *store);
 /* Bytes that lookup_drafter_open allocates. */

@@ -1,4 +1,4 @@
-/* suffix.c - text repeats itself: where did it end like this before?
+/* suffix.c - text repeats itself: where did it end like this before, and which tokens did it have?
  *
  * An index of pairs: position p is filed under the hash of tokens (p - 1, p), newest first, each entry linked to the one
  * before it of the same hash. To search, the latest MAX_VISITS places of the last pair are compared with the end of the text,
@@ -22,16 +22,27 @@ static uint32_t table_size(int max_tokens) {
     return size;
 }
 
-uint64_t suffix_index_words(int max_tokens) { return (uint64_t)table_size(max_tokens) + (uint64_t)max_tokens; }
+/* 8 bits for each place in the table: some for each token of most vocabularies. */
+static uint32_t seen_words(uint32_t table) { return table / 4; }
+
+uint64_t suffix_index_words(int max_tokens) {
+    uint32_t table = table_size(max_tokens);
+    return (uint64_t)table + (uint64_t)max_tokens + seen_words(table);
+}
 
 void suffix_index_init(struct suffix_index *index, int32_t *memory, int max_tokens) {
     uint32_t size = table_size(max_tokens);
-    *index = (struct suffix_index){.newest = memory, .previous = memory + size, .mask = size - 1, .max_tokens = max_tokens};
+    *index = (struct suffix_index){.newest = memory,
+                                   .previous = memory + size,
+                                   .seen = (uint32_t *)(memory + size + max_tokens),
+                                   .mask = size - 1,
+                                   .max_tokens = max_tokens};
     suffix_index_reset(index);
 }
 
 void suffix_index_reset(struct suffix_index *index) {
     memset(index->newest, 0, ((size_t)index->mask + 1) * sizeof *index->newest);
+    memset(index->seen, 0, seen_words(index->mask + 1) * sizeof *index->seen);
     index->n = 1;
 }
 
@@ -40,10 +51,24 @@ static uint32_t bucket_of(const struct suffix_index *index, const int32_t *token
     return (uint32_t)(pair * 0x9E3779B97F4A7C15u >> 32) & index->mask;
 }
 
+static uint32_t bit_of(const struct suffix_index *index, int32_t token) { return (uint32_t)token & (8 * (index->mask + 1) - 1); }
+
+bool suffix_has(const struct suffix_index *index, int32_t token) {
+    uint32_t bit = bit_of(index, token);
+    return index->seen[bit / 32] >> bit % 32 & 1;
+}
+
+static void mark(struct suffix_index *index, int32_t token) {
+    uint32_t bit = bit_of(index, token);
+    index->seen[bit / 32] |= (uint32_t)1 << bit % 32;
+}
+
 void suffix_file(struct suffix_index *index, const int32_t *tokens, int n_tokens) {
     assert(n_tokens <= index->max_tokens);
+    if (index->n == 1 && n_tokens > 0) mark(index, tokens[0]);
     for (; index->n < n_tokens; index->n++) {
         uint32_t bucket = bucket_of(index, tokens, index->n);
+        mark(index, tokens[index->n]);
         index->previous[index->n] = index->newest[bucket];
         index->newest[bucket] = index->n + 1;
     }

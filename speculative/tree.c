@@ -29,7 +29,7 @@ int tree_push(struct token_tree *tree, int parent, int32_t token, int odds_class
     tree->tokens[node] = token;
     tree->parent[node] = (int8_t)parent;
     tree->depth[node] = (int8_t)(tree->depth[parent] + 1);
-    tree->odds_class[node] = (uint8_t)odds_class;
+    tree->odds_class[node] = (uint16_t)odds_class;
     tree->chance[node] = tree->chance[parent] * odds;
     tree->ancestors[node] = tree->ancestors[parent] | (uint64_t)1 << node;
     return node;

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "speculative/speculative.h"
+#include "speculative/suffix.h"
 
 static uint64_t rng = 2024;
 
@@ -247,6 +248,27 @@ static void competing_places_become_branches(void **state) {
     }
     assert_true(n_branched > 100);
     drafter.ops->close(drafter.self);
+}
+
+/* Protects: an index knows which tokens were filed, forgets them when it is reset, and files in pieces as at once. */
+static void tokens_are_noted(void **state) {
+    (void)state;
+    enum { MOST = 600, N_VOCAB = 8 * 1024 };
+    static int32_t memory[8 * MOST], text[MOST];
+    struct suffix_index index;
+    assert_true(suffix_index_words(MOST) <= sizeof memory / sizeof *memory);
+    suffix_index_init(&index, memory, MOST);
+    for (int i = 0; i < MOST; i++) text[i] = (int32_t)draw(N_VOCAB);
+    for (int n = 0; n <= MOST; n += 50) {
+        suffix_file(&index, text, n);
+        for (int32_t token = 0; token < N_VOCAB; token++) {
+            bool is_there = false;
+            for (int i = 0; i < n && !is_there; i++) is_there = text[i] == token;
+            assert_int_equal(suffix_has(&index, token), is_there);
+        }
+    }
+    suffix_index_reset(&index);
+    for (int32_t token = 0; token < N_VOCAB; token++) assert_false(suffix_has(&index, token));
 }
 
 /* Protects: another sequence's text never comes out of a slot, nor the text of the slot's last owner. */
@@ -581,6 +603,7 @@ int main(void) {
         cmocka_unit_test(walks_accept_what_was_drawn),
         cmocka_unit_test(suffixes_are_found),
         cmocka_unit_test(competing_places_become_branches),
+        cmocka_unit_test(tokens_are_noted),
         cmocka_unit_test(slots_are_private),
         cmocka_unit_test(odds_are_learned),
         cmocka_unit_test(costs_are_interpolated),
