@@ -17,8 +17,11 @@
 
 enum {
     SECOND_PLACE_CLASS = 11, /* the first node of any but the best place */
+    FOLLOWER_CLASS = 12,     /* what followed the last token alone, latest first; the next class: any but the first of them */
+    MAX_FOLLOWERS = 3,
+    FOLLOWED_TOKENS = 1024, /* of the text are searched for them */
     MAX_BRANCHES = 2 * SUFFIX_MAX_PLACES,
-    MAX_CANDIDATES = MAX_BRANCHES + TREE_MAX_NODES * 2 * NGRAM_NEXT,
+    MAX_CANDIDATES = MAX_BRANCHES + MAX_FOLLOWERS + TREE_MAX_NODES * 2 * NGRAM_NEXT,
 };
 
 struct lookup_drafter {
@@ -123,6 +126,26 @@ static void ask_stores(struct growth *g, int node) {
     add_guesses(g, g->own_store, node, last + NGRAM_ORDERS - n, n, PAST_STORE_CLASS, PAST_STORE_CLASS);
 }
 
+static bool is_candidate(const struct growth *g, int32_t token) {
+    for (int i = 0; i < g->n_candidates; i++) {
+        if (g->candidates[i].token == token) return true;
+    }
+    return false;
+}
+
+/* One word alone says little, but what followed it here is often what nobody else guesses. Only the root is worth it, and it
+ * comes last. */
+static void add_followers(struct growth *g) {
+    const int32_t *tokens = g->context->tokens;
+    const int last = g->context->n_tokens - 1, end = last > FOLLOWED_TOKENS ? last - FOLLOWED_TOKENS : 0;
+    int n = 0;
+    for (int i = last - 1; i >= end && n < MAX_FOLLOWERS; i--) {
+        if (tokens[i] != tokens[last] || is_candidate(g, tokens[i + 1])) continue;
+        add_candidate(g, 0, tokens[i + 1], FOLLOWER_CLASS + (n > 0), -1);
+        n++;
+    }
+}
+
 /* Takes the likeliest candidate out. In a chain only what hangs on its end counts. False when there is none. */
 static bool take_best(struct growth *g, struct candidate *out) {
     int best = -1;
@@ -171,6 +194,7 @@ static void propose(void *self, int slot, const struct draft_context *context, s
     if (past && past_has_store(past)) g.own_store = &past->store;
     if (n_tokens <= own->max_tokens) suffix_file(own, tokens, n_tokens - 1);
     ask_stores(&g, 0);
+    if (context->sources & DRAFT_FROM_SUFFIX) add_followers(&g);
     grow(&g);
 }
 

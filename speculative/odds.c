@@ -22,7 +22,7 @@ void odds_init_prior(struct draft_odds *all) {
      * draws; then the store's, the draft model's, the store's for tokens seen, those of earlier texts; any other class starts at
      * one half. */
     static const float prior[ODDS_KINDS] = {
-        .41f, .51f, .64f, .67f, .73f, .78f, .81f, .86f, .89f, .91f, .99f, .1f,  .5f,  .5f,  .2f,  .7f,       /* text, draws */
+        .41f, .51f, .64f, .67f, .73f, .78f, .81f, .86f, .89f, .91f, .99f, .1f,  .12f, .05f, .2f,  .7f,       /* text, draws */
         .03f, .04f, .08f, .14f, .22f, .32f, .44f, .75f, .2f,  .25f, .3f,  .4f,  .5f,  .6f,  .75f, .92f,      /* store, model */
         .08f, .11f, .18f, .26f, .34f, .5f,  .63f, .91f, .05f, .18f, .22f, .33f, .37f, .58f, .64f, .78f, .9f, /* seen, past */
         .03f, .06f, .1f,  .18f, .24f, .4f,  .55f, .7f};
