@@ -55,9 +55,21 @@ const char *ngram_open(struct ngram_store *out, const void *image, uint64_t size
     return check_records(out);
 }
 
-/* The first record with this key or a larger one. */
+/* The first record with this key or a larger one. Keys are hashes, so it lies about key / 2^32 of the way: from there in steps
+ * that double, until it is between two of them. */
 static uint32_t lower_bound(const struct ngram_record *records, uint32_t n, uint32_t key) {
-    uint32_t low = 0, high = n;
+    uint32_t at = (uint32_t)((uint64_t)key * n >> 32), low = at, high = at;
+    if (at < n && records[at].key < key) {
+        for (uint32_t step = 64; high < n && records[high].key < key; step *= 2) {
+            low = high + 1;
+            high = n - high > step ? high + step : n;
+        }
+    } else {
+        for (uint32_t step = 64; low > 0 && records[low - 1].key >= key; step *= 2) {
+            high = low - 1;
+            low = low > step ? low - step : 0;
+        }
+    }
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
         if (records[middle].key < key)
