@@ -37,6 +37,9 @@ static struct drawn_row *rows_for(const struct drafting *d, const struct request
     return d->model && draft_wants_draws(r->verify) ? r->draft->rows : NULL;
 }
 
+/* Its guess is judged by what asking it has come to of late. */
+static bool grows_trees(const struct drafting *d) { return d->head.ops && d->head_shape.kind == HEAD_RECURRENT; }
+
 static struct draft_offer offer_of(struct engine *e, struct request *r) {
     struct drafting *d = &e->drafting;
     const struct draft_context context = draft_context_of(e, r);
@@ -44,7 +47,7 @@ static struct draft_offer offer_of(struct engine *e, struct request *r) {
     int n_missing = context.max_nodes > 0 ? missing_of(d, (int)(slot - d->slots), &context) : 0;
     return (struct draft_offer){.free = &slot->tree,
                                 .asked = &slot->asked,
-                                .is_tree = d->head.ops && d->head_shape.kind == HEAD_RECURRENT,
+                                .is_tree = grows_trees(d),
                                 .odds = rows_for(d, r) ? odds_estimate(context.own, context.all, DRAFT_DRAWN_CLASS)
                                                        : odds_estimate_from(context.own, context.all, DRAFT_MODEL_CLASS),
                                 .most = n_missing > 0 ? context.max_nodes : 0,
@@ -104,6 +107,6 @@ void draft_ask(struct engine *e, int n_rows, int budget) {
         else
             slot->tree = slot->asked;
         slot->is_model = true;
-        controller_grew(&d->controller, &slot->tree, d->asked_ms / n_asks);
+        if (grows_trees(d)) controller_grew(&d->controller, &slot->tree, d->asked_ms / n_asks);
     }
 }

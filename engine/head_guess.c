@@ -40,12 +40,11 @@ static void find_best(const struct head *h, int row, int n, float *sums, struct 
 /* The target draws token i where q_i^(1/T) / arrival_i is largest, q being its own probabilities, of which the head's are a
  * blurred picture: the guesses that are likeliest to win that race come first, with the share of it that is theirs. */
 static void race(const struct draft_context *context, int depth, struct head_guess *guesses, int n) {
-    static const double BLUR = 1.0; /* of a logarithm */
     const struct request *r = context->request;
     double power[MOST_LIKELY], sum = 0;
     for (int i = 0; i < n; i++) {
         double arrival = context->noise.of(context->noise.self, context->n_tokens + depth, guesses[i].token);
-        sum += power[i] = pow(pow((double)guesses[i].p, 1 / (double)r->sampling.temperature) / arrival, 1 / BLUR);
+        sum += power[i] = pow((double)guesses[i].p, 1 / (double)r->sampling.temperature) / arrival;
     }
     for (int i = 0; i < n; i++) {
         struct head_guess guess = {guesses[i].token, (float)(power[i] / sum)};
@@ -67,6 +66,7 @@ void head_guess_behind(const struct head *head, const struct draft_context *cont
 bool head_guess_weigh(const struct draft_context *context, int parent, float chance, const struct head_guess *guess,
                       struct head_candidate *out) {
     if (!(guess->p > 0)) return false;
+    /* A share of a race has the noise in it already: of the classes by luck it takes the first. */
     int class = odds_class_of(DRAFT_MODEL_CLASS, guess->p) + (context->noise.of ? ODDS_KINDS : 0);
     float odds = odds_estimate(context->own, context->all, class);
     *out = (struct head_candidate){parent, class, guess->token, odds, chance * odds};

@@ -222,8 +222,8 @@ static struct question question_of(const struct controller *c, struct draft_offe
             imagine_joined(&c->profile, o->free, o->most, o->asked);
         else
             imagine(o->asked, o->odds, depth < o->most ? depth : o->most);
-        o->asks = o->most > 0 &&
-                  gain_of(o->asked, o->is_tree ? PROFILE_NODES : depth) > gain_of(o->free, o->is_tree ? PROFILE_NODES : depth);
+        const int n_nodes = o->is_tree ? PROFILE_NODES : depth;
+        o->asks = gain_of(o->asked, n_nodes) > gain_of(o->free, n_nodes);
         trees[i] = o->asks ? o->asked : o->free;
         if (!o->asks) continue;
         q.n_asks++;

@@ -3,10 +3,11 @@
  *
  * A tree grows best first. Candidates are the next token of each place that the suffix index found, and for each node what the
  * n-gram store says about the path that ends there. A place that is followed into the end of the text goes on in the draft
- * itself, so a loop of period 3 can be drafted 16 tokens ahead.
+ * itself, so a loop of period 3 can be drafted 16 tokens ahead. What followed the last token alone comes last.
  *
  * How likely a guess is, is learned by class: for places the length of the match that ends before it, drafted tokens included;
- * for the store the probability that it names, in eight steps. Places in earlier texts have classes of their own. */
+ * for the store the probability that it names, in eight steps, and whether the text has the token already. Places in earlier
+ * texts have classes of their own. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>

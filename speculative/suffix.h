@@ -8,7 +8,7 @@
 struct suffix_index {
     int32_t *newest;   /* [mask + 1], by hash of a pair: position + 1, 0 = none */
     int32_t *previous; /* [max_tokens], the next older position + 1 of the same hash */
-    uint32_t *seen;    /* [seen_words(mask)], a bit a token */
+    uint32_t *seen;    /* [(mask + 1) / 4]: a bit a token */
     uint32_t mask;
     int n, max_tokens; /* positions 1 .. n - 1 are filed */
 };
