@@ -130,20 +130,26 @@ struct draft_context draft_context_of(const struct engine *e, const struct reque
                                   .request = r};
 }
 
-static void guess(struct engine *e, struct request *r) {
+void draft_look_up(struct engine *e, struct request *r, const struct draft_hints *hints) {
     struct drafting *d = &e->drafting;
-    struct draft_slot *slot = slot_of(d, r);
+    struct draft_slot *slot = r->draft;
     struct draft_context context = draft_context_of(e, r);
+    context.hints = hints;
     tree_init(&slot->tree, r->seq.tokens[r->seq.n_tokens - 1]);
-    tree_init(&slot->asked, r->seq.tokens[r->seq.n_tokens - 1]);
-    slot->is_model = slot->is_drawn = false;
-    slot->n_wanted = 0;
     if (context.max_nodes < 1) return;
     /* Verified in other ways, a text may depend on its guesses: then on nobody's earlier ones. */
     if (r->verify == ENGINE_VERIFY_MATCH) context.past = user_texts_hold(&e->user_texts, r->user_key);
     d->drafter.ops->propose(d->drafter.self, (int)(slot - d->slots), &context, &slot->tree);
     if (context.past) user_texts_release(&e->user_texts);
     slot->tree.n_nodes = usable_nodes(e, &slot->tree);
+}
+
+static void guess(struct engine *e, struct request *r) {
+    struct draft_slot *slot = slot_of(&e->drafting, r);
+    tree_init(&slot->asked, r->seq.tokens[r->seq.n_tokens - 1]);
+    slot->is_model = slot->is_drawn = slot->is_hinted = false;
+    slot->n_wanted = 0;
+    draft_look_up(e, r, NULL);
 }
 
 static const float LEAST_CHANCE = 0.03f; /* of a node that is verified whatever it costs */
@@ -231,9 +237,10 @@ void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int 
     if (!slot) return;
     if (slot->is_drawn && r->last_path == 0) slot->tree.n_nodes = 1; /* nothing of it was computed */
     odds_learn(&slot->own, &e->drafting.odds, slot->is_model ? &slot->looked_up : &slot->tree, drawn, n);
+    if (slot->is_hinted && n > 0) odds_learn(&slot->own, &e->drafting.odds, &slot->looked_up, drawn, 1); /* else as before */
     if (slot->is_model) odds_learn(&slot->own, &e->drafting.odds, slot->is_drawn ? &slot->tree : &slot->asked, drawn, n);
     slot->tree.n_nodes = 1; /* the next guess may come many steps later */
-    slot->is_model = false;
+    slot->is_model = slot->is_hinted = false;
 }
 
 /* Rows of the batch whose tokens are part of the text by now: all of a prompt's piece; of a draft the accepted path. */

@@ -28,9 +28,11 @@ struct draft_slot {
     struct token_tree tree;             /* the guess of this step; the root alone between steps */
     struct token_tree looked_up, asked; /* with is_model: what tree was made of; scored by the draws instead of it */
     bool is_model;                      /* the draft model or the head had a guess */
-    bool is_drawn;                      /* the tree is one that the draft model drew, from these rows: */
-    struct drawn_row *rows;             /* [DRAWN_DEPTH]; NULL = there is no draft model */
-    int n_wanted;                       /* nodes that were to be verified */
+    struct draft_hints hints;           /* the head's; with is_hinted looked_up is the guess without them */
+    bool is_hinted;
+    bool is_drawn;          /* the tree is one that the draft model drew, from these rows: */
+    struct drawn_row *rows; /* [DRAWN_DEPTH]; NULL = there is no draft model */
+    int n_wanted;           /* nodes that were to be verified */
 };
 
 struct drafting {
@@ -107,6 +109,8 @@ void draft_widen(const struct draft_ask *ask);
  * number of tokens that come out, at least 1 and the last of them not the draft's; 0 when a row is not finite. */
 int draft_verify(struct engine *e, struct request *r, int first_row, int32_t *out);
 
+/* What the lookup drafter guesses for a request that has a slot; hints NULL = without. */
+void draft_look_up(struct engine *e, struct request *r, const struct draft_hints *hints);
 /* What a drafter is told of a request that has a slot. */
 struct draft_context draft_context_of(const struct engine *e, const struct request *r);
 

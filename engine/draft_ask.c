@@ -4,9 +4,10 @@
  *     merge    where the lookup drafter's guess is the worse one
  *     auto     where the controller finds that it pays
  *
- * All who ask are answered together. Both guesses grow into one tree; where only chains are wanted, or the model's is drawn (the
- * verifiers could weigh both kinds in one tree, but a chosen node must not decide which drawn ones find room), the model's takes
- * the place of the other. Either is scored by the draws, whatever was verified. Engine thread. */
+ * All who ask are answered together. A recurrent head is asked for the next token alone, and with these hints the lookup drafter
+ * guesses anew. The others' guesses and the lookup drafter's grow into one tree; where only chains are wanted, or the model's is
+ * drawn (the verifiers could weigh both kinds in one tree, but a chosen node must not decide which drawn ones find room), the
+ * model's takes the place of the other. Either is scored by the draws, whatever was verified. Engine thread. */
 #include "engine/draft_head.h"
 #include "engine/draft_model.h"
 #include "engine/internal.h"
@@ -37,8 +38,8 @@ static struct drawn_row *rows_for(const struct drafting *d, const struct request
     return d->model && draft_wants_draws(r->verify) ? r->draft->rows : NULL;
 }
 
-/* Its guess is judged by what asking it has come to of late. */
-static bool grows_trees(const struct drafting *d) { return d->head.ops && d->head_shape.kind == HEAD_RECURRENT; }
+/* Asking it is judged by what that has come to of late. */
+static bool gives_hints(const struct drafting *d) { return d->head.ops && d->head_shape.kind == HEAD_RECURRENT; }
 
 static struct draft_offer offer_of(struct engine *e, struct request *r) {
     struct drafting *d = &e->drafting;
@@ -47,7 +48,7 @@ static struct draft_offer offer_of(struct engine *e, struct request *r) {
     int n_missing = context.max_nodes > 0 ? missing_of(d, (int)(slot - d->slots), &context) : 0;
     return (struct draft_offer){.free = &slot->tree,
                                 .asked = &slot->asked,
-                                .is_tree = grows_trees(d),
+                                .is_tree = gives_hints(d),
                                 .odds = rows_for(d, r) ? odds_estimate(context.own, context.all, DRAFT_DRAWN_CLASS)
                                                        : odds_estimate_from(context.own, context.all, DRAFT_MODEL_CLASS),
                                 .most = n_missing > 0 ? context.max_nodes : 0,
@@ -61,6 +62,7 @@ static void add_ask(struct engine *e, struct request *r, float least_chance, int
     *ask = (struct draft_ask){.slot = (int)(r->draft - d->slots), .context = draft_context_of(e, r), .tree = &r->draft->asked};
     ask->context.least_chance = least_chance;
     ask->rows = rows_for(d, r);
+    ask->hints = &r->draft->hints;
 }
 
 /* Offers of those whom the controller decides for; the others decide themselves. */
@@ -72,13 +74,46 @@ static int collect(struct engine *e, int *n_asks) {
         bool is_forced = r->drafter >= ENGINE_DRAFTER_MODEL;
         if (r->seq.n_rows == 0 || (r->drafter != ENGINE_DRAFTER_AUTO && !is_forced)) continue;
         struct draft_offer offer = offer_of(e, r);
-        if (is_forced && offer.most > 0 && gain_of_chain(offer.odds, offer.most) >= gain_of(offer.free))
-            add_ask(e, r, LEAST_CHANCE, n_asks);
+        bool is_better = (gives_hints(d) && r->drafter == ENGINE_DRAFTER_MERGE) ||
+                         gain_of_chain(offer.odds, offer.most) >= gain_of(offer.free);
+        if (is_forced && offer.most > 0 && is_better) add_ask(e, r, LEAST_CHANCE, n_asks);
         if (is_forced) continue;
         d->guessing[n_offers] = r;
         d->offers[n_offers++] = offer;
     }
     return n_offers;
+}
+
+/* Those who have another guess that hints can help come first; returns how many. */
+static int order_asks(const struct drafting *d, int n) {
+    int n_hints = 0;
+    for (int i = 0; gives_hints(d) && i < n; i++) {
+        const struct draft_ask ask = d->asks[i];
+        if (ask.context.sources == 0) continue;
+        d->asks[i] = d->asks[n_hints];
+        d->asks[n_hints++] = ask;
+    }
+    return n_hints;
+}
+
+static void look_up_again(struct engine *e, const struct draft_ask *ask) {
+    struct draft_slot *slot = &e->drafting.slots[ask->slot];
+    if (slot->hints.n == 0) return;
+    slot->looked_up = slot->tree;
+    slot->is_hinted = true;
+    draft_look_up(e, slot->owner, &slot->hints);
+}
+
+static void join(const struct drafting *d, const struct draft_ask *ask) {
+    struct draft_slot *slot = &d->slots[ask->slot];
+    if (slot->asked.n_nodes == 1) return; /* still catching up */
+    slot->looked_up = slot->tree;
+    slot->is_drawn = ask->rows != NULL;
+    if (ask->context.max_width > 1 && !slot->is_drawn)
+        tree_merge(&slot->tree, &slot->asked, &slot->looked_up, ask->context.max_nodes);
+    else
+        slot->tree = slot->asked;
+    slot->is_model = true;
 }
 
 void draft_ask(struct engine *e, int n_rows, int budget) {
@@ -92,21 +127,16 @@ void draft_ask(struct engine *e, int n_rows, int budget) {
     }
     if (n_asks == 0) return;
     double start = now_ms();
-    if (d->model)
-        draft_model_ops.propose_all(d->model, d->asks, n_asks);
-    else
-        d->head.ops->propose_all(d->head.self, d->asks, n_asks);
-    d->asked_ms = now_ms() - start;
+    const int n_hints = order_asks(d, n_asks), n_trees = n_asks - n_hints;
+    if (n_hints > 0) d->head.ops->hint_all(d->head.self, d->asks, n_hints);
+    if (n_trees > 0 && d->model) draft_model_ops.propose_all(d->model, d->asks, n_trees);
+    if (n_trees > 0 && !d->model) d->head.ops->propose_all(d->head.self, d->asks + n_hints, n_trees);
     for (int i = 0; i < n_asks; i++) {
-        struct draft_slot *slot = &d->slots[d->asks[i].slot];
-        if (slot->asked.n_nodes == 1) continue; /* still catching up */
-        slot->looked_up = slot->tree;
-        slot->is_drawn = d->asks[i].rows != NULL;
-        if (d->asks[i].context.max_width > 1 && !slot->is_drawn)
-            tree_merge(&slot->tree, &slot->asked, &slot->looked_up, d->asks[i].context.max_nodes);
+        if (i < n_hints)
+            look_up_again(e, &d->asks[i]);
         else
-            slot->tree = slot->asked;
-        slot->is_model = true;
-        if (grows_trees(d)) controller_grew(&d->controller, &slot->tree, d->asked_ms / n_asks);
+            join(d, &d->asks[i]);
     }
+    d->asked_ms = now_ms() - start;
+    for (int i = 0; i < n_hints; i++) controller_grew(&d->controller, &d->slots[d->asks[i].slot].tree, d->asked_ms / n_asks);
 }

@@ -180,13 +180,24 @@ static void propose(void *self, int slot, const struct draft_context *context, s
     grow(d);
 }
 
-/* But for recurrent heads one after the other: what a head reads stays in the cache. */
-static void propose_all(void *self, const struct draft_ask *asks, int n) {
-    struct head_drafter *d = self;
-    for (int i = 0; d->trees && i < n; i++) {
+static void find_roots(struct head_drafter *d, const struct draft_ask *asks, int n) {
+    for (int i = 0; i < n; i++) {
         const struct head_slot *s = &d->slots[asks[i].slot];
         d->roots[i] = s->state_end == asks[i].context.n_tokens - 1 ? s->state : NULL;
     }
+}
+
+/* Recurrent heads alone. */
+static void hint_all(void *self, const struct draft_ask *asks, int n) {
+    struct head_drafter *d = self;
+    find_roots(d, asks, n);
+    head_trees_hint(d->trees, asks, d->roots, n);
+}
+
+/* But for recurrent heads one after the other: what a head reads stays in the cache. */
+static void propose_all(void *self, const struct draft_ask *asks, int n) {
+    struct head_drafter *d = self;
+    find_roots(d, asks, n);
     if (d->trees) head_trees_grow(d->trees, asks, d->roots, n);
     for (int i = 0; !d->trees && i < n; i++) propose(self, asks[i].slot, &asks[i].context, asks[i].tree);
 }
@@ -224,8 +235,13 @@ uint64_t head_drafter_bytes(const struct head_shape *s, int n_slots) {
            sizeof(struct head_drafter) + (s->kind == HEAD_RECURRENT ? head_trees_bytes(s, n_slots) : 0);
 }
 
-static const struct drafter_ops head_ops = {
-    .name = "head", .begin = begin, .close = close_drafter, .propose_all = propose_all, .end = begin, .observe = observe};
+static const struct drafter_ops head_ops = {.name = "head",
+                                            .begin = begin,
+                                            .close = close_drafter,
+                                            .propose_all = propose_all,
+                                            .hint_all = hint_all,
+                                            .end = begin,
+                                            .observe = observe};
 
 int head_drafter_open(struct drafter *out, struct head *head, bool is_chain, struct cost_table *passes,
                       struct engine_error *error) {

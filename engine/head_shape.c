@@ -93,6 +93,6 @@ int head_default_shape(struct head_shape *out, enum head_kind kind, const struct
                                .n_ahead = HEAD_DEPTHS,
                                .norm_eps = target->norm_eps,
                                .rope_base = (float)target->rope.base};
-    if (kind == HEAD_RECURRENT) out->n_ffn = (4 * target->n_embd / 3 + QUANT_BLOCK - 1) / QUANT_BLOCK * QUANT_BLOCK;
+    if (kind == HEAD_RECURRENT) out->n_ffn = (2 * target->n_embd / 3 + QUANT_BLOCK - 1) / QUANT_BLOCK * QUANT_BLOCK;
     return kind == HEAD_EAGLE ? model_feature_layers(target, out->layers, error) : ENGINE_OK;
 }

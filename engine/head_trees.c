@@ -1,4 +1,4 @@
-/* head_trees.c - grows trees with a recurrent head, the likeliest nodes first.
+/* head_trees.c - grows trees with a recurrent head, the likeliest nodes first; or only tells what it expects next.
  *
  * A node's state depends on its parent's alone, so in each pass the head computes the likeliest nodes that nobody has looked
  * behind, of all trees together. What comes of it sprouts, in no order; when no pass pays any more, the likeliest sprouts are
@@ -133,6 +133,44 @@ void head_trees_grow(struct head_trees *t, const struct draft_ask *asks, const f
     }
     while ((n_rows = choose_open(t, n_trees, places)) > 0) look_behind_all(t, places, n_rows);
     for (int i = 0; i < n_trees; i++) plant(&t->sprouts[i]);
+}
+
+/* --- hints --- */
+
+static void hint_some(struct head_trees *t, const struct draft_ask *const *asks, const float *const *states, int n) {
+    struct head *h = t->head;
+    const size_t stride = (size_t)h->state_stride;
+    struct head_guess guesses[DRAFT_HINTS];
+    int32_t tokens[HEAD_BATCH];
+    double start = now_ms();
+    for (int i = 0; i < n; i++) {
+        memcpy(h->state + (size_t)i * stride, states[i], stride * sizeof *h->state);
+        tokens[i] = asks[i]->tree->tokens[0];
+    }
+    head_recur(h, tokens, n);
+    for (int i = 0; i < n; i++) {
+        struct draft_hints *hints = asks[i]->hints;
+        memset(guesses, 0, sizeof guesses);
+        head_guess_behind(h, &asks[i]->context, 0, i, DRAFT_HINTS, t->sums, guesses);
+        for (hints->n = 0; hints->n < DRAFT_HINTS && guesses[hints->n].p > 0; hints->n++) {
+            hints->tokens[hints->n] = guesses[hints->n].token;
+            hints->p[hints->n] = guesses[hints->n].p;
+        }
+    }
+    cost_learn(t->passes, n, now_ms() - start);
+}
+
+void head_trees_hint(struct head_trees *t, const struct draft_ask *asks, const float *const *states, int n) {
+    const struct draft_ask *some[HEAD_BATCH];
+    const float *roots[HEAD_BATCH];
+    int n_some = 0;
+    for (int i = 0; i < n; i++) {
+        asks[i].hints->n = 0;
+        if (states[i]) some[n_some] = &asks[i], roots[n_some++] = states[i];
+        if (n_some == 0 || (n_some < HEAD_BATCH && i + 1 < n)) continue;
+        hint_some(t, some, roots, n_some);
+        n_some = 0;
+    }
 }
 
 /* --- open, close --- */

@@ -371,7 +371,7 @@ static bool find_kind(const char *name, enum head_kind *kind) {
 
 int tool_train_draft(int argc, char **argv) {
     struct settings s = {.kind = "ngram", .hours = 8, .at_once = 16, .max_bytes = 8 << 20};
-    struct train_head_settings head = {.n_vocab = 8192, .epochs = 3, .rate = 1e-3f, .save_minutes = 5};
+    struct train_head_settings head = {.epochs = 3, .steps = TRAIN_STEPS, .rate = 1e-3f, .save_minutes = 5};
     struct option_row rows[] = {
         {"model", OPTION_STRING, &s.model, "FILE", "GGUF file that the drafter is for", 0, 0, false},
         {"out", OPTION_STRING, &s.out, "FILE", "the drafter; FILE.text beside it is the checkpoint", 0, 0, false},
@@ -382,7 +382,10 @@ int tool_train_draft(int argc, char **argv) {
         {"text", OPTION_STRING, &head.text, "FILE", "heads: the text of an ngram run, OUT.text if not given", 0, 0, false},
         {"hours", OPTION_FLOAT, &s.hours, "H", "time at most; what follows takes seconds", 0, 1000, false},
         {"epochs", OPTION_INT, &head.epochs, "N", "heads: times that the text is learned", 1, 1000, false},
-        {"vocab", OPTION_INT, &head.n_vocab, "N", "heads: tokens that can be guessed, the frequent ones", 32, 1 << 20, false},
+        {"vocab", OPTION_INT, &head.n_vocab, "N",
+         "heads: tokens that can be guessed, the frequent ones (0: 2048 by a recurrent head, else 8192)", 0, 1 << 20, false},
+        {"steps", OPTION_INT, &head.steps, "N",
+         "heads: tokens of a draft that are learned; 1 for a recurrent head that only hints", 1, TRAIN_MOST_STEPS, false},
         {"rate", OPTION_FLOAT, &head.rate, "R", "heads: learning rate at its height", 1e-7, 1, false},
         {"save-minutes", OPTION_FLOAT, &head.save_minutes, "M", "heads: between two checkpoints", 0, 1e6, false},
         {"tokens", OPTION_INT, &s.max_tokens, "N", "stop at so many tokens, 0 = none", 0, 1 << 30, false},
@@ -410,6 +413,7 @@ int tool_train_draft(int argc, char **argv) {
         fprintf(stderr, "foresay train-draft: --kind is ngram, eagle, medusa, recurrent or all, not '%s'\n", s.kind);
         return 2;
     }
+    if (head.n_vocab == 0) head.n_vocab = is_all || head.kind == HEAD_RECURRENT ? 2048 : 8192;
     log_set_level(LOG_WARN);
     if (is_ngram) return train(&s);
     head.model = s.model;

@@ -1,6 +1,7 @@
 /* tool_train_head.c - `foresay train-draft --kind eagle` and `medusa`: trains a drafting head on the text that the model wrote.
  *
- * Answers are learned in an order that seed and epoch decide, BATCH of them to a step of AdamW. OUT.state holds weights, moments
+ * Answers are learned in an order that seed and epoch decide: by EAGLE BATCH of them to a step of AdamW; by the others, which
+ * look at one position alone, some hundred at a time, their rows mixed (train_mix.h). OUT.state holds weights, moments
  * and the place in that order; it is written whole, beside the old one, every few minutes and at the end, so a kill loses
  * minutes, and a run that was resumed ends with the very weights of one that was not interrupted. It also keeps how much of the
  * text it learns from: the text may grow meanwhile. Main thread. */
@@ -15,10 +16,11 @@
 #include "engine/philox.h"
 #include "engine/tools.h"
 #include "engine/train_head.h"
+#include "engine/train_mix.h"
 #include "engine/train_text.h"
 
 enum {
-    BATCH = 2,      /* answers to a step */
+    BATCH = 2,      /* answers to a step of EAGLE's */
     MAX_ROWS = 512, /* tokens of a prompt and its answer */
     CHUNK = 64,     /* tokens of one pass of the target */
     SCORED = 24,    /* answers kept out that progress is measured on */
@@ -47,6 +49,7 @@ struct head_training {
     struct train_text text;
     struct example_maker maker;
     struct trainer trainer;
+    struct train_mix mix; /* but for EAGLE */
     struct state_head head;
     float *scale;           /* of the inputs: [3 n_embd], EAGLE alone; goes into fc when the head is written */
     int32_t *vocab, *order; /* [n_vocab]; [n_order] answers of this epoch */
@@ -163,6 +166,8 @@ static void set_first_weights(struct head_training *t) {
     for (size_t i = 0; s->kind != HEAD_MEDUSA && i < n; i++) output[i] *= scale;
 }
 
+static bool is_mixed(const struct head_training *t) { return t->head.shape.kind != HEAD_EAGLE; }
+
 static int open_trainer(struct head_training *t, const struct state_head *found, struct engine_error *error) {
     struct head_shape *s = &t->head.shape;
     int rc, n_all = tokenizer_vocab_size(t->tokenizer);
@@ -173,7 +178,8 @@ static int open_trainer(struct head_training *t, const struct state_head *found,
         snprintf(error->text, sizeof error->text, "no memory");
         return ENGINE_ERR_MEMORY;
     }
-    if ((rc = trainer_open(&t->trainer, s, &t->backend, MAX_ROWS, error))) return rc;
+    if ((rc = trainer_open(&t->trainer, s, &t->backend, is_mixed(t) ? MIX_BATCH : MAX_ROWS, error))) return rc;
+    t->trainer.n_steps = t->settings->steps;
     t->head.n_weights = t->trainer.n_weights;
     if (found) {
         if (load_state(t) != 0) return ENGINE_ERR_ARGUMENT;
@@ -185,7 +191,10 @@ static int open_trainer(struct head_training *t, const struct state_head *found,
         if (t->vocab[i] < 0 || t->vocab[i] >= n_all) return fail("the state", "names tokens that the model does not have");
     }
     rc = example_maker_open(&t->maker, t->model, s->kind, t->vocab, s->n_vocab, MAX_ROWS, CHUNK, t->chat_template, error);
-    if (rc != ENGINE_OK || s->kind != HEAD_EAGLE) return rc;
+    if (rc == ENGINE_OK && is_mixed(t))
+        rc = train_mix_open(&t->mix, t->model, s->kind == HEAD_MEDUSA ? s->n_ahead : t->trainer.n_steps, s->n_vocab, MAX_ROWS,
+                            error);
+    if (rc != ENGINE_OK || is_mixed(t)) return rc;
     int width = MODEL_FEATURES * s->n_embd;
     t->scale = calloc((size_t)width, sizeof *t->scale);
     if (!t->scale || example_input_scale(&t->maker, &t->text, 0, SCALED, width, t->scale) != 0) return ENGINE_ERR_MEMORY;
@@ -217,6 +226,7 @@ static int open_all(struct head_training *t, struct engine_error *error) {
 }
 
 static void close_all(struct head_training *t) {
+    train_mix_close(&t->mix);
     example_maker_close(&t->maker);
     trainer_close(&t->trainer);
     train_text_close(&t->text);
@@ -286,20 +296,46 @@ static void report(struct head_training *t) {
     t->loss = t->loss_weight = 0;
 }
 
-static void learn_batch(struct head_training *t) {
+static struct example next_example(struct head_training *t) {
+    uint64_t n_order = (uint64_t)(t->text.n_answers - t->text.n_answers / TEXT_HELD_OUT);
+    int epoch = (int)(t->head.n_learned / n_order);
+    if (epoch != t->epoch) shuffle(t, epoch);
+    const struct example example = example_make(&t->maker, &t->text, t->order[t->head.n_learned % n_order]);
+    t->head.n_learned++;
+    t->head.n_tokens += (uint64_t)example.n;
+    return example;
+}
+
+static void step(struct head_training *t) {
     const struct adam_rate rate = {.rate = rate_now(t), .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .most_norm = 0.5f};
-    for (int i = 0; i < BATCH; i++) {
-        uint64_t n_order = (uint64_t)(t->text.n_answers - t->text.n_answers / TEXT_HELD_OUT);
-        int epoch = (int)(t->head.n_learned / n_order);
-        if (epoch != t->epoch) shuffle(t, epoch);
-        const struct example example = example_make(&t->maker, &t->text, t->order[t->head.n_learned % n_order]);
-        trainer_learn(&t->trainer, &example);
-        t->head.n_learned++;
-        t->head.n_tokens += (uint64_t)example.n;
-    }
     t->loss += t->trainer.loss;
     t->loss_weight += t->trainer.loss_weight;
     trainer_step(&t->trainer, &rate);
+    report(t);
+}
+
+static void learn_texts(struct head_training *t) {
+    for (int i = 0; i < BATCH; i++) {
+        const struct example example = next_example(t);
+        trainer_learn(&t->trainer, &example);
+    }
+    step(t);
+}
+
+/* So many answers as the mix takes. A run stops only between them, so there is nothing of it to be kept. */
+static void learn_mixed(struct head_training *t) {
+    const uint64_t key = t->head.n_learned;
+    train_mix_clear(&t->mix);
+    while (!is_over(t) && train_mix_has_room(&t->mix)) {
+        const struct example example = next_example(t);
+        train_mix_add(&t->mix, &example, t->maker.tokens);
+    }
+    train_mix_shuffle(&t->mix, key);
+    for (int i = 0; i < train_mix_batches(&t->mix); i++) {
+        const struct example example = train_mix_batch(&t->mix, i);
+        trainer_learn(&t->trainer, &example);
+        step(t);
+    }
 }
 
 /* Share of right guesses at each depth, on the first answers that are kept out. */
@@ -349,8 +385,7 @@ static int learn(struct head_training *t) {
     t->begun_ms = t->reported_ms = t->saved_ms = now_ms();
     t->n_before = t->head.n_tokens;
     while (!is_over(t)) {
-        learn_batch(t);
-        report(t);
+        (is_mixed(t) ? learn_mixed : learn_texts)(t);
         if (now_ms() - t->saved_ms < (double)t->settings->save_minutes * 6e4) continue;
         score(t, SCORED / 4, accuracy);
         if (save_state(t) != 0) return 1;

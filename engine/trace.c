@@ -22,14 +22,18 @@ bool trace_open(struct request *r, int n) {
 
 /* Whose guesses are of this kind. */
 static enum engine_drafter source_of(const struct drafting *d, int kind) {
-    bool is_past = kind >= PAST_CLASS;
-    if (kind < DRAFT_STORE_CLASS || (is_past && kind < PAST_STORE_CLASS)) return ENGINE_DRAFTER_SUFFIX;
-    if (kind < DRAFT_MODEL_CLASS || kind >= SEEN_STORE_CLASS) return ENGINE_DRAFTER_NGRAM;
+    bool is_text = kind < DRAFT_STORE_CLASS || (kind >= PAST_CLASS && kind < PAST_STORE_CLASS) ||
+                   (kind >= HINT_TEXT_CLASS && kind < HINT_STORE_CLASS);
+    bool is_computed = (kind >= DRAFT_MODEL_CLASS && kind < SEEN_STORE_CLASS) || (kind >= HINT_CLASS && kind < HINT_TEXT_CLASS);
+    if (is_text) return ENGINE_DRAFTER_SUFFIX;
+    if (!is_computed) return ENGINE_DRAFTER_NGRAM;
     if (d->model) return ENGINE_DRAFTER_MODEL;
     static const enum engine_drafter of_head[HEAD_KINDS] = {
         [HEAD_EAGLE] = ENGINE_DRAFTER_EAGLE, [HEAD_MEDUSA] = ENGINE_DRAFTER_MEDUSA, [HEAD_RECURRENT] = ENGINE_DRAFTER_RECURRENT};
     return of_head[d->head_shape.kind];
 }
+
+static bool is_of_past(int kind) { return kind >= PAST_CLASS && kind < HINT_CLASS; }
 
 static void write_trace(const struct engine *e, const struct drawing *d, int n_accepted, struct engine_trace *out) {
     const struct request *r = d->request;
@@ -48,7 +52,7 @@ static void write_trace(const struct engine *e, const struct drawing *d, int n_a
                                                    .parent = tree->parent[i],
                                                    .source = (uint8_t)source,
                                                    .accepted = tree->ancestors[d->walk.node] >> i & 1,
-                                                   .is_own = !r->draft->is_drawn && odds_kind(tree->odds_class[i]) >= PAST_CLASS};
+                                                   .is_own = !r->draft->is_drawn && is_of_past(odds_kind(tree->odds_class[i]))};
     }
 }
 

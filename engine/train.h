@@ -17,15 +17,23 @@
 
 enum { TRAIN_STEPS = 3 /* of a draft that are learned */, TRAIN_MOST_STEPS = HEAD_DEPTHS };
 
-/* A text of n tokens. Row i stands for the token at i; its label is what the target says of the token at i + 1. */
+/* A text of n tokens. Row i stands for the token at i; its label is what the target says of the token at i + 1.
+ *
+ * Heads that look at one position alone also learn from mixed examples: n rows drawn from many texts. There each step has tokens
+ * and labels of its own, one step's n behind the other's: embeddings, target and weight are [steps, n, ...]. */
 struct example {
     int n;
+    bool is_mixed;
     const float *input;      /* [n, 3 n_embd] features, or but for EAGLE [n, n_embd] last states */
     const float *embeddings; /* [n, n_embd], as the target reads them */
     const float *target;     /* [n, n_vocab]: the target's probabilities, summing to 1 over the head's tokens */
     const float *weight;     /* [n]: of the label; 0 = it teaches nothing */
     const int32_t *next;     /* [n]: the head's number of the token at i + 1; -1 = it has none, or does not count */
 };
+
+/* The rows of a step, and the row of its first token and label. */
+static inline int example_rows(const struct example *e, int step) { return e->is_mixed ? e->n : e->n - 1 - step; }
+static inline size_t example_first(const struct example *e, int step) { return (size_t)(e->is_mixed ? step * e->n : 1 + step); }
 
 struct trainer_score {
     double tried[HEAD_DEPTHS], right[HEAD_DEPTHS]; /* guesses at each depth where those before were right */

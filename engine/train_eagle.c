@@ -7,8 +7,6 @@
 
 #include "engine/train.h"
 
-static int rows_of(const struct example *example, int step) { return example->n - 1 - step; }
-
 /* --- rotation --- */
 
 struct turn_call {
@@ -167,7 +165,7 @@ static const float *state_of(const struct trainer *t, int step) { return step ==
 static void step_forward(struct trainer *t, const struct example *example, int step) {
     const struct head_shape *s = &t->shape;
     struct train_step *own = &t->steps[step];
-    int n = rows_of(example, step), h = s->n_embd;
+    int n = example_rows(example, step), h = s->n_embd;
     size_t bytes = (size_t)n * (size_t)h * sizeof(float);
     train_norm(t, EAGLE_TOKEN_NORM, example->embeddings + (size_t)(1 + step) * (size_t)h, n, own->wide, 2 * h);
     train_norm(t, EAGLE_STATE_NORM, state_of(t, step), n, own->wide + h, 2 * h);
@@ -221,7 +219,7 @@ static void mix_backward(struct trainer *t, const struct example *example, int s
 
 static void step_backward(struct trainer *t, const struct example *example, int step) {
     struct train_step *own = &t->steps[step];
-    int n = rows_of(example, step);
+    int n = example_rows(example, step);
     ffn_backward(t, own, n);
     mix_backward(t, example, step, n);
     if (step == 0) {
@@ -235,7 +233,7 @@ static void step_backward(struct trainer *t, const struct example *example, int 
 void train_eagle(struct trainer *t, const struct example *example, struct trainer_score *score) {
     int n_steps = score ? HEAD_DEPTHS : t->n_steps;
     size_t n_kv = (size_t)example->n * key_at(t, 1, 0);
-    while (n_steps > 0 && rows_of(example, n_steps - 1) < 1) n_steps--;
+    while (n_steps > 0 && example_rows(example, n_steps - 1) < 1) n_steps--;
     if (n_steps == 0) return;
     train_forward(t, EAGLE_FC, example->input, example->n, t->state, false);
     for (int step = 0; step < n_steps; step++) {
@@ -243,7 +241,7 @@ void train_eagle(struct trainer *t, const struct example *example, struct traine
         memset(own->d_k, 0, n_kv * sizeof *own->d_k);
         memset(own->d_v, 0, n_kv * sizeof *own->d_v);
         step_forward(t, example, step);
-        train_output(t, example, step, own->out, rows_of(example, step), own->d_out, score);
+        train_output(t, example, step, own->out, example_rows(example, step), own->d_out, score);
     }
     for (int step = n_steps - 1; step >= 0 && !score; step--) step_backward(t, example, step);
 }

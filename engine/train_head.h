@@ -8,7 +8,7 @@ struct train_head_settings {
     enum head_kind kind;
     const char *model, *out, *text, *isa; /* text NULL = OUT.text */
     float hours, rate, save_minutes;
-    int max_tokens, n_vocab, epochs, threads;
+    int max_tokens, n_vocab, epochs, threads, steps; /* steps: of a draft that are learned, by Medusa all it has */
     bool resume;
 };
 

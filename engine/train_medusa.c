@@ -30,7 +30,7 @@ static void block_row_backward(const void *arg, int row) {
 
 /* Block k's gradients; d_state gathers what reaches the norm. */
 static void one_block(struct trainer *t, const struct example *example, int k, struct trainer_score *score) {
-    int h = t->shape.n_embd, n = example->n - 1 - k;
+    int h = t->shape.n_embd, n = example_rows(example, k);
     struct train_step *own = &t->steps[0];
     struct block_call call = {.x = t->state, .gate = own->mid, .out = own->out, .d_gate = t->d_normed, .n_cols = h};
     if (n < 1) return;

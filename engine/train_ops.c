@@ -178,7 +178,8 @@ void train_glu_backward(struct trainer *t, const struct train_step *step, int n)
 struct loss_call {
     float *logits;
     const struct example *example;
-    int n_vocab, first; /* row i has the label of row first + i */
+    int n_vocab;
+    size_t first; /* row i has the label of row first + i */
     float factor;
     double *losses; /* NULL: only the likeliest token is wanted */
     int32_t *best;
@@ -187,7 +188,7 @@ struct loss_call {
 /* Cross entropy against the target's distribution; the logits become their gradient. */
 static void loss_row(const void *arg, int row) {
     const struct loss_call *call = arg;
-    size_t n = (size_t)call->n_vocab, label = (size_t)(call->first + row);
+    size_t n = (size_t)call->n_vocab, label = call->first + (size_t)row;
     float *logits = call->logits + (size_t)row * n, best = logits[0], sum = 0;
     const float *target = call->example->target + label * n;
     double dot = 0;
@@ -209,9 +210,10 @@ static void best_row(const void *arg, int row) {
 
 static void count_right(struct trainer *t, const struct loss_call *call, int step, int n, struct trainer_score *score) {
     for (int row = 0; row < n; row++) {
-        if (step == 0) t->alive[row] = call->example->weight[call->first + row] > 0;
+        size_t label = call->first + (size_t)row;
+        if (step == 0) t->alive[row] = call->example->weight[label] > 0;
         score->tried[step] += t->alive[row];
-        t->alive[row] = t->alive[row] && call->best[row] == call->example->next[call->first + row];
+        t->alive[row] = t->alive[row] && call->best[row] == call->example->next[label];
         score->right[step] += t->alive[row];
     }
 }
@@ -223,7 +225,7 @@ void train_output(struct trainer *t, const struct example *example, int step, co
     struct loss_call call = {.logits = t->logits,
                              .example = example,
                              .n_vocab = s->n_vocab,
-                             .first = 1 + step,
+                             .first = example_first(example, step),
                              .factor = powf(0.8f, (float)step),
                              .losses = t->losses,
                              .best = t->best};
@@ -236,7 +238,7 @@ void train_output(struct trainer *t, const struct example *example, int step, co
         return;
     }
     for (int row = 0; row < n; row++) t->loss += t->losses[row];
-    for (int row = 0; row < n; row++) t->loss_weight += (double)(call.factor * example->weight[call.first + row]);
+    for (int row = 0; row < n; row++) t->loss_weight += (double)(call.factor * example->weight[call.first + (size_t)row]);
     train_gradient(t, output, t->logits, normed, n);
     train_backward(t, output, t->logits, n, norm >= 0 ? t->d_normed : d_out, false);
     if (norm < 0) return;

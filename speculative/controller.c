@@ -35,7 +35,6 @@ enum {
     WARM = 16,       /* tokens missing; more must be worth catching up */
     HORIZON = 128,   /* tokens that a text is expected to grow by at most */
     CHUNK = 64,      /* rows by which catching up is estimated */
-    TREE_PASSES = 3, /* that a tree is first taken to cost */
 };
 
 void controller_init(struct controller *c, double pass_share) {
@@ -231,7 +230,7 @@ static struct question question_of(const struct controller *c, struct draft_offe
     }
     double first_ms = q.n_asks > 0 ? pass_cost(c, n_first) : 0;
     q.pass_ms = q.n_asks > 0 ? pass_cost(c, q.n_asks) : 0;
-    if (n > 0 && offers[0].is_tree) first_ms = q.n_asks * (c->profile.ms > 0 ? c->profile.ms : TREE_PASSES * first_ms);
+    if (n > 0 && offers[0].is_tree) first_ms = q.n_asks * (c->profile.ms > 0 ? c->profile.ms : first_ms);
     q.plan = best_plan(c, trees, n, n_rows, budget, first_ms + (depth - 1) * q.pass_ms, taken, picks);
     return q;
 }

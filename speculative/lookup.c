@@ -7,7 +7,8 @@
  *
  * How likely a guess is, is learned by class: for places the length of the match that ends before it, drafted tokens included;
  * for the store the probability that it names, in eight steps, and whether the text has the token already. Places in earlier
- * texts have classes of their own. */
+ * texts have classes of their own. Where there are hints for the token behind the text, a class is made of what is known of the
+ * guess without them and of what they say. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,7 @@ enum {
     MAX_FOLLOWERS = 3,
     FOLLOWED_TOKENS = 1024, /* of the text are searched for them */
     MAX_BRANCHES = 2 * SUFFIX_MAX_PLACES,
-    MAX_CANDIDATES = MAX_BRANCHES + MAX_FOLLOWERS + TREE_MAX_NODES * 2 * NGRAM_NEXT,
+    MAX_CANDIDATES = MAX_BRANCHES + MAX_FOLLOWERS + DRAFT_HINTS + TREE_MAX_NODES * 2 * NGRAM_NEXT,
 };
 
 struct lookup_drafter {
@@ -75,11 +76,30 @@ static int class_of_branch(const struct branch *b) {
     return (b->is_past ? past_class_of_length : class_of_length)(b->place.length + b->n);
 }
 
+static float hint_of(const struct draft_hints *hints, int32_t token) {
+    for (int i = 0; i < hints->n; i++) {
+        if (hints->tokens[i] == token) return hints->p[i];
+    }
+    return 0;
+}
+
+/* The hint has the luck of the draw in it, as have the odds. */
+static int with_luck(const struct draft_context *context, int kind) { return kind + (context->noise.of ? ODDS_KINDS : 0); }
+
+static int class_beside_hint(const struct draft_context *context, int32_t token, int kind, float odds) {
+    int first = kind < DRAFT_STORE_CLASS ? HINT_TEXT_CLASS : HINT_STORE_CLASS, own = odds_class_of(0, odds);
+    return with_luck(context, odds_class_of(first + 8 * own, hint_of(context->hints, token)));
+}
+
 static void add_candidate(struct growth *g, int parent, int32_t token, int kind, int branch) {
     assert(g->n_candidates < MAX_CANDIDATES);
     const struct draft_context *context = g->context;
     int odds_class = odds_class_of_draw(&context->noise, context->n_tokens + g->tree->depth[parent], token, kind);
     float odds = odds_estimate(context->own, context->all, odds_class);
+    if (parent == 0 && context->hints && kind < PAST_CLASS) {
+        odds_class = class_beside_hint(context, token, kind, odds);
+        odds = odds_estimate(context->own, context->all, odds_class);
+    }
     g->candidates[g->n_candidates++] = (struct candidate){parent, odds_class, token, odds, branch};
 }
 
@@ -147,6 +167,19 @@ static void add_followers(struct growth *g) {
     }
 }
 
+/* What only the hints know. */
+static void add_hints(struct growth *g) {
+    static const float least = 0.03f; /* below it never pays */
+    const struct draft_context *context = g->context;
+    for (int i = 0; i < context->hints->n; i++) {
+        const int32_t token = context->hints->tokens[i];
+        if (context->hints->p[i] < least || is_candidate(g, token)) continue;
+        int odds_class = with_luck(context, odds_class_of(HINT_CLASS, context->hints->p[i]));
+        float odds = odds_estimate(context->own, context->all, odds_class);
+        g->candidates[g->n_candidates++] = (struct candidate){0, odds_class, token, odds, -1};
+    }
+}
+
 /* Takes the likeliest candidate out. In a chain only what hangs on its end counts. False when there is none. */
 static bool take_best(struct growth *g, struct candidate *out) {
     int best = -1;
@@ -196,6 +229,7 @@ static void propose(void *self, int slot, const struct draft_context *context, s
     if (n_tokens <= own->max_tokens) suffix_file(own, tokens, n_tokens - 1);
     ask_stores(&g, 0);
     if (context->sources & DRAFT_FROM_SUFFIX) add_followers(&g);
+    if (context->hints) add_hints(&g);
     grow(&g);
 }
 

@@ -4,6 +4,7 @@
  * guesses of a kind fall into four classes by it. How much that tells depends on how well the drafter knows the probabilities
  * and on the temperature, so it is learned like all else. Draws without noise have classes of their own: greedy texts are
  * easier to guess. */
+#include <math.h>
 #include <stddef.h>
 
 #include "speculative/speculative.h"
@@ -17,15 +18,27 @@ static const double luck_borders[ODDS_LUCKS - 2] = {.15, .5, 1.3};
 /* What a guess's odds are multiplied by, at first. */
 static const float luck_odds[ODDS_LUCKS] = {1, 2.3f, 1.3f, .85f, .55f};
 
+static float logit(float p) { return logf(p / (1 - p)); }
+
+/* What a guess of these own odds is worth beside a hint of this strength, both in eight steps: as found on answers that neither
+ * store nor head were made of. */
+static float prior_beside_hint(int own, int hint) {
+    static const float middle[] = {.03f, .09f, .16f, .27f, .42f, .57f, .72f, .9f};
+    return 1 / (1 + expf(-(.7f * logit(middle[own]) + .45f * logit(middle[hint]) + .6f)));
+}
+
 void odds_init_prior(struct draft_odds *all) {
     /* The lookup drafter's classes as found on answers that its store was not made of, half of them at temperature 0.8; two of
      * draws; then the store's, the draft model's, the store's for tokens seen, those of earlier texts; any other class starts at
      * one half. */
-    static const float prior[ODDS_KINDS] = {
+    static const float simple[HINT_TEXT_CLASS] = {
         .41f, .51f, .64f, .67f, .73f, .78f, .81f, .86f, .89f, .91f, .99f, .1f,  .12f, .05f, .2f,  .7f,       /* text, draws */
         .03f, .04f, .08f, .14f, .22f, .32f, .44f, .75f, .2f,  .25f, .3f,  .4f,  .5f,  .6f,  .75f, .92f,      /* store, model */
         .08f, .11f, .18f, .26f, .34f, .5f,  .63f, .91f, .05f, .18f, .22f, .33f, .37f, .58f, .64f, .78f, .9f, /* seen, past */
-        .03f, .06f, .1f,  .18f, .24f, .4f,  .55f, .7f};
+        .03f, .06f, .1f,  .18f, .24f, .4f,  .55f, .7f,  .1f,  .15f, .22f, .32f, .42f, .55f, .7f,  .9f};      /* hints */
+    float prior[ODDS_KINDS];
+    for (int i = 0; i < ODDS_KINDS; i++)
+        prior[i] = i < HINT_TEXT_CLASS ? simple[i] : prior_beside_hint((i - HINT_TEXT_CLASS) / 8 % 8, (i - HINT_TEXT_CLASS) % 8);
     for (int i = 0; i < ODDS_CLASSES; i++) {
         int luck = i / ODDS_KINDS;
         float weight = luck ? PRIOR_WEIGHT / 4 : PRIOR_WEIGHT,

@@ -25,7 +25,7 @@
 
 enum {
     TREE_MAX_NODES = 64, /* the root included: a set of nodes fits a word */
-    ODDS_KINDS = 57,
+    ODDS_KINDS = 193,
     ODDS_LUCKS = 5, /* see odds */
     ODDS_CLASSES = ODDS_LUCKS * ODDS_KINDS,
     DRAFT_STORE_CLASS = 16, /* and the seven after it: guesses of an n-gram store; those below: of the text itself */
@@ -159,17 +159,26 @@ int odds_class_of_draw(const struct draft_noise *noise, int position, int32_t to
 
 /* --- drafters --- */
 
+/* What a drafter that computes holds likely behind the text, likeliest first, for one that looks things up. */
+enum { DRAFT_HINTS = 16 };
+struct draft_hints {
+    int n;
+    int32_t tokens[DRAFT_HINTS];
+    float p[DRAFT_HINTS]; /* its probability; where the noise of the draw is known, the token's share of that race */
+};
+
 struct draft_context {
     const int32_t *tokens; /* [n_tokens], the text so far; those of earlier calls for the same slot are unchanged */
     int n_tokens;
     const struct draft_odds *own, *all;
-    int max_nodes;                /* beside the root; at most TREE_MAX_NODES - 1 */
-    int max_width;                /* branches; 1 = a chain */
-    int sources;                  /* of a drafter with several: DRAFT_FROM_... */
-    const struct past_text *past; /* earlier texts of the same author; NULL = none */
-    float least_chance;           /* nodes below cannot pay: for drafters whose guesses take time */
-    struct draft_noise noise;     /* of the target's draws */
-    const void *request;          /* how the target draws, for drafters that draw like it: the engine's */
+    int max_nodes;                   /* beside the root; at most TREE_MAX_NODES - 1 */
+    int max_width;                   /* branches; 1 = a chain */
+    int sources;                     /* of a drafter with several: DRAFT_FROM_... */
+    const struct past_text *past;    /* earlier texts of the same author; NULL = none */
+    const struct draft_hints *hints; /* NULL = none */
+    float least_chance;              /* nodes below cannot pay: for drafters whose guesses take time */
+    struct draft_noise noise;        /* of the target's draws */
+    const void *request;             /* how the target draws, for drafters that draw like it: the engine's */
 };
 
 enum { DRAFT_FROM_SUFFIX = 1, DRAFT_FROM_STORE = 2, DRAFT_FROM_PAST = 4, DRAFT_FROM_ALL = 7 };
@@ -186,7 +195,8 @@ struct draft_rows {
 struct draft_ask {
     int slot;
     struct draft_context context;
-    struct token_tree *tree; /* has its root */
+    struct token_tree *tree;   /* has its root */
+    struct draft_hints *hints; /* for hint_all */
     struct drawn_row
         *rows; /* [DRAWN_DEPTH]: the guesses are to be drawn, those at depth d + 1 from rows[d]. NULL: they are not */
 };
@@ -200,6 +210,8 @@ struct drafter_ops {
     void (*close)(void *self);
     /* The rest may be NULL. Instead of propose, for drafters that compute: the guesses of n sequences together, each a chain. */
     void (*propose_all)(void *self, const struct draft_ask *asks, int n);
+    /* Hints for another drafter instead; none where it cannot tell. */
+    void (*hint_all)(void *self, const struct draft_ask *asks, int n);
     void (*end)(void *self, int slot); /* the sequence has left; the slot's memory may serve others */
     void (*observe)(void *self, int slot, const struct draft_rows *rows); /* after each step */
 };
@@ -278,8 +290,12 @@ void past_read(const struct past_text *past, int32_t *out);
 void past_set_store(struct past_text *past, void *image, uint64_t size);
 bool past_has_store(const struct past_text *past);
 
-/* The kind of guesses that come from there, and all kinds after it; the last eight: from the author's store. */
+/* The kind of guesses that come from there, and the kinds after it; the last eight: from the author's store. */
 enum { PAST_CLASS = 40, PAST_STORE_CLASS = PAST_CLASS + 9 };
+
+/* Kinds of guesses beside hints: the hint's alone, in eight steps; those of the text, and of the store, in eight steps of their
+ * own odds by eight of the hint's. */
+enum { HINT_CLASS = PAST_STORE_CLASS + 8, HINT_TEXT_CLASS = HINT_CLASS + 8, HINT_STORE_CLASS = HINT_TEXT_CLASS + 64 };
 
 /* --- the drafter that looks things up --- */
 
