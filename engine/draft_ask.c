@@ -48,7 +48,7 @@ static struct draft_offer offer_of(struct engine *e, struct request *r) {
     int n_missing = context.max_nodes > 0 ? missing_of(d, (int)(slot - d->slots), &context) : 0;
     return (struct draft_offer){.free = &slot->tree,
                                 .asked = &slot->asked,
-                                .is_tree = gives_hints(d),
+                                .is_hint = gives_hints(d),
                                 .odds = rows_for(d, r) ? odds_estimate(context.own, context.all, DRAFT_DRAWN_CLASS)
                                                        : odds_estimate_from(context.own, context.all, DRAFT_MODEL_CLASS),
                                 .most = n_missing > 0 ? context.max_nodes : 0,
@@ -138,5 +138,8 @@ void draft_ask(struct engine *e, int n_rows, int budget) {
             join(d, &d->asks[i]);
     }
     d->asked_ms = now_ms() - start;
-    for (int i = 0; i < n_hints; i++) controller_grew(&d->controller, &d->slots[d->asks[i].slot].tree, d->asked_ms / n_asks);
+    for (int i = 0; i < n_hints; i++) {
+        const struct draft_slot *slot = &d->slots[d->asks[i].slot];
+        if (slot->is_hinted) controller_hinted(&d->controller, &slot->looked_up, &slot->tree, d->asked_ms / n_asks);
+    }
 }

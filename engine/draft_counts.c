@@ -14,17 +14,17 @@ static enum engine_draft_off reason_of(const struct engine *e, const struct requ
 static void count_round(struct engine *e, struct request *r) {
     r->n_draft_rounds++;
     r->n_drafted += r->seq.n_draft;
-    r->n_model_rounds += r->draft->is_model;
+    r->n_model_rounds += r->draft->is_model || r->draft->is_hinted;
     e->counts.draft_rounds++;
     e->counts.drafted_tokens += (uint64_t)r->seq.n_draft;
-    e->counts.model_rounds += r->draft->is_model;
+    e->counts.model_rounds += r->draft->is_model || r->draft->is_hinted;
 }
 
 /* Nodes of the accepted path that earlier texts of the user had. */
 static int count_own(const struct request *r) {
     int n = 0;
     for (uint64_t left = r->last_path & ~(uint64_t)1; left; left &= left - 1)
-        n += odds_kind(r->draft->tree.odds_class[__builtin_ctzll(left)]) >= PAST_CLASS;
+        n += odds_is_past(odds_kind(r->draft->tree.odds_class[__builtin_ctzll(left)]));
     return n;
 }
 

@@ -33,8 +33,6 @@ static enum engine_drafter source_of(const struct drafting *d, int kind) {
     return of_head[d->head_shape.kind];
 }
 
-static bool is_of_past(int kind) { return kind >= PAST_CLASS && kind < HINT_CLASS; }
-
 static void write_trace(const struct engine *e, const struct drawing *d, int n_accepted, struct engine_trace *out) {
     const struct request *r = d->request;
     const struct token_tree *tree = &r->draft->tree;
@@ -52,7 +50,7 @@ static void write_trace(const struct engine *e, const struct drawing *d, int n_a
                                                    .parent = tree->parent[i],
                                                    .source = (uint8_t)source,
                                                    .accepted = tree->ancestors[d->walk.node] >> i & 1,
-                                                   .is_own = !r->draft->is_drawn && is_of_past(odds_kind(tree->odds_class[i]))};
+                                                   .is_own = !r->draft->is_drawn && odds_is_past(odds_kind(tree->odds_class[i]))};
     }
 }
 

@@ -9,6 +9,7 @@
  * although a guess is likely, one is tried after probe_after steps, which doubles as long as the answer stays the same; and what
  * drafts lose beyond ALLOWANCE stops them, whatever the plan hoped. */
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 #include "speculative/speculative.h"
@@ -23,6 +24,8 @@ static const double MOST_DEBT = 64;
 static const double RESUME_CREDIT = 1;   /* after a rest */
 static const float LEAST_CHANCE = 0.02f; /* a node below cannot pay anywhere */
 static const float PROBE_CHANCE = 0.5f;  /* a first node worth a probe */
+static const float HINT_HOPE = 0.15f;    /* tokens that a hint is taken to bring */
+static const float HINT_PACE = 0.05f, HINT_RECOVERY = 0x1p-10f;
 
 enum {
     PLAIN_FIRST = 3, /* steps: one may meet a busy moment */
@@ -35,12 +38,12 @@ enum {
     WARM = 16,       /* tokens missing; more must be worth catching up */
     HORIZON = 128,   /* tokens that a text is expected to grow by at most */
     CHUNK = 64,      /* rows by which catching up is estimated */
+    HINT_ROWS = 4,   /* of a step, whose cost prices a row where no draft pays */
 };
 
 void controller_init(struct controller *c, double pass_share) {
     memset(c, 0, sizeof *c);
-    static const float hope[PROFILE_NODES] = {.55f, .4f, .3f, .22f, .17f, .14f, .12f, .1f, .08f, .07f, .06f, .05f};
-    memcpy(c->profile.chance, hope, sizeof hope);
+    for (int i = 0; i < HINT_STEPS; i++) c->hints.tokens[i] = HINT_HOPE;
     c->pass_share = pass_share;
     c->free.probe_after = c->asked.probe_after = PROBE_FIRST;
 }
@@ -174,24 +177,6 @@ static void imagine(struct token_tree *tree, float odds, int n) {
         tree->chance[tree->n_nodes] = tree->chance[tree->n_nodes - 1] * odds;
 }
 
-/* As if its tree had grown as of late, and where the free one promises more, like that. */
-static void imagine_joined(const struct tree_profile *profile, const struct token_tree *free, int most, struct token_tree *out) {
-    out->chance[0] = 1;
-    for (out->n_nodes = 1; out->n_nodes <= most && out->n_nodes <= PROFILE_NODES; out->n_nodes++) {
-        float chance = profile->chance[out->n_nodes - 1];
-        if (out->n_nodes < free->n_nodes && free->chance[out->n_nodes] > chance) chance = free->chance[out->n_nodes];
-        out->chance[out->n_nodes] = chance;
-    }
-}
-
-void controller_grew(struct controller *c, const struct token_tree *tree, double ms) {
-    static const float PACE = 0.05f;
-    struct tree_profile *p = &c->profile;
-    for (int i = 0; i < PROFILE_NODES; i++)
-        p->chance[i] += PACE * ((i + 1 < tree->n_nodes ? tree->chance[i + 1] : 0) - p->chance[i]);
-    p->ms = p->ms > 0 ? p->ms + (double)PACE * (ms - p->ms) : ms;
-}
-
 static double gain_of(const struct token_tree *tree, int n) {
     double sum = 0;
     for (int i = 1; i <= n && i < tree->n_nodes; i++) sum += (double)tree->chance[i];
@@ -217,12 +202,8 @@ static struct question question_of(const struct controller *c, struct draft_offe
     struct question q = {0};
     for (int i = 0; i < n; i++) {
         struct draft_offer *o = &offers[i];
-        if (o->is_tree)
-            imagine_joined(&c->profile, o->free, o->most, o->asked);
-        else
-            imagine(o->asked, o->odds, depth < o->most ? depth : o->most);
-        const int n_nodes = o->is_tree ? PROFILE_NODES : depth;
-        o->asks = gain_of(o->asked, n_nodes) > gain_of(o->free, n_nodes);
+        imagine(o->asked, o->odds, depth < o->most ? depth : o->most);
+        o->asks = gain_of(o->asked, depth) > gain_of(o->free, depth);
         trees[i] = o->asks ? o->asked : o->free;
         if (!o->asks) continue;
         q.n_asks++;
@@ -230,7 +211,6 @@ static struct question question_of(const struct controller *c, struct draft_offe
     }
     double first_ms = q.n_asks > 0 ? pass_cost(c, n_first) : 0;
     q.pass_ms = q.n_asks > 0 ? pass_cost(c, q.n_asks) : 0;
-    if (n > 0 && offers[0].is_tree) first_ms = q.n_asks * (c->profile.ms > 0 ? c->profile.ms : first_ms);
     q.plan = best_plan(c, trees, n, n_rows, budget, first_ms + (depth - 1) * q.pass_ms, taken, picks);
     return q;
 }
@@ -243,7 +223,7 @@ static struct question best_question(const struct controller *c, struct draft_of
     for (int depth = 1; depth <= most; depth += (depth + 2) / 3) {
         struct question q = question_of(c, offers, n, n_rows, budget, depth);
         if (q.plan.rate > best.plan.rate) best = q, best_depth = depth;
-        if (q.n_asks == 0 || q.plan.rate < 0.8 * best.plan.rate || offers[0].is_tree) break;
+        if (q.n_asks == 0 || q.plan.rate < 0.8 * best.plan.rate) break;
     }
     return best_depth > 0 ? question_of(c, offers, n, n_rows, budget, best_depth) : best;
 }
@@ -267,6 +247,18 @@ static bool drop_cold(const struct controller *c, struct draft_offer *offers, in
     return has_dropped;
 }
 
+/* Returns how many ask; 0 when the free guesses do better. */
+static int ask_for_drafts(const struct controller *c, struct draft_offer *offers, int n, int n_rows, int budget,
+                          const struct plan *free_plan, float *least_chance) {
+    struct question q;
+    do q = best_question(c, offers, n, n_rows, budget);
+    while (q.plan.rate > free_plan->rate && drop_cold(c, offers, n, n_rows, q.plan.rate));
+    if (!(q.plan.rate > free_plan->rate)) return 0;
+    double plain_ms = cost_ms(&c->steps, n_rows), more_ms = cost_ms(&c->steps, n_rows + q.plan.n) - plain_ms;
+    *least_chance = (float)((q.pass_ms / q.n_asks + more_ms / (q.plan.n > 0 ? q.plan.n : 1)) * q.plan.rate);
+    return q.n_asks;
+}
+
 /* Some rounds of one sequence, the one that has least to catch up: have the odds changed? */
 static int probe_asked(struct controller *c, struct draft_offer *offers, int n, int n_rows, float *least_chance) {
     int first = -1;
@@ -284,6 +276,45 @@ static int probe_asked(struct controller *c, struct draft_offer *offers, int n, 
     return 1;
 }
 
+/* --- asking for hints --- */
+
+/* What a tree brings where a row costs so many tokens. */
+static double worth_of(const struct token_tree *tree, double price) {
+    double sum = 0;
+    for (int i = 1; i < tree->n_nodes; i++) sum += fmax((double)tree->chance[i] - price, 0);
+    return sum;
+}
+
+/* Much by what the best free guess is worth: a sure one needs no help. */
+static float *hint_tokens(struct controller *c, const struct token_tree *free) {
+    return &c->hints.tokens[free->n_nodes > 1 ? odds_class_of(0, free->chance[1]) : 0];
+}
+
+/* Those ask whom hints have brought more tokens of late than their time takes. The others hope again, little by little. */
+static int ask_for_hints(struct controller *c, struct draft_offer *offers, int n, int n_rows, const struct plan *free_plan,
+                         float *least_chance) {
+    const int n_more = free_plan->n > 0 ? free_plan->n : HINT_ROWS;
+    const double ms = c->hints.ms > 0 ? c->hints.ms : pass_cost(c, 1);
+    int n_asks = 0;
+    c->hints.price = free_plan->rate * (cost_ms(&c->steps, n_rows + n_more) - cost_ms(&c->steps, n_rows)) / n_more;
+    *least_chance = (float)c->hints.price;
+    for (int i = 0; i < n; i++) {
+        float *tokens = hint_tokens(c, offers[i].free);
+        offers[i].asks = offers[i].most > 0 && (double)*tokens > free_plan->rate * ms;
+        if (!offers[i].asks) *tokens += (HINT_HOPE - *tokens) * HINT_RECOVERY;
+        n_asks += offers[i].asks;
+    }
+    return n_asks;
+}
+
+void controller_hinted(struct controller *c, const struct token_tree *free, const struct token_tree *tree, double ms) {
+    float *tokens = hint_tokens(c, free);
+    *tokens += HINT_PACE * ((float)(worth_of(tree, c->hints.price) - worth_of(free, c->hints.price)) - *tokens);
+    c->hints.ms = c->hints.ms > 0 ? c->hints.ms + (double)HINT_PACE * (ms - c->hints.ms) : ms;
+}
+
+/* --- */
+
 int controller_ask(struct controller *c, struct draft_offer *offers, int n, int n_rows, int budget, float *least_chance) {
     const struct token_tree *trees[MAX_OFFERS];
     int taken[MAX_OFFERS] = {0}, picks[TREE_MAX_NODES];
@@ -294,19 +325,15 @@ int controller_ask(struct controller *c, struct draft_offer *offers, int n, int 
     if (n < 1 || n > MAX_OFFERS || n_rows > COST_MAX_ROWS || wants_plain(c, n_rows) || c->asked.is_resting) return 0;
     for (int i = 0; i < n; i++) trees[i] = offers[i].free;
     const struct plan free_plan = best_plan(c, trees, n, n_rows, budget, 0, taken, picks);
-    const double free_rate = free_plan.rate;
-    struct question q;
-    do q = best_question(c, offers, n, n_rows, budget);
-    while (q.plan.rate > free_rate && drop_cold(c, offers, n, n_rows, q.plan.rate));
-    if (q.plan.rate > free_rate) {
-        double plain_ms = cost_ms(&c->steps, n_rows), more_ms = cost_ms(&c->steps, n_rows + q.plan.n) - plain_ms;
-        *least_chance = (float)((q.pass_ms / q.n_asks + more_ms / (q.plan.n > 0 ? q.plan.n : 1)) * q.plan.rate);
+    int n_asks = offers[0].is_hint ? ask_for_hints(c, offers, n, n_rows, &free_plan, least_chance)
+                                   : ask_for_drafts(c, offers, n, n_rows, budget, &free_plan, least_chance);
+    if (n_asks > 0) {
         c->forgone = gain_of_plan(c, &free_plan, n_rows);
         c->asked.last_draft = c->steps.n_passes;
         c->asked.probe_after = PROBE_FIRST;
     } else {
-        q.n_asks = probe_asked(c, offers, n, n_rows, least_chance);
+        n_asks = probe_asked(c, offers, n, n_rows, least_chance);
     }
-    c->has_asked = q.n_asks > 0;
-    return q.n_asks;
+    c->has_asked = n_asks > 0;
+    return n_asks;
 }

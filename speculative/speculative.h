@@ -296,6 +296,7 @@ enum { PAST_CLASS = 40, PAST_STORE_CLASS = PAST_CLASS + 9 };
 /* Kinds of guesses beside hints: the hint's alone, in eight steps; those of the text, and of the store, in eight steps of their
  * own odds by eight of the hint's. */
 enum { HINT_CLASS = PAST_STORE_CLASS + 8, HINT_TEXT_CLASS = HINT_CLASS + 8, HINT_STORE_CLASS = HINT_TEXT_CLASS + 64 };
+static inline bool odds_is_past(int kind) { return kind >= PAST_CLASS && kind < HINT_CLASS; }
 
 /* --- the drafter that looks things up --- */
 
@@ -380,13 +381,13 @@ struct draft_ledger {
     uint64_t last_draft;
 };
 
-enum { PROFILE_NODES = 16 };
-
-/* What asking a drafter that grows trees has come to of late: the chances of the nodes, likeliest first and joined with the free
- * ones, and the time. */
-struct tree_profile {
-    float chance[PROFILE_NODES];
-    double ms; /* 0: not measured yet */
+/* What asking for hints has brought of late, in tokens that would have cost rows otherwise: by the odds of the best free guess, in
+ * eight steps. */
+enum { HINT_STEPS = 8 };
+struct hint_worth {
+    float tokens[HINT_STEPS];
+    double ms;    /* that asking takes; 0: not measured yet */
+    double price; /* of a row in the step under way, in tokens */
 };
 
 struct controller {
@@ -394,7 +395,7 @@ struct controller {
     struct cost_table passes;        /* of the drafter that computes; there a pass has the rows of all sequences that ask */
     struct draft_ledger free, asked; /* steps with drafts that cost nothing; what asking brought beyond what those promised */
     double forgone;                  /* what they promised in the step in which somebody asks */
-    struct tree_profile profile;
+    struct hint_worth hints;
     bool has_books, is_probe, has_asked; /* the latter of the step under way */
     double pass_share;
     int n_burst; /* rounds that a probe of the drafter that computes still goes on */
@@ -418,18 +419,18 @@ int controller_plan(struct controller *c, const struct token_tree *const *trees,
 struct draft_offer {
     const struct token_tree *free; /* what another drafter guesses at no cost; the root alone = nothing */
     struct token_tree *asked;      /* for its guess; until then scratch of controller_ask */
-    bool is_tree;  /* its guess is a tree that the free one joins: judged by the controller's profile, not by odds */
-    float odds;    /* that a token it guesses comes true if those before it did */
-    int most;      /* tokens it may guess */
-    int n_missing; /* tokens of the text that it has not computed yet, at least 1 */
-    int n_left;    /* tokens that the text may still grow by: what catching up is good for */
-    bool asks;     /* result */
+    bool is_hint;                  /* it hints to the free one: judged by what that has brought, not by odds */
+    float odds;                    /* that a token it guesses comes true if those before it did */
+    int most;                      /* tokens it may guess */
+    int n_missing;                 /* tokens of the text that it has not computed yet, at least 1 */
+    int n_left;                    /* tokens that the text may still grow by: what catching up is good for */
+    bool asks;                     /* result */
 };
 
 /* Decides who asks in this step, before controller_plan. Returns how many; their guesses should end at nodes whose chance is
  * below *least_chance. */
 int controller_ask(struct controller *c, struct draft_offer *offers, int n, int n_rows, int budget, float *least_chance);
-/* It asked one that grows trees, and this came of it after so long. */
-void controller_grew(struct controller *c, const struct token_tree *tree, double ms);
+/* It asked for a hint, and the free guess became this one after so long. */
+void controller_hinted(struct controller *c, const struct token_tree *free, const struct token_tree *tree, double ms);
 
 #endif

@@ -419,7 +419,7 @@ enum { TEXT_LENGTH = 200, PROMPT_LENGTH = 60 };
  * target. Half of the latter's guesses are sure: right with that chance; the others with less. */
 struct guessers {
     double free, sure, unsure, cost;
-    bool is_tree; /* it is judged by what asking it has come to */
+    bool is_hint; /* it is judged by what asking it has come to */
 };
 
 struct text {
@@ -480,14 +480,14 @@ static void step_asking(struct controller *c, const struct machine *m, const str
     for (int i = 0; i < n; i++) {
         struct text *t = &texts[i];
         guess(g, t, all);
-        offers[i] = (struct draft_offer){&t->free, &t->asked,    g->is_tree,          odds_estimate_from(&t->own, all, 24),
+        offers[i] = (struct draft_offer){&t->free, &t->asked,    g->is_hint,          odds_estimate_from(&t->own, all, 24),
                                          16,       t->n_missing, TEXT_LENGTH - t->at, false};
     }
     int n_asks = controller_ask(c, offers, n, n, 48, &least_chance);
     r->n_asked += n_asks;
     double asked_ms = ask_all(c, m, g, texts, offers, n, all, least_chance);
-    for (int i = 0; g->is_tree && i < n; i++) {
-        if (offers[i].asks) controller_grew(c, &texts[i].asked, asked_ms / n_asks);
+    for (int i = 0; g->is_hint && i < n; i++) {
+        if (offers[i].asks) controller_hinted(c, &texts[i].free, &texts[i].asked, asked_ms / n_asks);
     }
     for (int i = 0; i < n; i++) list[i] = offers[i].asks && texts[i].asked.n_nodes > 1 ? &texts[i].asked : &texts[i].free;
     int n_drafted = controller_plan(c, list, n, n, 48, kept);
@@ -552,7 +552,7 @@ static void asking_never_loses(void **state) {
                     struct result r = simulate_asking(&m, &g, &g, n_seqs, 4000);
                     if (n_seqs == 1)
                         printf("slope %.2f, pass %.2f, accept %.2f, %.2f/%.2f%s: %.2fx, asked %d times\n", slopes[s], g.cost,
-                               g.free, g.sure, g.unsure, g.is_tree ? ", trees" : "", r.gain, r.n_asked);
+                               g.free, g.sure, g.unsure, g.is_hint ? ", hints" : "", r.gain, r.n_asked);
                     assert_true(r.gain > .98);
                 }
             }
@@ -564,8 +564,8 @@ static void asking_never_loses(void **state) {
 static void good_drafters_are_found_again(void **state) {
     (void)state;
     const struct machine m = {.03, 1, .3};
-    for (int is_tree = 0; is_tree < 2; is_tree++) {
-        const struct guessers bad = {.1, 0, 0, .1, is_tree}, good = {.1, .98, .6, .1, is_tree};
+    for (int is_hint = 0; is_hint < 2; is_hint++) {
+        const struct guessers bad = {.1, 0, 0, .1, is_hint}, good = {.1, .98, .6, .1, is_hint};
         struct result up = simulate_asking(&m, &bad, &good, 1, 8000), down = simulate_asking(&m, &good, &bad, 1, 8000);
         printf("bad, then good: %.2fx, then %.2fx; good, then bad: %.2fx, then %.2fx\n", up.first_gain, up.last_gain,
                down.first_gain, down.last_gain);
