@@ -381,7 +381,7 @@ struct draft_ledger {
     uint64_t last_draft;
 };
 
-/* What asking for hints has brought of late, in tokens that would have cost rows otherwise: by the odds of the best free guess, in
+/* What asking for hints has brought of late, in tokens above what their rows cost: by the odds of the best free guess, in
  * eight steps. */
 enum { HINT_STEPS = 8 };
 struct hint_worth {
