@@ -63,6 +63,8 @@ void draft_forget(struct engine *e, struct request *r) {
 
 /* --- a guess --- */
 
+static const float LEAST_CHANCE = 0.03f; /* of a node that is verified whatever it costs */
+
 static bool is_usable(const struct engine *e, const struct token_tree *tree, int i) {
     return tree->parent[i] >= 0 && tree->parent[i] < i && tree->tokens[i] >= 0 &&
            tree->tokens[i] < tokenizer_vocab_size(e->tokenizer);
@@ -124,6 +126,7 @@ struct draft_context draft_context_of(const struct engine *e, const struct reque
                                   .own = &r->draft->own,
                                   .all = is_alone ? &e->drafting.prior : &e->drafting.odds,
                                   .max_nodes = most_nodes(e, &r->seq),
+                                  .least_chance = LEAST_CHANCE,
                                   .max_width = is_chain ? 1 : e->config.draft_width,
                                   .sources = sources_of(r->drafter),
                                   .noise = noise_of(r),
@@ -151,8 +154,6 @@ static void guess(struct engine *e, struct request *r) {
     slot->n_wanted = 0;
     draft_look_up(e, r, NULL);
 }
-
-static const float LEAST_CHANCE = 0.03f; /* of a node that is verified whatever it costs */
 
 /* Without the controller: the nodes that are not sure to be wasted. */
 static int likely_nodes(const struct token_tree *tree) {

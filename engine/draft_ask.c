@@ -138,8 +138,9 @@ void draft_ask(struct engine *e, int n_rows, int budget) {
             join(d, &d->asks[i]);
     }
     d->asked_ms = now_ms() - start;
+    if (n_trees == 0) cost_learn(&d->controller.passes, n_hints, d->asked_ms);
     for (int i = 0; i < n_hints; i++) {
         const struct draft_slot *slot = &d->slots[d->asks[i].slot];
-        if (slot->is_hinted) controller_hinted(&d->controller, &slot->looked_up, &slot->tree, d->asked_ms / n_asks);
+        if (slot->is_hinted) controller_hinted(&d->controller, &slot->looked_up, &slot->tree);
     }
 }

@@ -142,7 +142,6 @@ static void hint_some(struct head_trees *t, const struct draft_ask *const *asks,
     const size_t stride = (size_t)h->state_stride;
     struct head_guess guesses[DRAFT_HINTS];
     int32_t tokens[HEAD_BATCH];
-    double start = now_ms();
     for (int i = 0; i < n; i++) {
         memcpy(h->state + (size_t)i * stride, states[i], stride * sizeof *h->state);
         tokens[i] = asks[i]->tree->tokens[0];
@@ -157,7 +156,6 @@ static void hint_some(struct head_trees *t, const struct draft_ask *const *asks,
             hints->p[hints->n] = guesses[hints->n].p;
         }
     }
-    cost_learn(t->passes, n, now_ms() - start);
 }
 
 void head_trees_hint(struct head_trees *t, const struct draft_ask *asks, const float *const *states, int n) {

@@ -12,8 +12,8 @@ struct head_trees *head_trees_open(struct head *head, int n_slots, bool is_chain
 void head_trees_close(struct head_trees *trees); /* accepts NULL */
 uint64_t head_trees_bytes(const struct head_shape *shape, int n_slots);
 
-/* What the head holds likely behind the texts of n asks, in one pass for up to HEAD_BATCH of them; none where states[i] is
- * NULL. */
+/* What the head holds likely behind the texts of n asks, in one pass for up to HEAD_BATCH of them, which the caller times; none
+ * where states[i] is NULL. */
 void head_trees_hint(struct head_trees *trees, const struct draft_ask *asks, const float *const *states, int n);
 
 /* Grows the trees of n asks. states[i]: the target's last state, behind ask i's text; NULL = its tree stays as it is. */

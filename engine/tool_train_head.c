@@ -257,10 +257,11 @@ static void shuffle(struct head_training *t, int epoch) {
     t->epoch = epoch;
 }
 
-static uint64_t n_wanted(const struct head_training *t) {
-    uint64_t n_answers = (uint64_t)(t->text.n_answers - t->text.n_answers / TEXT_HELD_OUT);
-    return n_answers * (uint64_t)t->settings->epochs;
+static uint64_t n_of_epoch(const struct head_training *t) {
+    return (uint64_t)(t->text.n_answers - t->text.n_answers / TEXT_HELD_OUT);
 }
+
+static uint64_t n_wanted(const struct head_training *t) { return n_of_epoch(t) * (uint64_t)t->settings->epochs; }
 
 /* The share of the last epoch's end, or of the tokens or the time that are allowed, that is reached. Time counts once it runs
  * ahead of the others, for then it ends the run; else weights would depend on it. */
@@ -297,7 +298,7 @@ static void report(struct head_training *t) {
 }
 
 static struct example next_example(struct head_training *t) {
-    uint64_t n_order = (uint64_t)(t->text.n_answers - t->text.n_answers / TEXT_HELD_OUT);
+    const uint64_t n_order = n_of_epoch(t);
     int epoch = (int)(t->head.n_learned / n_order);
     if (epoch != t->epoch) shuffle(t, epoch);
     const struct example example = example_make(&t->maker, &t->text, t->order[t->head.n_learned % n_order]);
@@ -322,14 +323,14 @@ static void learn_texts(struct head_training *t) {
     step(t);
 }
 
-/* So many answers as the mix takes. A run stops only between them, so there is nothing of it to be kept. */
+/* So many answers of an epoch as the mix takes. A run stops only between them, so there is nothing of it to be kept. */
 static void learn_mixed(struct head_training *t) {
     const uint64_t key = t->head.n_learned;
     train_mix_clear(&t->mix);
-    while (!is_over(t) && train_mix_has_room(&t->mix)) {
+    do {
         const struct example example = next_example(t);
         train_mix_add(&t->mix, &example, t->maker.tokens);
-    }
+    } while (!is_over(t) && train_mix_has_room(&t->mix) && t->head.n_learned % n_of_epoch(t) != 0);
     train_mix_shuffle(&t->mix, key);
     for (int i = 0; i < train_mix_batches(&t->mix); i++) {
         const struct example example = train_mix_batch(&t->mix, i);

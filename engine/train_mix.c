@@ -72,6 +72,14 @@ static void keep_label(const float *target, int n_vocab, struct mix_label *out) 
     for (int i = n; i < MIX_LIKELY; i++) out[i] = (struct mix_label){0, 0};
 }
 
+/* A draft from row i of the text on has labels that count. */
+static bool teaches(const struct train_mix *mix, const struct example *e, int i) {
+    for (int row = i + 1; row < e->n && row <= i + mix->n_steps; row++) {
+        if (e->weight[row] > 0) return true;
+    }
+    return false;
+}
+
 void train_mix_add(struct train_mix *mix, const struct example *e, const int32_t *tokens) {
     const size_t h = (size_t)mix->model->shape.n_embd, first = (size_t)mix->n_rows;
     assert(!e->is_mixed && train_mix_has_room(mix) && e->n <= mix->max_text);
@@ -84,7 +92,7 @@ void train_mix_add(struct train_mix *mix, const struct example *e, const int32_t
         mix->ends[row] = mix->n_rows;
         if (e->weight[i] > 0)
             keep_label(e->target + (size_t)i * (size_t)mix->n_vocab, mix->n_vocab, mix->labels + (size_t)row * MIX_LIKELY);
-        if (i + 1 < e->n && e->weight[i + 1] > 0) mix->starts[mix->n_starts++] = row;
+        if (teaches(mix, e, i)) mix->starts[mix->n_starts++] = row;
     }
 }
 

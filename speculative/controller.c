@@ -294,7 +294,7 @@ static float *hint_tokens(struct controller *c, const struct token_tree *free) {
 static int ask_for_hints(struct controller *c, struct draft_offer *offers, int n, int n_rows, const struct plan *free_plan,
                          float *least_chance) {
     const int n_more = free_plan->n > 0 ? free_plan->n : HINT_ROWS;
-    const double ms = c->hints.ms > 0 ? c->hints.ms : pass_cost(c, 1);
+    const double ms = pass_cost(c, n) / n;
     int n_asks = 0;
     c->hints.price = free_plan->rate * (cost_ms(&c->steps, n_rows + n_more) - cost_ms(&c->steps, n_rows)) / n_more;
     *least_chance = (float)c->hints.price;
@@ -307,10 +307,9 @@ static int ask_for_hints(struct controller *c, struct draft_offer *offers, int n
     return n_asks;
 }
 
-void controller_hinted(struct controller *c, const struct token_tree *free, const struct token_tree *tree, double ms) {
+void controller_hinted(struct controller *c, const struct token_tree *free, const struct token_tree *tree) {
     float *tokens = hint_tokens(c, free);
     *tokens += HINT_PACE * ((float)(worth_of(tree, c->hints.price) - worth_of(free, c->hints.price)) - *tokens);
-    c->hints.ms = c->hints.ms > 0 ? c->hints.ms + (double)HINT_PACE * (ms - c->hints.ms) : ms;
 }
 
 /* --- */

@@ -26,6 +26,10 @@ enum {
     MAX_CANDIDATES = MAX_BRANCHES + MAX_FOLLOWERS + DRAFT_HINTS + TREE_MAX_NODES * 2 * NGRAM_NEXT,
 };
 
+/* Stores are asked what follows nodes that are so much likelier than the least that may pay: each time costs a microsecond, and
+ * what comes of it is weaker still. */
+static const float LEAST_PARENT = 2.5f;
+
 struct lookup_drafter {
     int n_slots;
     const struct ngram_store *store;
@@ -183,7 +187,7 @@ static void add_hints(struct growth *g) {
 /* Takes the likeliest candidate out. In a chain only what hangs on its end counts. False when there is none. */
 static bool take_best(struct growth *g, struct candidate *out) {
     int best = -1;
-    float best_chance = 0;
+    float best_chance = g->context->least_chance;
     for (int i = 0; i < g->n_candidates; i++) {
         const struct candidate *c = &g->candidates[i];
         if (g->context->max_width == 1 && c->parent != g->tree->n_nodes - 1) continue;
@@ -205,7 +209,7 @@ static void grow(struct growth *g) {
             float *chance = g->tree->chance;
             /* A weak candidate that meets a strong node may have opened the way to this one too late: chances must not rise. */
             if (chance[node] > chance[node - 1]) chance[node] = chance[node - 1];
-            ask_stores(g, node);
+            if (chance[node] >= LEAST_PARENT * g->context->least_chance) ask_stores(g, node);
         }
         if (c.branch >= 0 && g->branches[c.branch].n < TREE_MAX_NODES) follow(g, c.branch, node);
     }

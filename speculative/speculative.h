@@ -176,7 +176,7 @@ struct draft_context {
     int sources;                     /* of a drafter with several: DRAFT_FROM_... */
     const struct past_text *past;    /* earlier texts of the same author; NULL = none */
     const struct draft_hints *hints; /* NULL = none */
-    float least_chance;              /* nodes below cannot pay: for drafters whose guesses take time */
+    float least_chance;              /* nodes below cannot pay */
     struct draft_noise noise;        /* of the target's draws */
     const void *request;             /* how the target draws, for drafters that draw like it: the engine's */
 };
@@ -386,7 +386,6 @@ struct draft_ledger {
 enum { HINT_STEPS = 8 };
 struct hint_worth {
     float tokens[HINT_STEPS];
-    double ms;    /* that asking takes; 0: not measured yet */
     double price; /* of a row in the step under way, in tokens */
 };
 
@@ -430,7 +429,7 @@ struct draft_offer {
 /* Decides who asks in this step, before controller_plan. Returns how many; their guesses should end at nodes whose chance is
  * below *least_chance. */
 int controller_ask(struct controller *c, struct draft_offer *offers, int n, int n_rows, int budget, float *least_chance);
-/* It asked for a hint, and the free guess became this one after so long. */
-void controller_hinted(struct controller *c, const struct token_tree *free, const struct token_tree *tree, double ms);
+/* It asked for a hint, and the free guess became this one. */
+void controller_hinted(struct controller *c, const struct token_tree *free, const struct token_tree *tree);
 
 #endif

@@ -11,12 +11,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <math.h>
+
 #include <cmocka.h>
 
 #include "engine/internal.h"
 #include "engine/log.h"
 #include "engine/tools.h"
 #include "engine/train_head.h"
+#include "engine/train_mix.h"
 #include "engine/train_text.h"
 #include "tests/tiny_model.h"
 
@@ -65,7 +68,8 @@ static int tear_down(void **state) {
     static const char *const names[] = {"whole",      "whole.state",     "killed",         "killed.state",
                                         "medusa",     "medusa.state",    "recurrent",      "recurrent.state",
                                         "both.ngram", "both.ngram.text", "both.head.gguf", "both.head.gguf.state",
-                                        "cut",        "other.gguf",      "text",           "tiny.gguf"};
+                                        "cut",        "other.gguf",      "text",           "tiny.gguf",
+                                        "whole2",     "whole2.state",    "killed2",        "killed2.state"};
     char path[128];
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) unlink(in_folder(names[i], path));
@@ -82,6 +86,7 @@ static struct train_head_settings settings_for(enum head_kind kind, const char *
                                         .save_minutes = 60,
                                         .n_vocab = 96,
                                         .epochs = 2,
+                                        .steps = TRAIN_STEPS,
                                         .threads = 1};
 }
 
@@ -95,8 +100,8 @@ static char *read_all(const char *path, size_t *n) {
 }
 
 /* In a process of its own that is killed once a checkpoint lies there; it writes one after every step. */
-static void train_and_kill(const char *out) {
-    struct train_head_settings settings = settings_for(HEAD_EAGLE, out);
+static void train_and_kill(struct train_head_settings settings) {
+    const char *out = settings.out;
     char state[160];
     settings.save_minutes = 0;
     snprintf(state, sizeof state, "%s.state", out);
@@ -112,14 +117,12 @@ static void train_and_kill(const char *out) {
     assert_int_not_equal(access(out, R_OK), 0); /* it had not come to its end */
 }
 
-static void test_resumed_training_ends_with_the_same_weights(void **state) {
-    char whole[128], killed[128];
+static void resume(struct train_head_settings settings, const char *whole, const char *killed) {
     size_t n_whole, n_killed;
-    (void)state;
-    struct train_head_settings settings = settings_for(HEAD_EAGLE, in_folder("whole", whole));
+    settings.out = whole;
     assert_int_equal(train_head(&settings), 0);
-    train_and_kill(in_folder("killed", killed));
     settings.out = killed;
+    train_and_kill(settings);
     settings.threads = 2;
     assert_int_not_equal(train_head(&settings), 0); /* a state is there, and nobody said --resume */
     settings.resume = true;
@@ -129,6 +132,16 @@ static void test_resumed_training_ends_with_the_same_weights(void **state) {
     assert_memory_equal(a, b, n_whole);
     free(a);
     free(b);
+}
+
+static void test_resumed_training_ends_with_the_same_weights(void **state) {
+    char whole[128], killed[128];
+    (void)state;
+    struct train_head_settings settings = settings_for(HEAD_EAGLE, NULL);
+    resume(settings, in_folder("whole", whole), in_folder("killed", killed));
+    settings.kind = HEAD_RECURRENT;
+    settings.epochs = 50; /* a checkpoint comes after each */
+    resume(settings, in_folder("whole2", whole), in_folder("killed2", killed));
 }
 
 static int open_with(const char *model, enum engine_drafter drafter, const char *head, char *text, size_t size) {
@@ -263,9 +276,80 @@ static void test_engines_without_a_head_say_so(void **state) {
     engine_close(engine);
 }
 
+/* --- mixed rows --- */
+
+enum { MIXED = 40, MIXED_VOCAB = 96 };
+
+static uint64_t rng = 7;
+static float draw(void) {
+    rng = rng * 6364136223846793005u + 1442695040888963407u;
+    return (float)(rng >> 40) * 0x1p-24f;
+}
+
+static struct example draw_example(const struct model *model, int32_t tokens[MIXED]) {
+    const int h = model->shape.n_embd;
+    float *input = calloc((size_t)(MIXED * h), sizeof *input), *embeddings = calloc((size_t)(MIXED * h), sizeof *embeddings);
+    float *target = calloc(MIXED * MIXED_VOCAB, sizeof *target), *weight = calloc(MIXED, sizeof *weight);
+    assert_true(input && embeddings && target && weight);
+    for (int i = 0; i < MIXED * h; i++) input[i] = draw() - 0.5f;
+    for (int row = 0; row < MIXED; row++) {
+        tokens[row] = (int32_t)(draw() * 90);
+        weight[row] = row == 20 ? 0 : 0.5f + draw();
+        for (int i = 0; i < 8; i++) target[row * MIXED_VOCAB + 11 * i + row % 11] = 0.125f; /* fewer than a mix keeps */
+    }
+    model->backend.ops->embed(model->backend.self, model->embedding, tokens, MIXED, model->embedding_scale, embeddings, h);
+    return (struct example){.n = MIXED, .input = input, .embeddings = embeddings, .target = target, .weight = weight};
+}
+
+/* Protects: rows that are dealt out anew have the same loss and the same gradients together as their text. */
+static void test_mixed_rows_teach_what_the_text_does(void **state) {
+    static const enum head_kind kinds[] = {HEAD_RECURRENT, HEAD_MEDUSA};
+    struct engine_config config = engine_config_default();
+    struct engine *engine;
+    struct engine_error error = {""};
+    (void)state;
+    config.model_path = model_path;
+    assert_int_equal(engine_open(&engine, &config, &error), ENGINE_OK);
+    const struct model *model = engine->model;
+    for (int k = 0; k < 2; k++) {
+        struct trainer text, mixed;
+        struct train_mix mix;
+        struct head_shape shape;
+        int32_t tokens[MIXED];
+        assert_int_equal(head_default_shape(&shape, kinds[k], &model->shape, MIXED_VOCAB, &error), ENGINE_OK);
+        assert_int_equal(trainer_open(&text, &shape, &model->backend, MIXED, &error), ENGINE_OK);
+        assert_int_equal(trainer_open(&mixed, &shape, &model->backend, MIX_BATCH, &error), ENGINE_OK);
+        const int n_steps = kinds[k] == HEAD_MEDUSA ? shape.n_ahead : TRAIN_STEPS;
+        assert_int_equal(train_mix_open(&mix, model, n_steps, MIXED_VOCAB, 64, &error), ENGINE_OK);
+        trainer_init_weights(&text, 1);
+        trainer_init_weights(&mixed, 1);
+        const struct example example = draw_example(model, tokens);
+        trainer_learn(&text, &example);
+        train_mix_add(&mix, &example, tokens);
+        train_mix_shuffle(&mix, 5);
+        assert_int_equal(train_mix_batches(&mix), 1);
+        const struct example batch = train_mix_batch(&mix, 0);
+        assert_true(memcmp(batch.input, example.input, 8 * sizeof(float)) != 0); /* it is shuffled */
+        trainer_learn(&mixed, &batch);
+        assert_true(fabs(text.loss - mixed.loss) < 1e-5 * text.loss && fabs(text.loss_weight - mixed.loss_weight) < 1e-4);
+        double most = 0, wrong = 0;
+        for (size_t i = 0; i < text.n_weights; i++) {
+            most = fmax(most, fabs((double)text.gradients[i]));
+            wrong = fmax(wrong, fabs((double)(text.gradients[i] - mixed.gradients[i])));
+        }
+        assert_true(most > 0 && wrong < 1e-5 * most);
+        train_mix_close(&mix);
+        trainer_close(&text);
+        trainer_close(&mixed);
+        free((void *)example.input), free((void *)example.embeddings), free((void *)example.target), free((void *)example.weight);
+    }
+    engine_close(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resumed_training_ends_with_the_same_weights),
+        cmocka_unit_test(test_mixed_rows_teach_what_the_text_does),
         cmocka_unit_test(test_heads_that_do_not_fit_are_refused),
         cmocka_unit_test(test_cut_files_are_refused),
         cmocka_unit_test(test_inconsistent_files_are_refused),
