@@ -138,6 +138,7 @@ void draft_look_up(struct engine *e, struct request *r, const struct draft_hints
     struct draft_slot *slot = r->draft;
     struct draft_context context = draft_context_of(e, r);
     context.hints = hints;
+    if (r->drafter == ENGINE_DRAFTER_AUTO && d->least_chance > context.least_chance) context.least_chance = d->least_chance;
     tree_init(&slot->tree, r->seq.tokens[r->seq.n_tokens - 1]);
     if (context.max_nodes < 1) return;
     /* Verified in other ways, a text may depend on its guesses: then on nobody's earlier ones. */
@@ -193,6 +194,7 @@ int draft_plan(struct engine *e, int n_rows) {
     int n_guesses = 0, n_forced = 0, n_drafted = 0, budget = DRAFT_ROWS;
     d->is_decode = all_decode(s);
     d->asked_ms = 0;
+    d->least_chance = controller_least_chance(&d->controller, n_rows);
     if (!d->slots || !d->is_decode) return 0;
     for (int i = 0; i < s->n_running; i++) {
         if (may_draft(s->running[i])) guess(e, s->running[i]->owner);

@@ -43,6 +43,7 @@ struct drafting {
     struct draft_model *model; /* NULL = none */
     struct drafter head;       /* ops NULL = none; there may be a model or a head, not both */
     struct gguf *head_file;    /* until it is open */
+    bool is_own_head;          /* nobody named it, it is the binary's */
     struct head_shape head_shape;
     struct controller controller;
     struct draft_odds odds;   /* of all sequences */
@@ -51,6 +52,7 @@ struct drafting {
     int n_slots;
     bool is_decode, warned; /* the step under way has decode rows alone */
     double asked_ms;        /* what asking the draft model or the head took in it */
+    float least_chance;     /* of nodes that can pay in it */
     /* Scratch of a plan, [n_slots] each. */
     const struct token_tree **trees;
     struct request **guessing;
@@ -116,6 +118,9 @@ struct draft_context draft_context_of(const struct engine *e, const struct reque
 
 /* draft_stores.c: a store inside the binary that belongs to this model. False: there is none. */
 bool draft_find_store(struct ngram_store *out, uint32_t n_vocab, uint64_t vocab_digest, uint64_t target_digest);
+
+/* A head inside the binary that has the measures for this model; whether it is its own the digests tell. */
+bool draft_find_head(struct gguf **out, struct head_shape *shape, const struct model_shape *target);
 
 /* What a store belongs to: the vocabulary, and the model whatever its quantization. */
 void draft_digests(const struct tokenizer *tokenizer, const struct model *model, uint64_t *vocab, uint64_t *target);

@@ -38,7 +38,7 @@ enum {
     WARM = 16,       /* tokens missing; more must be worth catching up */
     HORIZON = 128,   /* tokens that a text is expected to grow by at most */
     CHUNK = 64,      /* rows by which catching up is estimated */
-    HINT_ROWS = 4,   /* of a step, whose cost prices a row where no draft pays */
+    PRICED_ROWS = 4, /* more than a plain step has: what they cost prices a row */
 };
 
 void controller_init(struct controller *c, double pass_share) {
@@ -81,6 +81,12 @@ void controller_learn(struct controller *c, const struct step_outcome *step) {
 }
 
 /* --- the plan --- */
+
+float controller_least_chance(const struct controller *c, int n_rows) {
+    const double plain_ms = n_rows + PRICED_ROWS <= COST_MAX_ROWS ? cost_ms(&c->steps, n_rows) : 0;
+    if (!(plain_ms > 0)) return 0;
+    return (float)(0.5 * n_rows * (cost_ms(&c->steps, n_rows + PRICED_ROWS) / plain_ms - 1) / PRICED_ROWS);
+}
 
 /* The tree whose next node is the likeliest, or -1. */
 static int next_tree(const struct token_tree *const *trees, int n_trees, const int *taken) {
@@ -293,7 +299,7 @@ static float *hint_tokens(struct controller *c, const struct token_tree *free) {
 /* Those ask whom hints have brought more tokens of late than their time takes. The others hope again, little by little. */
 static int ask_for_hints(struct controller *c, struct draft_offer *offers, int n, int n_rows, const struct plan *free_plan,
                          float *least_chance) {
-    const int n_more = free_plan->n > 0 ? free_plan->n : HINT_ROWS;
+    const int n_more = free_plan->n > 0 ? free_plan->n : PRICED_ROWS;
     const double ms = pass_cost(c, n) / n;
     int n_asks = 0;
     c->hints.price = free_plan->rate * (cost_ms(&c->steps, n_rows + n_more) - cost_ms(&c->steps, n_rows)) / n_more;

@@ -414,6 +414,9 @@ void controller_learn(struct controller *c, const struct step_outcome *step);
  * nodes of tree i, beside the root, pay. Returns their sum, 0 when plain decoding is best. */
 int controller_plan(struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows, int budget, int *kept);
 
+/* Nodes below cannot pay in a step of n_rows rows: half of the tokens that a row is known to cost; 0 when nothing was measured. */
+float controller_least_chance(const struct controller *c, int n_rows);
+
 /* What the drafter that computes may do for a sequence in this step. */
 struct draft_offer {
     const struct token_tree *free; /* what another drafter guesses at no cost; the root alone = nothing */
