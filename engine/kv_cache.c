@@ -134,6 +134,7 @@ static int32_t block_take(struct kv_cache *cache) {
     }
     cache->n_used++;
     cache->blocks[id].ref_count = 1;
+    if (id >= cache->n_begun) cache->n_begun = id + 1;
     return id;
 }
 
@@ -171,6 +172,16 @@ void kv_cache_free(struct kv_cache *cache) {
     free(cache->buckets);
     cache->blocks = NULL;
     cache->buckets = NULL;
+}
+
+enum { TOUCHED_BYTES = 32 << 20 /* that nobody has used yet */ };
+
+bool kv_cache_touch_ahead(struct kv_cache *cache) {
+    if (cache->n_touched < cache->n_begun) cache->n_touched = cache->n_begun;
+    const size_t ahead = (size_t)(cache->n_touched - cache->n_begun) * cache->pool->block_bytes;
+    if (cache->n_touched == cache->n_blocks || ahead >= TOUCHED_BYTES) return false;
+    cache->backend->ops->kv_touch(cache->backend->self, cache->pool, cache->n_touched++);
+    return true;
 }
 
 void kv_table_init(const struct kv_cache *cache, struct kv_table *table, int32_t *blocks, int capacity, uint64_t salt) {
@@ -304,4 +315,6 @@ void kv_cache_check(const struct kv_cache *cache) {
     assert(n_listed == n_free + n_cached);
     assert(n_free == cache->n_free && n_cached == cache->n_cached && n_used == cache->n_used);
     assert(n_free + n_cached + n_used == cache->n_blocks);
+    for (int32_t id = cache->n_begun; id < cache->n_blocks; id++)
+        assert(cache->blocks[id].ref_count == 0 && !cache->blocks[id].published);
 }

@@ -167,11 +167,24 @@ void engine_gather(struct engine *e, int n) {
     pthread_mutex_unlock(&e->lock);
 }
 
+static bool has_no_work(struct engine *e) {
+    return !e->closing && (is_gathering(e) || (!e->inbox.head && !e->has_cancels && is_idle(e)));
+}
+
+/* Lock held, but not while memory is touched. */
+static void wait_for_work(struct engine *e) {
+    while (has_no_work(e)) {
+        pthread_mutex_unlock(&e->lock);
+        bool has_touched = kv_cache_touch_ahead(&e->cache);
+        pthread_mutex_lock(&e->lock);
+        if (!has_touched && has_no_work(e)) pthread_cond_wait(&e->work, &e->lock);
+    }
+}
+
 /* Sleeps until there is work, then takes all that came in. False when the engine closes. */
 static bool take_work(struct engine *e) {
     pthread_mutex_lock(&e->lock);
-    while (!e->closing && (is_gathering(e) || (!e->inbox.head && !e->has_cancels && is_idle(e))))
-        pthread_cond_wait(&e->work, &e->lock);
+    wait_for_work(e);
     for (struct request *r; (r = queue_pop(&e->inbox));) admit(e, r);
     apply_cancels(e);
     bool go_on = !e->closing;

@@ -308,6 +308,10 @@ struct backend_ops {
 
     /* Block src[i] over block dst[i], in order. */
     void (*copy_blocks)(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
+
+    /* The system gives a block's memory where nothing was ever written into it: its first use need not wait for that. The block's
+     * content is lost. */
+    void (*kv_touch)(void *self, struct kv_pool *kv, int32_t block);
 };
 
 struct backend {

@@ -25,7 +25,15 @@ static void fake_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src,
     }
 }
 
-static const struct backend_ops fake_ops = {.name = "fake", .copy_blocks = fake_copy_blocks};
+/* What a block held is lost. */
+static int n_touched;
+static void fake_kv_touch(void *self, struct kv_pool *kv, int32_t block) {
+    (void)self;
+    n_touched++;
+    if (kv->data) memset(kv->data + (size_t)block * kv->block_bytes, 0xee, kv->block_bytes);
+}
+
+static const struct backend_ops fake_ops = {.name = "fake", .copy_blocks = fake_copy_blocks, .kv_touch = fake_kv_touch};
 static const struct backend fake_backend = {.ops = &fake_ops};
 
 struct seq {
@@ -108,6 +116,7 @@ static void random_operations(bool prefix_cache, int n_operations) {
     for (int n = 0; n < n_operations; n++) {
         struct seq *s = &w.seqs[draw(&w, MAX_SEQS)];
         uint32_t what = draw(&w, 24);
+        if (draw(&w, 8) == 0) kv_cache_touch_ahead(&w.cache);
         if (!s->live) { /* allocate: few distinct texts, so that prefixes meet again */
             int32_t tokens[MAX_LEN];
             int length = 1 + (int)draw(&w, MAX_LEN - 40), fork_at = (int)draw(&w, 120);
@@ -281,6 +290,28 @@ static void reserve_is_all_or_nothing(void **state) {
     world_close(&w);
 }
 
+/* Protects: only so much memory is taken ahead of use, and never a block that somebody had (see random_operations). */
+static void memory_is_touched_a_little_ahead(void **state) {
+    struct kv_pool pool = {.n_blocks = 6, .block_bytes = 8 << 20};
+    struct kv_cache cache;
+    struct kv_table table;
+    int32_t blocks[4];
+    (void)state;
+    n_touched = 0;
+    assert_int_equal(kv_cache_init(&cache, &fake_backend, &pool, true, 7), 0);
+    kv_table_init(&cache, &table, blocks, 4, 1);
+    assert_true(kv_cache_reserve(&cache, &table, 0, 1));
+    while (kv_cache_touch_ahead(&cache)) assert_true(n_touched < 6);
+    assert_int_equal(n_touched, 4);
+    kv_cache_release(&cache, &table);
+    assert_true(kv_cache_reserve(&cache, &table, 0, 1)); /* the same block again */
+    assert_false(kv_cache_touch_ahead(&cache));
+    assert_true(kv_cache_reserve(&cache, &table, 1, 3 * KV_BLOCK));
+    assert_true(kv_cache_touch_ahead(&cache) && !kv_cache_touch_ahead(&cache)); /* there are no more */
+    assert_int_equal(n_touched, 5);
+    kv_cache_free(&cache);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_operations_keep_the_invariant),
@@ -290,6 +321,7 @@ int main(void) {
         cmocka_unit_test(nothing_is_published_before_it_is_computed),
         cmocka_unit_test(eviction_takes_the_oldest_end_first),
         cmocka_unit_test(reserve_is_all_or_nothing),
+        cmocka_unit_test(memory_is_touched_a_little_ahead),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -175,6 +175,7 @@ static const struct backend_ops ops = {
     .parallel = cpu_parallel,
     .kv_move = cpu_kv_move,
     .copy_blocks = cpu_copy_blocks,
+    .kv_touch = cpu_kv_touch,
 };
 
 /* --- opening --- */

@@ -231,6 +231,7 @@ void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec 
 void cpu_gemm(void *self, const struct gemm_job *job);
 void cpu_kv_move(void *self, struct kv_pool *kv, const int32_t *blocks, int first_pos, const int8_t *from, int n);
 void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
+void cpu_kv_touch(void *self, struct kv_pool *kv, int32_t block);
 
 /* --- kv.c --- */
 struct kv_pages kv_pages(const struct kv_pool *kv, int block, int layer, int head);

@@ -70,6 +70,14 @@ void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const i
     }
 }
 
+void cpu_kv_touch(void *self, struct kv_pool *kv, int32_t block) {
+    enum { SMALL_PAGE = 4096 };
+    volatile uint8_t *data = kv->data + (size_t)block * kv->block_bytes;
+    (void)self;
+    for (size_t at = 0; at < kv->block_bytes; at += SMALL_PAGE) data[at] = 0;
+    data[kv->block_bytes - 1] = 0;
+}
+
 /* --- single tokens --- */
 
 static void copy_half(uint8_t *to, const uint8_t *from, int to_index, int from_index) {

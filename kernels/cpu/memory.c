@@ -5,7 +5,8 @@
  *  (2) The matrices of a small model are smaller than a huge page, so weights lie one after the other in chunks of
  *      WEIGHT_CHUNK_BYTES. A chunk goes back to the system with its last weight. Untouched rest of a chunk costs address space
  *      only.
- *  (3) Pages are touched when they are first written: a KV pool costs what conversations have used of it.
+ *  (3) Pages are touched when they are first written: a KV pool costs what conversations have used of it, and a little that is
+ *      touched ahead.
  * Engine thread only. */
 #define _GNU_SOURCE
 #include "kernels/cpu/cpu.h"
