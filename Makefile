@@ -91,7 +91,7 @@ AMX      :=
 $(BUILD)/obj/kernels/cpu/cpu.o: CFLAGS += -include tests/emulated_isa.h
 $(BUILD)/obj/kernels/cpu/kernels_%.o: OPT = -O1
 endif
-$(BUILD)/obj/engine/draft_stores.o: $(wildcard speculative/stores/*.ngram)
+$(BUILD)/obj/engine/draft_stores.o: $(wildcard speculative/stores/*.ngram speculative/stores/*.gguf)
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)

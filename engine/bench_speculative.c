@@ -81,8 +81,8 @@ static int answer(const struct trial *t, int first, enum engine_drafter drafter,
     return ENGINE_OK;
 }
 
-/* Not measured: fills the cache with the prompts. Of many answers at once few are measured, so the memory that they take must have
- * been touched before: the first round's blocks stay in the cache, so it takes two. */
+/* Not measured: fills the cache with the prompts. Of many answers at once few are measured, so the memory that they take must
+ * have been touched before: the first round's blocks stay in the cache, so it takes two. */
 static int warm_up(const struct trial *t, int first, int n_tokens) {
     struct side unused = {0};
     int rc = answer(t, first, ENGINE_DRAFTER_NONE, 1, &unused);

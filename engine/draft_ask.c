@@ -1,7 +1,7 @@
 /* draft_ask.c - who asks the draft model, or the head, in this step. It costs time, the lookup drafter's guesses do not.
  *
  *     model    always; so eagle, medusa, blockwise and recurrent
- *     merge    where the lookup drafter's guess is the worse one
+ *     merge    where the lookup drafter's guess is the worse one; a recurrent head always
  *     auto     where the controller finds that it pays
  *
  * All who ask are answered together. A recurrent head is asked for the next token alone, and with these hints the lookup drafter

@@ -150,8 +150,11 @@ static int check_files(const struct engine *e, struct engine_error *error) {
          "recurrent needs a head that was trained for the model: --drafter recurrent:FILE"}};
     const char *trouble = NULL;
     char text[160];
-    if (drafter == ENGINE_DRAFTER_MODEL && !d->model && d->store_path)
-        return fail(error, ENGINE_ERR_ARGUMENT, d->store_path, "is not a GGUF file: --drafter model needs one");
+    const bool needs_gguf = drafter >= ENGINE_DRAFTER_MODEL && drafter != ENGINE_DRAFTER_MERGE;
+    if (needs_gguf && d->store_path) {
+        snprintf(text, sizeof text, "is not a GGUF file: --drafter %s needs one", engine_drafter_name(drafter));
+        return fail(error, ENGINE_ERR_ARGUMENT, d->store_path, text);
+    }
     if (drafter == ENGINE_DRAFTER_MODEL && !d->model) trouble = "model needs a GGUF file of a model: --drafter model:FILE";
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
         if (drafter != needs[i].drafter || kind == (int)needs[i].kind) continue;
@@ -176,6 +179,9 @@ int draft_look(struct engine *e, const struct model_shape *shape, struct engine_
         if (rc != ENGINE_OK) return rc;
         at += n + (at[n] == ',');
     }
+    bool wants_head =
+        c->drafter == ENGINE_DRAFTER_AUTO || c->drafter == ENGINE_DRAFTER_MERGE || c->drafter == ENGINE_DRAFTER_RECURRENT;
+    if (wants_head && !d->model && !d->head_file) d->is_own_head = draft_find_head(&d->head_file, &d->head_shape, shape);
     return check_files(e, error);
 }
 
@@ -221,6 +227,11 @@ static int open_head(struct engine *e, struct engine_error *error) {
     uint64_t vocab, target;
     draft_digests(e->tokenizer, e->model, &vocab, &target);
     int rc = head_check_digests(d->head_file, vocab, target, error);
+    if (rc != ENGINE_OK && d->is_own_head && e->config.drafter != ENGINE_DRAFTER_RECURRENT) {
+        gguf_close(d->head_file);
+        d->head_file = NULL;
+        return ENGINE_OK;
+    }
     if (rc != ENGINE_OK || (rc = head_open(&head, d->head_file, &d->head_shape, e->model, d->n_slots, error))) return rc;
     gguf_close(d->head_file);
     d->head_file = NULL;

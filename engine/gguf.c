@@ -374,12 +374,14 @@ static int parse(struct gguf *gguf, struct engine_error *error) {
     return rc;
 }
 
-int gguf_open(struct gguf **out, const char *path, struct engine_error *error) {
+/* image NULL: the file is mapped. */
+static int open_file_or_image(struct gguf **out, const char *path, const void *image, size_t size, struct engine_error *error) {
     *out = NULL;
     struct gguf *gguf = calloc(1, sizeof *gguf);
     if (gguf) gguf->path = strdup(path);
     int rc = gguf && gguf->path ? ENGINE_OK : gguf_fail(error, ENGINE_ERR_MEMORY, "not enough memory to open %s", path);
-    if (rc == ENGINE_OK) rc = map_file(gguf, error);
+    if (rc == ENGINE_OK && image) gguf->map = image, gguf->map_bytes = size, gguf->is_image = true;
+    if (rc == ENGINE_OK && !image) rc = map_file(gguf, error);
     if (rc == ENGINE_OK) rc = parse(gguf, error);
     if (rc != ENGINE_OK) {
         gguf_close(gguf);
@@ -389,9 +391,17 @@ int gguf_open(struct gguf **out, const char *path, struct engine_error *error) {
     return ENGINE_OK;
 }
 
+int gguf_open(struct gguf **out, const char *path, struct engine_error *error) {
+    return open_file_or_image(out, path, NULL, 0, error);
+}
+
+int gguf_open_image(struct gguf **out, const char *name, const void *image, size_t size, struct engine_error *error) {
+    return open_file_or_image(out, name, image, size, error);
+}
+
 void gguf_close(struct gguf *gguf) {
     if (!gguf) return;
-    if (gguf->map) munmap((void *)(uintptr_t)gguf->map, gguf->map_bytes);
+    if (gguf->map && !gguf->is_image) munmap((void *)(uintptr_t)gguf->map, gguf->map_bytes);
     free(gguf->tensors_sorted);
     free(gguf->tensors);
     free(gguf->values_sorted);

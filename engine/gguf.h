@@ -67,6 +67,8 @@ struct gguf;
 
 /* On failure *out is NULL, error says what is wrong with the file and what to do. */
 int gguf_open(struct gguf **out, const char *path, struct engine_error *error);
+/* The same for a file's contents that lie in memory already, which must outlive it; name stands for the path. */
+int gguf_open_image(struct gguf **out, const char *name, const void *image, size_t size, struct engine_error *error);
 /* Accepts NULL. */
 void gguf_close(struct gguf *gguf);
 

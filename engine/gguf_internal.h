@@ -16,6 +16,7 @@ struct gguf {
     char *path;
     const uint8_t *map;
     size_t map_bytes;
+    bool is_image; /* somebody else's memory */
     uint32_t version, alignment;
     struct gguf_value *values; /* [n_values], in the order of the file */
     uint32_t *values_sorted;   /* [n_values], indices by key */

@@ -14,17 +14,18 @@
 
 #include "speculative/speculative.h"
 
-static const double MARGIN = 1.03;     /* below that the measurements cannot tell */
-static const double SURPRISE = 0.7;    /* a probe that takes less than so much of what was expected */
-static const double HICCUP = 1.5;      /* times what was expected: the system was busy with something else */
-static const double ALLOWANCE = 0.005; /* of a plain step, for each step */
-static const double FIRST_CREDIT = 8;  /* plain steps */
-static const double MOST_CREDIT = 16;
+static const double MARGIN = 1.03;          /* below that the measurements cannot tell */
+static const double SURPRISE = 0.7;         /* a probe that takes less than so much of what was expected */
+static const double HICCUP = 1.5;           /* times what was expected: the system was busy with something else */
+static const double ALLOWANCE = 0.005;      /* of a plain step, for each step */
+static const double MOST_CREDIT = 16;       /* plain steps; a half is there at first */
+static const double MOST_ASKED_CREDIT = 32; /* what asking adds is little beside what chance adds in dozens of steps */
 static const double MOST_DEBT = 64;
 static const double RESUME_CREDIT = 1;   /* after a rest */
 static const float LEAST_CHANCE = 0.02f; /* a node below cannot pay anywhere */
 static const float PROBE_CHANCE = 0.5f;  /* a first node worth a probe */
 static const float HINT_HOPE = 0.15f;    /* tokens that a hint is taken to bring */
+static const double HINT_MARGIN = 1.25;  /* what looks best of several guesses is somewhat less */
 static const float HINT_PACE = 0.05f, HINT_RECOVERY = 0x1p-10f;
 
 enum {
@@ -45,14 +46,15 @@ void controller_init(struct controller *c, double pass_share) {
     memset(c, 0, sizeof *c);
     for (int i = 0; i < HINT_STEPS; i++) c->hints.tokens[i] = HINT_HOPE;
     c->pass_share = pass_share;
-    c->free.probe_after = c->asked.probe_after = PROBE_FIRST;
+    c->free = (struct draft_ledger){.most = MOST_CREDIT, .credit = MOST_CREDIT / 2, .probe_after = PROBE_FIRST};
+    c->asked = (struct draft_ledger){.most = MOST_ASKED_CREDIT, .credit = MOST_ASKED_CREDIT / 2, .probe_after = PROBE_FIRST};
 }
 
 /* --- what drafts gained --- */
 
 static void enter(struct draft_ledger *ledger, double gain) {
     ledger->credit += gain;
-    if (ledger->credit > MOST_CREDIT) ledger->credit = MOST_CREDIT;
+    if (ledger->credit > ledger->most) ledger->credit = ledger->most;
     if (ledger->credit < -MOST_DEBT) ledger->credit = -MOST_DEBT;
     if (ledger->credit <= 0) ledger->is_resting = true;
     if (ledger->credit >= RESUME_CREDIT) ledger->is_resting = false;
@@ -61,8 +63,6 @@ static void enter(struct draft_ledger *ledger, double gain) {
 /* The step is among the costs already. */
 static void keep_books(struct controller *c, const struct step_outcome *step, int n_plain) {
     double plain_ms = cost_ms(&c->steps, n_plain), most = HICCUP * (double)c->steps.rows[step->n_rows].median_ms, gain = 0;
-    if (!c->has_books) c->free.credit = c->asked.credit = FIRST_CREDIT;
-    c->has_books = true;
     if (step->n_drafted > 0 || step->asked_ms > 0)
         gain = (double)step->n_tokens / n_plain - ((step->ms < most ? step->ms : most) + step->asked_ms) / plain_ms;
     bool has_asked = step->asked_ms > 0;
@@ -291,7 +291,7 @@ static double worth_of(const struct token_tree *tree, double price) {
     return sum;
 }
 
-/* Much by what the best free guess is worth: a sure one needs no help. */
+/* By what the best free guess is worth: a sure one needs no help. */
 static float *hint_tokens(struct controller *c, const struct token_tree *free) {
     return &c->hints.tokens[free->n_nodes > 1 ? odds_class_of(0, free->chance[1]) : 0];
 }
@@ -306,7 +306,7 @@ static int ask_for_hints(struct controller *c, struct draft_offer *offers, int n
     *least_chance = (float)c->hints.price;
     for (int i = 0; i < n; i++) {
         float *tokens = hint_tokens(c, offers[i].free);
-        offers[i].asks = offers[i].most > 0 && (double)*tokens > free_plan->rate * ms;
+        offers[i].asks = offers[i].most > 0 && (double)*tokens > HINT_MARGIN * free_plan->rate * ms;
         if (!offers[i].asks) *tokens += (HINT_HOPE - *tokens) * HINT_RECOVERY;
         n_asks += offers[i].asks;
     }
@@ -318,7 +318,7 @@ void controller_hinted(struct controller *c, const struct token_tree *free, cons
     *tokens += HINT_PACE * ((float)(worth_of(tree, c->hints.price) - worth_of(free, c->hints.price)) - *tokens);
 }
 
-/* --- */
+/* --- who asks --- */
 
 int controller_ask(struct controller *c, struct draft_offer *offers, int n, int n_rows, int budget, float *least_chance) {
     const struct token_tree *trees[MAX_OFFERS];

@@ -375,7 +375,7 @@ void cost_forget_above(struct cost_table *table, int n_rows);
 /* What drafts have gained of late, in plain steps. A little is added in every step; once it is spent, drafts rest. So they can
  * never lose more than that little, whatever is wrong with the estimates. */
 struct draft_ledger {
-    double credit;
+    double credit, most;
     bool is_resting;
     int probe_after; /* steps without a draft, then one is tried: times may have changed */
     uint64_t last_draft;
@@ -395,7 +395,7 @@ struct controller {
     struct draft_ledger free, asked; /* steps with drafts that cost nothing; what asking brought beyond what those promised */
     double forgone;                  /* what they promised in the step in which somebody asks */
     struct hint_worth hints;
-    bool has_books, is_probe, has_asked; /* the latter of the step under way */
+    bool is_probe, has_asked; /* of the step under way */
     double pass_share;
     int n_burst; /* rounds that a probe of the drafter that computes still goes on */
 };
@@ -414,7 +414,7 @@ void controller_learn(struct controller *c, const struct step_outcome *step);
  * nodes of tree i, beside the root, pay. Returns their sum, 0 when plain decoding is best. */
 int controller_plan(struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows, int budget, int *kept);
 
-/* Nodes below cannot pay in a step of n_rows rows: half of the tokens that a row is known to cost; 0 when nothing was measured. */
+/* Nodes below cannot pay in a step of n_rows rows: half of the tokens that a row is known to cost; 0 when that is not known. */
 float controller_least_chance(const struct controller *c, int n_rows);
 
 /* What the drafter that computes may do for a sequence in this step. */

@@ -181,7 +181,7 @@ static void test_heads_that_do_not_fit_are_refused(void **state) {
     expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, medusa, "--drafter medusa:FILE");
     expect_refusal(model_path, ENGINE_DRAFTER_MEDUSA, whole, "--drafter eagle:FILE");
     expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, model_path, "trained for the model");
-    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, text_path, "trained for the model");
+    expect_refusal(model_path, ENGINE_DRAFTER_EAGLE, text_path, "is not a GGUF file: --drafter eagle needs one");
     tiny.seed = 2;
     assert_true(tiny_model_write(in_folder("other.gguf", other), &tiny));
     expect_refusal(other, ENGINE_DRAFTER_EAGLE, whole, "belongs to another model of the same vocabulary");

@@ -304,7 +304,7 @@ static void hints_are_heeded(void **state) {
     static struct draft_odds own, all;
     struct token_tree tree;
     const int32_t text[] = {5, 6, 7, 1, 5, 6, 8, 2, 5, 6}; /* 8 follows the newer place, 7 the older one */
-    const struct draft_hints hints[] = {{2, {8, 3}, {.9f, .05f}}, {2, {7, 3}, {.7f, .2f}}, {1, {3}, {.95f}}};
+    const struct draft_hints hints[] = {{2, {8, 3}, {.7f, .3f}}, {2, {7, 3}, {.7f, .2f}}, {1, {3}, {.95f}}};
     static const int32_t first[] = {8, 7, 3};
     assert_int_equal(lookup_drafter_open(&drafter, 2, 64, NULL), 0);
     odds_init_prior(&all);
@@ -507,7 +507,7 @@ static double ask_all(struct controller *c, const struct machine *m, const struc
     }
     for (int depth = 1; n_rows > 0; depth++) {
         double pass_ms = g->cost * true_ms(m, n_rows) * (1 + m->noise * (draw_unit() - .5));
-        cost_learn(&c->passes, n_rows, pass_ms);
+        if (!g->is_hint) cost_learn(&c->passes, n_rows, pass_ms);
         ms += pass_ms;
         n_rows = 0;
         for (int i = 0; i < n; i++) n_rows += offers[i].asks && texts[i].asked.n_nodes > depth + 1;
@@ -531,6 +531,7 @@ static void step_asking(struct controller *c, const struct machine *m, const str
     int n_asks = controller_ask(c, offers, n, n, 48, &least_chance);
     r->n_asked += n_asks;
     double asked_ms = ask_all(c, m, g, texts, offers, n, all, least_chance);
+    if (g->is_hint && n_asks > 0) cost_learn(&c->passes, n_asks, asked_ms); /* all that it takes counts as one pass */
     for (int i = 0; g->is_hint && i < n; i++) {
         if (offers[i].asks) controller_hinted(c, &texts[i].free, &texts[i].asked);
     }
