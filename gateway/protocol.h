@@ -88,8 +88,8 @@
  *              rounds: steps that checked a draft; drafted, accepted: tokens guessed ahead, of these right; own: of the
  *              latter, guessed from the user's own earlier answers (learn); accepted_at: likewise, how many were the first
  *              guess of their round, the second, ..., the eighth or later; drafter: who was to guess; verify: how
- *              guesses were checked; model_rounds: rounds guessed by the draft model; draft_off: why most steps without a draft
- *              had none
+ *              guesses were checked; model_rounds: those in which the draft model or the head had a part; draft_off: why
+ *              most steps without a draft had none
  *              why: "stop" | "length" | "context" | "cancel" | "error" | "interrupted"; len = bytes and crc = CRC-32C (8 hex
  *              digits) of the whole message text, base included
  *   snap  {g, upto, x, st, why?}              instead of events that are no longer kept: x = the whole message text as of

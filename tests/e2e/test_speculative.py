@@ -39,14 +39,15 @@ def test_no_drafter_changes_an_answer(make_server):
     for temperature in (0, 0.8):
         plain = answer("none", temperature)
         assert plain.usage.completion_tokens_details.accepted_prediction_tokens == 0
-        for drafter in ("suffix", "auto", None):
+        for drafter in ("suffix", "auto", None, "merge", "recurrent"):
             drafted = answer(drafter, temperature)
             assert drafted.choices == plain.choices and drafted.usage.completion_tokens == plain.usage.completion_tokens
             details = drafted.usage.completion_tokens_details
             assert drafter != "suffix" or details.accepted_prediction_tokens + details.rejected_prediction_tokens > 0
             told = drafted.usage.model_extra["speculation"]
             assert told["drafter"] == (drafter or "auto") and sum(told["accepted_at"]) == details.accepted_prediction_tokens
-            assert told["model_rounds"] == 0 and told["off"] in ("", "prompts", "no guess", "cost", "loss", "room")
+            assert told["model_rounds"] <= told["rounds"] and told["off"] in ("", "prompts", "no guess", "cost", "loss", "room")
+            assert drafter in ("auto", None) or (told["model_rounds"] > 0) == (drafter != "suffix")
         assert plain.usage.model_extra["speculation"] == {"drafter": "none", "verify": "match", "rounds": 0, "model_rounds": 0, "accepted_at": [], "off": "none"}
     async def traced():
         async with server.client() as c:
@@ -58,7 +59,7 @@ def test_no_drafter_changes_an_answer(make_server):
             for trace, at in zip(s.traces, s.trace_at):
                 tokens = [token for _, token, _, is_right, _ in trace["nodes"] if is_right][1:] + [trace["bonus"]]
                 assert "".join(t for t in tokens if isinstance(t, str)).strip() in s.text[max(0, at - 1) :]
-                assert all(node[4] in ("suffix", "ngram") for node in trace["nodes"][1:])
+                assert all(node[4] in ("suffix", "ngram", "recurrent") for node in trace["nodes"][1:])
 
     run(traced())
     for bad, sentence in [("crystal ball", "drafter must be"), ("model", "no draft model"), (3, "drafter must be")]:
