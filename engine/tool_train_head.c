@@ -5,6 +5,7 @@
  * and the place in that order; it is written whole, beside the old one, every few minutes and at the end, so a kill loses
  * minutes, and a run that was resumed ends with the very weights of one that was not interrupted. It also keeps how much of the
  * text it learns from: the text may grow meanwhile. Main thread. */
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -397,6 +398,7 @@ static int learn(struct head_training *t) {
 int train_head(const struct train_head_settings *settings) {
     static struct head_training t;
     struct engine_error error = {""};
+    assert(settings->steps >= 1 && settings->steps <= TRAIN_MOST_STEPS);
     t = (struct head_training){.settings = settings};
     int rc = open_all(&t, &error);
     if (rc == ENGINE_OK)

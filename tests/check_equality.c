@@ -275,10 +275,11 @@ static void run_cached(void) {
 
 /* The engine's own drafters; others are indices of test_drafters. Heads are trained on the reference, of a tiny model alone. */
 enum {
-    NO_DRAFTER = -10,
+    NO_DRAFTER = -11,
     OWN_EAGLE,
     OWN_MEDUSA,
     OWN_RECURRENT,
+    OWN_HINTS,
     OWN_BLOCKWISE,
     OWN_ALL,
     OWN_MODEL,
@@ -360,7 +361,8 @@ static void train_heads(void) {
                                                      .rate = 3e-3f,
                                                      .save_minutes = 60,
                                                      .n_vocab = 160,
-                                                     .epochs = 5,
+                                                     .epochs = kind == HEAD_EAGLE ? 5 : 20, /* mixed, they make fewer steps */
+                                                     .steps = TRAIN_STEPS,
                                                      .threads = 2};
         if (train_head(&settings) != 0) exit(1);
         snprintf(state, sizeof state, "%s.state", head_paths[kind]);
@@ -373,6 +375,7 @@ static const char *drafter_name(int which) {
         [OWN_EAGLE - NO_DRAFTER] = "eagle",
         [OWN_MEDUSA - NO_DRAFTER] = "medusa",
         [OWN_RECURRENT - NO_DRAFTER] = "recurrent",
+        [OWN_HINTS - NO_DRAFTER] = "suffix + hints",
         [OWN_BLOCKWISE - NO_DRAFTER] = "blockwise",
         [OWN_ALL - NO_DRAFTER] = "suffix + ngram + model",
         [OWN_MODEL - NO_DRAFTER] = "model (the same)",
@@ -398,8 +401,8 @@ static struct engine *open_drafting(struct engine_config *config, struct test_dr
     } else if (which == OWN_EAGLE) {
         config->drafter = ENGINE_DRAFTER_EAGLE;
         config->draft_files = head_paths[HEAD_EAGLE];
-    } else if (which == OWN_RECURRENT) {
-        config->drafter = ENGINE_DRAFTER_RECURRENT;
+    } else if (which == OWN_RECURRENT || which == OWN_HINTS) {
+        config->drafter = which == OWN_HINTS ? ENGINE_DRAFTER_MERGE : ENGINE_DRAFTER_RECURRENT;
         config->draft_files = head_paths[HEAD_RECURRENT];
     } else if (which == OWN_MEDUSA || which == OWN_BLOCKWISE) {
         config->drafter = which == OWN_MEDUSA ? ENGINE_DRAFTER_MEDUSA : ENGINE_DRAFTER_BLOCKWISE;
@@ -562,6 +565,7 @@ int main(int argc, char **argv) {
     run_preempted(false, RIGHT);
     run_preempted(true, MIXED);
     if (tiny_path[0]) run_preempted(true, OWN_EAGLE);
+    if (tiny_path[0]) run_preempted(true, OWN_HINTS);
     if (other_path[0]) {
         run_preempted(false, OWN_MODEL);
         run_preempted(true, OWN_ALL);
