@@ -233,6 +233,7 @@ static int open_head(struct engine *e, struct engine_error *error) {
         return ENGINE_OK;
     }
     if (rc != ENGINE_OK || (rc = head_open(&head, d->head_file, &d->head_shape, e->model, d->n_slots, error))) return rc;
+    if (d->is_own_head) log_info("engine", "this model's own drafting head drafts, too");
     gguf_close(d->head_file);
     d->head_file = NULL;
     bool is_chain = e->config.drafter == ENGINE_DRAFTER_BLOCKWISE;

@@ -371,7 +371,7 @@ static bool find_kind(const char *name, enum head_kind *kind) {
 
 int tool_train_draft(int argc, char **argv) {
     struct settings s = {.kind = "ngram", .hours = 8, .at_once = 16, .max_bytes = 8 << 20};
-    struct train_head_settings head = {.epochs = 3, .steps = TRAIN_STEPS, .rate = 1e-3f, .save_minutes = 5};
+    struct train_head_settings head = {.epochs = 3, .rate = 1e-3f, .save_minutes = 5};
     struct option_row rows[] = {
         {"model", OPTION_STRING, &s.model, "FILE", "GGUF file that the drafter is for", 0, 0, false},
         {"out", OPTION_STRING, &s.out, "FILE", "the drafter; FILE.text beside it is the checkpoint", 0, 0, false},
@@ -385,7 +385,8 @@ int tool_train_draft(int argc, char **argv) {
         {"vocab", OPTION_INT, &head.n_vocab, "N",
          "heads: tokens that can be guessed, the frequent ones (0: 2048 by a recurrent head, else 8192)", 0, 1 << 20, false},
         {"steps", OPTION_INT, &head.steps, "N",
-         "heads: tokens of a draft that are learned; 1 for a recurrent head that only hints", 1, TRAIN_MOST_STEPS, false},
+         "heads: tokens of a draft that are learned (0: 3; with all 1, enough for a head that only hints)", 0, TRAIN_MOST_STEPS,
+         false},
         {"rate", OPTION_FLOAT, &head.rate, "R", "heads: learning rate at its height", 1e-7, 1, false},
         {"save-minutes", OPTION_FLOAT, &head.save_minutes, "M", "heads: between two checkpoints", 0, 1e6, false},
         {"tokens", OPTION_INT, &s.max_tokens, "N", "stop at so many tokens, 0 = none", 0, 1 << 30, false},
@@ -414,6 +415,7 @@ int tool_train_draft(int argc, char **argv) {
         return 2;
     }
     if (head.n_vocab == 0) head.n_vocab = is_all || head.kind == HEAD_RECURRENT ? 2048 : 8192;
+    if (head.steps == 0) head.steps = is_all ? 1 : TRAIN_STEPS;
     log_set_level(LOG_WARN);
     if (is_ngram) return train(&s);
     head.model = s.model;
