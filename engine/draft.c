@@ -240,7 +240,8 @@ void draft_learn(struct engine *e, struct request *r, const int32_t *drawn, int 
     if (!slot) return;
     if (slot->is_drawn && r->last_path == 0) slot->tree.n_nodes = 1; /* nothing of it was computed */
     odds_learn(&slot->own, &e->drafting.odds, slot->is_model ? &slot->looked_up : &slot->tree, drawn, n);
-    if (slot->is_hinted && n > 0) odds_learn(&slot->own, &e->drafting.odds, &slot->looked_up, drawn, 1); /* else as before */
+    /* Hinted guesses for the first token have kinds of their own; the kinds without hints go on learning, too. */
+    if (slot->is_hinted && n > 0) odds_learn(&slot->own, &e->drafting.odds, &slot->looked_up, drawn, 1);
     if (slot->is_model) odds_learn(&slot->own, &e->drafting.odds, slot->is_drawn ? &slot->tree : &slot->asked, drawn, n);
     slot->tree.n_nodes = 1; /* the next guess may come many steps later */
     slot->is_model = slot->is_hinted = false;
