@@ -49,6 +49,30 @@ test('a tour by keyboard only: send, stop, continue, edit, find, open, rename, h
     await expect(composer(page)).toBeFocused();
 });
 
+test('the first key in the field of a dialog counts: its old title is selected before anything else happens', async ({
+    page,
+    mock,
+}) => {
+    await mock.act('seed?n=1');
+    await page.reload();
+    await page.locator('.row').hover();
+    await page.locator('.row').getByRole('button').click();
+    // What is selected when the field appears, before the next frame: a waiting test, or person, would see a later state.
+    await page.evaluate(() => {
+        const seen = new MutationObserver(() => {
+            const field = document.querySelector<HTMLInputElement>('dialog input');
+            if (!field) return;
+            seen.disconnect();
+            const all = document.activeElement === field && field.selectionStart === 0 && field.selectionEnd === field.value.length;
+            document.title = all ? 'all selected' : 'not yet';
+        });
+        seen.observe(document.body, { childList: true, subtree: true });
+    });
+    await page.getByRole('menuitem', { name: 'Rename' }).click();
+    await expect(page.getByRole('textbox', { name: 'Title' })).toBeVisible();
+    await expect(page).toHaveTitle('all selected');
+});
+
 test('on a message: j k c e r and the branch brackets; in the field they are letters', async ({ page }) => {
     await ask(page, 'hello');
     await composer(page).pressSequentially('jkcer[]');

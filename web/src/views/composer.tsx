@@ -93,10 +93,10 @@ export function Composer() {
         return () => removeEventListener('pagehide', saveDraft);
     }, []);
     useLayoutEffect(() => grow(field.current!), [text]);
-    useEffect(() => {
+    useLayoutEffect(() => {
         if (matchMedia('(pointer: fine)').matches && !open.isAimed()) field.current?.focus();
     }, [open]);
-    useEffect(() => {
+    useLayoutEffect(() => {
         if (proposed.value === null) return;
         type(proposed.value);
         proposed.value = null;

@@ -1,5 +1,5 @@
 /* conversation-dialogs.tsx - rename and delete a conversation. */
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { deleteConversation, renameConversation } from '../list.ts';
 import { chat, goTo } from '../session.ts';
 import { tell } from '../toasts.ts';
@@ -12,7 +12,8 @@ const close = () => void (dialog.value = null);
 export function RenameDialog({ conversation }: { conversation: Conversation }) {
     const [title, setTitle] = useState(conversation.title);
     const field = useRef<HTMLInputElement>(null);
-    useEffect(() => field.current?.select(), []);
+    // At once, not after the next frame: a key pressed before that would be selected and lost to the one after it.
+    useLayoutEffect(() => field.current?.select(), []);
     const submit = (event: Event) => {
         event.preventDefault();
         close();

@@ -1,5 +1,5 @@
 /* gate.tsx - the way in: open the link that the server printed, or paste it, or paste an API key. */
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { phase, signInWithKey } from '../session.ts';
 import { Icon, Logo } from './icons.tsx';
 
@@ -17,7 +17,7 @@ export function Gate() {
     const [trouble, setTrouble] = useState<string | null>(null);
     const field = useRef<HTMLInputElement>(null);
     const expired = phase.value === 'expired';
-    useEffect(() => field.current?.focus(), []);
+    useLayoutEffect(() => field.current?.focus(), []);
 
     const submit = async (event: Event) => {
         event.preventDefault();
@@ -113,7 +113,7 @@ export function GateScreen() {
 /* The session ended in the middle of things: the gate stands before the chat, which stays as it is. */
 export function ExpiredDialog() {
     const ref = useRef<HTMLDialogElement>(null);
-    useEffect(() => ref.current?.showModal(), []);
+    useLayoutEffect(() => ref.current?.showModal(), []);
     return (
         <dialog ref={ref} class="modal small bare" aria-label="Sign in again" onCancel={(event) => event.preventDefault()}>
             <Gate />

@@ -3,7 +3,7 @@
  *  (1) The actions are always there for keyboard and touch; a mouse sees them on hover.
  *  (2) Editing makes a sibling and never destroys: the old branch stays behind the arrows.
  *  (3) Only the answer that is being written renders while it is written, and in it only its last block. */
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { memo } from './memo.ts';
 import { copyText } from '../clipboard.ts';
 import { formatTime } from '../format.ts';
@@ -92,7 +92,7 @@ function turnBy(message: Message, siblings: Message[], by: number): void {
 function Editor({ message }: { message: Message }) {
     const [text, setText] = useState(message.text);
     const field = useRef<HTMLTextAreaElement>(null);
-    useEffect(() => {
+    useLayoutEffect(() => {
         field.current!.focus();
         field.current!.setSelectionRange(text.length, text.length);
     }, []);

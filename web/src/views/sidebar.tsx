@@ -1,6 +1,6 @@
 /* sidebar.tsx - the list of conversations, by day; a new chat, the person's menu; what a search finds in titles and in messages. A
  * drawer on narrow screens. */
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { saveChat } from '../archive.ts';
 import { connection } from '../connection.ts';
 import { dayGroup, formatDay } from '../format.ts';
@@ -243,7 +243,7 @@ function Foot() {
 export function Sidebar() {
     const hidden = narrow.value ? !drawer.value : !settings.value.sidebar;
     const ref = useRef<HTMLElement>(null);
-    useEffect(() => {
+    useLayoutEffect(() => {
         if (narrow.value && drawer.value) ref.current?.querySelector<HTMLElement>('button')?.focus();
     }, [drawer.value]);
     return (
