@@ -121,10 +121,10 @@ struct activation {
     int32_t *sum16; /* [max_rows, n_cols / 16] */
 };
 
-/* How keys and values are kept. The quantised types turn each head by a Hadamard matrix first, which spreads what stands out in
- * single dimensions; attention turns the query likewise and its result back, and computes with the codes as they lie. KV_INT4
- * keeps keys in 8 bits: their errors pass through an exponential, and in 4 bits they cost ten times as much as those of the
- * values. */
+/* How keys and values are kept. The quantised types turn keys, and KV_INT4 values too, by a Hadamard matrix first, which spreads
+ * what stands out in single dimensions; attention turns the query likewise and its result back, and computes with the codes as
+ * they lie. KV_INT4 keeps keys in 8 bits: their errors pass through an exponential, and in 4 bits they cost ten times as much as
+ * those of the values. */
 enum kv_type {
     KV_F16,  /* half floats */
     KV_INT8, /* x ~= d * q, q in [-127, 127]; one d for a head of a token; head_dim a multiple of 16 */
@@ -142,7 +142,7 @@ struct kv_shape {
  * that copying or saving a block is one memcpy. A layer is the K pages of all heads, their V pages, the scales of the former,
  * those of the latter:
  *   half floats  a K page is [head_dim][16 tokens], a V page [16 tokens][head_dim]; no scales
- *   8 bits       K [head_dim / 4][16 tokens][4 dimensions], V [16 tokens][head_dim]; scales: half floats d [16 tokens]
+ *   8 bits       K [head_dim / 4][16 tokens][4 dimensions], V [4][head_dim][4 tokens]; scales: half floats d [16 tokens]
  *   4 bits       V [16 tokens][head_dim / 32][16 bytes], byte j has dimension j (low) and j + 16 (high nibble);
  *                scales: half floats [head_dim / 32][d, m][16 tokens] */
 struct kv_pool {

@@ -183,7 +183,7 @@ static double pool_value(const struct kv_pool *pool, const struct kernels_seq *s
     if (!nibbles || !value) {
         const double scale = (double)half_to_float(halves[slot]);
         if (step) *step = scale;
-        return scale * (int8_t)page[value ? slot * n + d : d / 4 * 64 + slot * 4 + d % 4];
+        return scale * (int8_t)page[value ? slot / 4 * 4 * n + 4 * d + slot % 4 : d / 4 * 64 + slot * 4 + d % 4];
     }
     const int both = page[slot * n / 2 + d / 32 * 16 + d % 16];
     const double scale = (double)half_to_float(halves[d / 32 * 32 + slot]);
@@ -230,19 +230,22 @@ static void naive_attention(const struct kv_case *c, const struct kv_pool *pool,
     for (int t = begin; t < end; t++) total += p[t] = exp(p[t] - most);
     for (int d = 0; d < dims; d++)
         for (int t = begin; t < end; t++) sum[d] += p[t] / total * pool_value(pool, seq, t, kv_head, d, true, NULL);
-    if (c->type == KV_F16)
-        memcpy(out, sum, sizeof sum);
-    else
+    if (c->type == KV_INT4)
         naive_hadamard(sum, dims, out);
+    else
+        memcpy(out, sum, sizeof sum);
 }
 
-/* What rope_kv wrote for a row: within half a step of what went in. In the pool codes stand for turned values. */
+/* What rope_kv wrote for a row: within half a step of what went in. In the pool codes of KV_INT4 stand for turned values. */
 static void expect_stored(const struct kv_case *c, const struct kv_pool *pool, int row) {
     const int n = c->shape.head_dim;
     for (int head = 0; c->type != KV_F16 && head < c->shape.n_kv_heads; head++) {
         double value[MOST_DIMS], turned[MOST_DIMS], step = 0;
         for (int d = 0; d < n; d++) value[d] = (double)c->v[row * kv_width(c) + head * n + d];
-        naive_hadamard(value, n, turned);
+        if (c->type == KV_INT4)
+            naive_hadamard(value, n, turned);
+        else
+            memcpy(turned, value, sizeof turned);
         for (int d = 0; d < n; d++) {
             const double got = pool_value(pool, &c->seqs[0], c->seqs[0].first_pos + row, head, d, true, &step);
             expect(fabs(got - turned[d]) <= 0.502 * step + 2e-3 * fabs(turned[d]), "%s value %d of row %d: %g, not %g",

@@ -188,6 +188,16 @@ static void find_next_pages(const struct attention_call *call, const struct kern
         tile->next[i] = kv_pages(call->kv, seq->blocks[first + i], call->layer, last_head ? 0 : kv_head + 1);
 }
 
+/* A query of the next tile: another thread may have made it, and then it is far away. */
+static void fetch_query(const struct attention_call *call, const struct kernels_seq *seq, int kv_head, int vector, int end) {
+    const struct qkv_view *qkv = call->qkv;
+    const int group = qkv->n_heads / call->kv->shape.n_kv_heads, head_dim = call->kv->shape.head_dim;
+    if (vector >= end) return;
+    const float *q = qkv->q + (size_t)(seq->first_row + vector / group) * (size_t)qkv->q_stride +
+                     (size_t)((kv_head * group + vector % group) * head_dim);
+    for (int d = 0; d < head_dim; d += LINE / (int)sizeof *q) __builtin_prefetch(q + d);
+}
+
 /* Vectors first..end of a sequence's part of the line, all of one KV head; parts: NULL = to their results. */
 static void run_head(const struct attention_call *call, const struct kernels_seq *seq, int kv_head, int first, int end,
                      const struct parts *parts) {
@@ -203,6 +213,7 @@ static void run_head(const struct attention_call *call, const struct kernels_seq
         const int row = i / group, head = kv_head * group + i % group;
         const size_t batch_row = (size_t)(seq->first_row + row), at = (size_t)head * (size_t)head_dim;
         tile.q[tile.n] = qkv->q + batch_row * (size_t)qkv->q_stride + at;
+        fetch_query(call, seq, kv_head, i + ATTENTION_TILE, end);
         if (parts) tile.part[tile.n] = parts->first + (size_t)i * parts->stride;
         places[tile.n] = (struct place){seq->first_row + row, head};
         tile.pos[tile.n++] = row_pos(seq, row);

@@ -12,6 +12,7 @@
 
 enum {
     PAGES_OF_CHUNK = ATTENTION_CHUNK / KV_BLOCK,
+    QUADS_OF_PAGE = KV_BLOCK / 4,
     VECTORS_OF_PAGE = KV_BLOCK / VECTOR_LANES,
     MAX_BESIDE = 8,
     QUERY_STRIDE = MAX_HEAD_DIM + 16, /* no power of two: rows should not share cache sets */
@@ -19,7 +20,8 @@ enum {
 
 struct attention_state {
     const struct attention_tile *tile;
-    struct softmax softmax[ATTENTION_TILE];
+    float max[VECTOR_LANES]; /* of the scores so far; a lane is a query vector */
+    float lane_sum[ATTENTION_TILE][LANES];
     float q[ATTENTION_TILE * QUERY_STRIDE];                       /* scaled */
     float acc[ATTENTION_TILE * QUERY_STRIDE];                     /* weighted sum of the values so far */
     struct query_codes codes[ATTENTION_TILE];                     /* of q, for quantised keys */
@@ -29,7 +31,13 @@ struct attention_state {
     const uint8_t *k[PAGES_OF_CHUNK], *v[PAGES_OF_CHUNK], *k_scales[PAGES_OF_CHUNK], *v_scales[PAGES_OF_CHUNK];
     const uint8_t *next_k[PAGES_OF_CHUNK], *next_v[PAGES_OF_CHUNK]; /* to be fetched; where there are none, of this chunk */
     float p[ATTENTION_TILE][ATTENTION_CHUNK];                       /* scores, then weights */
-    float weight[ATTENTION_TILE][ATTENTION_CHUNK];                  /* weights times the scales of the current dimensions */
+    float highest[VECTOR_LANES], factor[VECTOR_LANES], peak[VECTOR_LANES]; /* highest score, and softmax_factors */
+    float weight[ATTENTION_TILE][ATTENTION_CHUNK];                  /* of KV_INT4: times the scales of the current dimensions */
+    /* of KV_INT8 */
+    struct wide_weights wide[ATTENTION_TILE];
+    float scales[ATTENTION_CHUNK]; /* of the values; 0 where the last vector sees nothing */
+    int most_of, most_begin, most_end; /* the last vector whose largest scale was looked for, and where; -1: none in this chunk */
+    float most[VECTOR_LANES], step[VECTOR_LANES], inverse[VECTOR_LANES]; /* largest scale that a vector sees, and weight_scale */
 };
 
 /* So many vectors of scores or values are accumulated in registers for each of n query vectors. Fewer than eight sums would wait
@@ -81,29 +89,38 @@ INLINE void score_f16(struct attention_state *s, const int n, const int pages, i
         for (int j = 0; j < vectors; j++) vf_store(&p[i][page * KV_BLOCK + j * VECTOR_LANES], sum[i * vectors + j]);
 }
 
-/* One vector of positions from `token` on. Codes of 8 bits go into dot_codes as it wants them (simd.h). */
-INLINE void score_int8(struct attention_state *s, const int n, int token) {
+/* `vectors` vectors of positions from `token` on. Codes of 8 bits go into dot_codes as it wants them (simd.h). */
+INLINE void score_int8(struct attention_state *s, const int n, const int vectors, int token) {
     enum { QUADS = 4, BYTES = 4 * KV_BLOCK };
-    const int head_dim = s->tile->head_dim, lane = token % KV_BLOCK;
+    const int head_dim = s->tile->head_dim;
     const struct query_codes *q = s->codes + (s->tile->n - n);
-    const uint8_t *k = s->k[token / KV_BLOCK] + 4 * lane;
-    vint dot[ATTENTION_TILE];
-#pragma GCC unroll 6
-    for (int i = 0; i < n; i++) dot[i] = vi_set(SIGNED_BYTES ? 0 : -128 * q[i].sum);
+    vint dot[ATTENTION_TILE * MAX_BESIDE];
+#pragma GCC unroll 24
+    for (int i = 0; i < n * vectors; i++) dot[i] = vi_set(SIGNED_BYTES ? 0 : -128 * q[i / vectors].sum);
     for (int d = 0; d < head_dim; d += 4 * QUADS) {
-        vint key[QUADS];
+        vint key[MAX_BESIDE][QUADS];
 #pragma GCC unroll 4
-        for (int j = 0; j < QUADS; j++) {
-            key[j] = vi_codes_from_signed(vi_load(k + (d / 4 + j) * BYTES));
-            if (lane == 0) prefetch_keys(s, token / KV_BLOCK, (d / 4 + j) * BYTES);
+        for (int v = 0; v < vectors; v++) {
+            const int page = (token + v * VECTOR_LANES) / KV_BLOCK, lane = (token + v * VECTOR_LANES) % KV_BLOCK;
+            const uint8_t *k = s->k[page] + 4 * lane;
+#pragma GCC unroll 4
+            for (int j = 0; j < QUADS; j++) {
+                key[v][j] = vi_codes_from_signed(vi_load(k + (d / 4 + j) * BYTES));
+                if (lane == 0) prefetch_keys(s, page, (d / 4 + j) * BYTES);
+            }
         }
-#pragma GCC unroll 6
-        for (int i = 0; i < n; i++) dot[i] = dot_codes(8, QUADS, key, q[i].q + d, dot[i]);
+#pragma GCC unroll 24
+        for (int i = 0; i < n * vectors; i++)
+            dot[i] = dot_codes(8, QUADS, key[i % vectors], q[i / vectors].q + d, dot[i]);
     }
-    const vfloat scale = vf_from_halves(s->k_scales[token / KV_BLOCK] + 2 * lane);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) {
+        const int at = token + v * VECTOR_LANES;
+        const vfloat scale = vf_from_halves(s->k_scales[at / KV_BLOCK] + 2 * (at % KV_BLOCK));
 #pragma GCC unroll 6
-    for (int i = 0; i < n; i++)
-        vf_store(&s->p[s->tile->n - n + i][token], vf_mul(vf_from_int(dot[i]), vf_mul(vf_set(q[i].d), scale)));
+        for (int i = 0; i < n; i++)
+            vf_store(&s->p[s->tile->n - n + i][at], vf_mul(vf_from_int(dot[i * vectors + v]), vf_mul(vf_set(q[i].d), scale)));
+    }
 }
 
 INLINE void scores(struct attention_state *s, const int n, const enum kv_type type) {
@@ -113,7 +130,11 @@ INLINE void scores(struct attention_state *s, const int n, const enum kv_type ty
         for (; page + pages <= s->n_pages; page += pages) score_f16(s, n, pages, page);
         for (; pages > 1 && page < s->n_pages; page++) score_f16(s, n, 1, page);
     }
-    for (int token = 0; type != KV_F16 && token < s->n_pages * KV_BLOCK; token += VECTOR_LANES) score_int8(s, n, token);
+    if (type == KV_F16) return;
+    const int vectors = VECTOR_LANES == 16 ? 2 : 1, end = s->n_pages * KV_BLOCK;
+    int token = 0;
+    for (; token + vectors * VECTOR_LANES <= end; token += vectors * VECTOR_LANES) score_int8(s, n, vectors, token);
+    for (; token < end; token += VECTOR_LANES) score_int8(s, n, 1, token);
 }
 
 /* --- values --- */
@@ -121,14 +142,13 @@ INLINE void scores(struct attention_state *s, const int n, const enum kv_type ty
 /* Dimensions from d on of a token. upper: of KV_INT4, d lies in the upper half of its 32. */
 INLINE vfloat value_at(const enum kv_type type, const uint8_t *page, int slot, int head_dim, int d, const bool upper) {
     if (type == KV_F16) return vf_from_halves(page + (slot * head_dim + d) * 2);
-    if (type == KV_INT8) return vf_from_int(vi_from_signed_bytes(page + slot * head_dim + d));
     const vint both = vi_from_bytes(page + slot * head_dim / 2 + d / KV_GROUP * KV_GROUP / 2 + d % (KV_GROUP / 2));
     return vf_from_int(upper ? vi_high_nibble(both) : vi_and(both, 15));
 }
 
 /* The lines of `vectors` vectors of dimensions from d on. */
 INLINE void prefetch_values(const enum kv_type type, const uint8_t *page, int slot, int head_dim, int d, const int vectors) {
-    const int cell_bits = type == KV_F16 ? 16 : type == KV_INT8 ? 8 : 4, bytes = vectors * VECTOR_LANES * cell_bits / 8;
+    const int cell_bits = type == KV_F16 ? 16 : 4, bytes = vectors * VECTOR_LANES * cell_bits / 8;
 #pragma GCC unroll 4
     for (int at = 0; at < bytes; at += LINE) __builtin_prefetch(page + (slot * head_dim + d) * cell_bits / 8 + at);
 }
@@ -178,7 +198,7 @@ static void value_tail(struct attention_state *s, int n, int d, int first_token,
     }
 }
 
-/* All dimensions of KV_F16 and KV_INT8, those of one scale of KV_INT4. */
+/* All dimensions of KV_F16, those of one scale of KV_INT4. */
 INLINE void values(struct attention_state *s, const int n, const enum kv_type type, int group, int first, int end) {
     if (type == KV_INT4 && VECTOR_LANES == 16) {
         value_dims(s, n, type, 2, group * KV_GROUP, false, first, end);
@@ -191,6 +211,96 @@ INLINE void values(struct attention_state *s, const int n, const enum kv_type ty
         for (; d + dims <= head_dim; d += dims) value_dims(s, n, type, beside(n), d, false, first, end);
         for (; d + VECTOR_LANES <= head_dim; d += VECTOR_LANES) value_dims(s, n, type, 1, d, false, first, end);
         if (type == KV_F16 && d < head_dim) value_tail(s, n, d, first, end);
+    }
+}
+
+/* --- values of 8 bits --- */
+
+/* So many vectors of dimensions stand beside each other, two sums each for n query vectors. */
+INLINE int sums_beside(const int n) { return VECTOR_LANES == 16 ? (n <= 3 ? 4 : 2) : n == 1 ? 4 : n <= 3 ? 2 : 1; }
+
+/* `vectors` vectors of dimensions from d on. */
+INLINE void sum_dims(struct attention_state *s, const int n, const int vectors, int d, int n_quads) {
+    const int from = s->tile->n - n, row_bytes = 4 * s->tile->head_dim;
+    const struct wide_weights *weights = s->wide + from;
+    vint sum[2 * ATTENTION_TILE * MAX_BESIDE];
+#pragma GCC unroll 48
+    for (int i = 0; i < 2 * n * vectors; i++) sum[i] = vi_zero();
+    for (int quad = 0; quad < n_quads;) {
+        const int page = quad / QUADS_OF_PAGE, page_end = (page + 1) * QUADS_OF_PAGE, end = page_end < n_quads ? page_end : n_quads;
+        const uint8_t *v = s->v[page] + 4 * d, *next = s->next_v[page] + 4 * d;
+        for (; quad < end; quad++, v += row_bytes, next += row_bytes) {
+            struct wide_value value[MAX_BESIDE];
+#pragma GCC unroll 4
+            for (int j = 0; j < vectors; j++) {
+                value[j] = wide_load(v + 4 * j * VECTOR_LANES);
+                if (j * VECTOR_LANES % 16 == 0) __builtin_prefetch(next + 4 * j * VECTOR_LANES);
+            }
+#pragma GCC unroll 6
+            for (int i = 0; i < n; i++) {
+                const struct wide_quad w = wide_quad_at(&weights[i], 4 * quad);
+#pragma GCC unroll 4
+                for (int j = 0; j < vectors; j++) wide_step(&sum[2 * (i * vectors + j)], w, value[j]);
+            }
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++) {
+            float *acc = s->acc + (from + i) * QUERY_STRIDE + d + j * VECTOR_LANES;
+            vf_store(acc, vf_fma(vf_from_int(wide_total(&sum[2 * (i * vectors + j)])), vf_set(s->step[from + i]), vf_load(acc)));
+        }
+}
+
+/* acc += weights * V over the chunk, for the last n vectors of the tile. */
+INLINE void sums(struct attention_state *s, const int n, int n_quads) {
+    const int vectors = sums_beside(n), head_dim = s->tile->head_dim;
+    int d = 0;
+    for (; d + vectors * VECTOR_LANES <= head_dim; d += vectors * VECTOR_LANES) sum_dims(s, n, vectors, d, n_quads);
+    for (; d < head_dim; d += VECTOR_LANES) sum_dims(s, n, 1, d, n_quads);
+}
+
+/* The chunk's scales, for all vectors of the tile. */
+static void read_scales(struct attention_state *s) {
+    memset(s->scales, 0, sizeof s->scales);
+    s->most_of = -1;
+    for (int token = 0; token < s->n_pages * KV_BLOCK; token += VECTOR_LANES)
+        vf_store(s->scales + token, vf_from_halves(s->v_scales[token / KV_BLOCK] + token % KV_BLOCK * 2));
+}
+
+/* The largest scale among the positions begin .. end - 1; mostly those of the vector before. */
+static void find_most(struct attention_state *s, int i, int begin, int end) {
+    if (i > s->most_of && begin == s->most_begin && end == s->most_end) {
+        s->most[i] = s->most[s->most_of];
+        return;
+    }
+    s->most_of = i, s->most_begin = begin, s->most_end = end;
+    vint most = vi_zero();
+#pragma GCC unroll 8
+    for (int j = 0; j < CHUNK_VECTORS; j++)
+        most = vi_max(most, vi_magnitude(keep_seen(vf_load(s->scales + j * VECTOR_LANES), j, begin, end, 0)));
+    s->most[i] = float_of((uint32_t)vi_largest(most));
+}
+
+/* weight_scale_of, for all vectors at once. */
+static void scale_weights(struct attention_state *s) {
+    const vfloat most = vf_mul(vf_load(s->peak), vf_load(s->most)), full = vf_set(MOST_WEIGHT);
+    vf_store(s->step, vf_unless_below(most, LEAST_WEIGHT, vf_add(vf_div(most, full), vf_sub(most, most))));
+    vf_store(s->inverse, vf_unless_below(most, LEAST_WEIGHT, vf_div(full, most)));
+}
+
+/* Weights of vector i for the positions begin .. end - 1 of the chunk, which alone it sees; the others weigh nothing. */
+static void code_weights(struct attention_state *s, int i, int begin, int end, const vfloat weight[CHUNK_VECTORS]) {
+#pragma GCC unroll 2
+    for (int j = 0; j < CHUNK_VECTORS; j += 4) {
+        vint code[4];
+#pragma GCC unroll 4
+        for (int l = j; l < j + 4; l++) {
+            const vfloat scaled = keep_seen(vf_mul(weight[l], vf_load(s->scales + l * VECTOR_LANES)), l, begin, end, 0);
+            code[l - j] = vi_nearest(vf_mul(scaled, vf_set(s->inverse[i])));
+        }
+        wide_store(&s->wide[i], j * VECTOR_LANES, code);
     }
 }
 
@@ -210,14 +320,21 @@ INLINE void values(struct attention_state *s, const int n, const enum kv_type ty
     static void name##_4(struct attention_state *s, int group, int t, int end) { values(s, 4, type, group, t, end); }            \
     static void name##_5(struct attention_state *s, int group, int t, int end) { values(s, 5, type, group, t, end); }            \
     static void name##_6(struct attention_state *s, int group, int t, int end) { values(s, 6, type, group, t, end); }
+#define SIX_SUMS(name)                                                                                                           \
+    static void name##_1(struct attention_state *s, int n_quads) { sums(s, 1, n_quads); }                                        \
+    static void name##_2(struct attention_state *s, int n_quads) { sums(s, 2, n_quads); }                                        \
+    static void name##_3(struct attention_state *s, int n_quads) { sums(s, 3, n_quads); }                                        \
+    static void name##_4(struct attention_state *s, int n_quads) { sums(s, 4, n_quads); }                                        \
+    static void name##_5(struct attention_state *s, int n_quads) { sums(s, 5, n_quads); }                                        \
+    static void name##_6(struct attention_state *s, int n_quads) { sums(s, 6, n_quads); }
 #define SIX(name)                                                                                                                \
     { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6 }
 
 SIX_SCORES(scores_f16, KV_F16)
 SIX_SCORES(scores_int8, KV_INT8)
 SIX_VALUES(values_f16, KV_F16)
-SIX_VALUES(values_int8, KV_INT8)
 SIX_VALUES(values_int4, KV_INT4)
+SIX_SUMS(sums_int8)
 
 static void scores_of(struct attention_state *s, int n) {
     static void (*const of[KV_TYPE_COUNT][ATTENTION_TILE])(struct attention_state *) = {
@@ -226,8 +343,13 @@ static void scores_of(struct attention_state *s, int n) {
 }
 static void values_of(struct attention_state *s, int n, int group, int first, int end) {
     static void (*const of[KV_TYPE_COUNT][ATTENTION_TILE])(struct attention_state *, int, int, int) = {
-        [KV_F16] = SIX(values_f16), [KV_INT8] = SIX(values_int8), [KV_INT4] = SIX(values_int4)};
+        [KV_F16] = SIX(values_f16), [KV_INT4] = SIX(values_int4)};
     of[s->tile->type][n - 1](s, group, first, end);
+}
+static void sums_of(struct attention_state *s, int n) {
+    static void (*const of[ATTENTION_TILE])(struct attention_state *, int) = SIX(sums_int8);
+    const int seen = s->tile->pos[s->tile->n - 1] + 1 - s->chunk;
+    of[n - 1](s, ((seen < ATTENTION_CHUNK ? seen : ATTENTION_CHUNK) + 3) / 4);
 }
 
 /* --- scales of values --- */

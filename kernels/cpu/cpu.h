@@ -80,6 +80,9 @@ static inline struct activation_row activation_row_at(const struct activation *a
 
 enum { KV_GROUP = 32 }; /* dimensions that share a scale where values have 4 bits */
 
+/* Where dimension d of token `slot` lies in a V page of KV_INT8. */
+static inline int int8_value_at(int head_dim, int slot, int d) { return (slot / 4 * head_dim + d) * 4 + slot % 4; }
+
 /* Where one head of a block lies. */
 struct kv_pages {
     uint8_t *k, *v, *k_scales, *v_scales;

@@ -1,5 +1,5 @@
 /* exp_template.h - what is made of exponentials, in vectors, compiled for AVX2, AVX-VNNI and AVX-512: the running softmax of
- * attention, and gates. Operation by operation and bit by bit what row_template.h defines (softmax_chunk, glu); left to the
+ * attention, in pieces, and gates. Operation by operation and bit by bit what row_template.h defines (softmax_chunk, glu); left to the
  * compiler, the softmax took as long as scores and values together. */
 #ifndef FORESAY_KERNELS_EXP_TEMPLATE_H
 #define FORESAY_KERNELS_EXP_TEMPLATE_H
@@ -28,39 +28,43 @@ INLINE vfloat vf_exp(vfloat x) {
 
 /* --- the softmax --- */
 
+/* `other` where vector j of a chunk is before `begin` or from `end` on. */
+INLINE vfloat keep_seen(vfloat x, int j, int begin, int end, float other) {
+    const int from = begin - j * VECTOR_LANES, to = end - j * VECTOR_LANES;
+    const int kept_from = from < 0 ? 0 : from > VECTOR_LANES ? VECTOR_LANES : from;
+    const int kept_to = to < kept_from ? kept_from : to > VECTOR_LANES ? VECTOR_LANES : to;
+    return from <= 0 && to >= VECTOR_LANES ? x : vf_keep_lanes(x, kept_from, kept_to, other);
+}
+
 /* Positions before `begin` and from `end` on weigh nothing. */
 INLINE void hide_scores(float *scores, int begin, int end) {
 #pragma GCC unroll 8
-    for (int first = 0; first < ATTENTION_CHUNK; first += VECTOR_LANES) {
-        const int from = begin - first, to = end - first;
-        const int kept_from = from < 0 ? 0 : from > VECTOR_LANES ? VECTOR_LANES : from;
-        const int kept_to = to < kept_from ? kept_from : to > VECTOR_LANES ? VECTOR_LANES : to;
-        vf_store(scores + first, vf_keep_lanes(vf_load(scores + first), kept_from, kept_to, -INFINITY));
+    for (int j = 0; j < CHUNK_VECTORS; j++) {
+        float *at = scores + j * VECTOR_LANES;
+        vf_store(at, keep_seen(vf_load(at), j, begin, end, -INFINITY));
     }
 }
 
-INLINE float vector_softmax_chunk(struct softmax *s, float *scores) {
-    vfloat x[CHUNK_VECTORS], sum[SUM_VECTORS];
-    vint highest = vi_ordered_bits(vf_set(s->max));
+/* highest_score of a chunk alone. */
+INLINE float vector_highest_score(const float *scores) {
+    vint highest = vi_ordered_bits(vf_load(scores));
+#pragma GCC unroll 8
+    for (int i = 1; i < CHUNK_VECTORS; i++) highest = vi_max(highest, vi_ordered_bits(vf_load(scores + i * VECTOR_LANES)));
+    return float_of((uint32_t)ordered_bits(vi_largest(highest)));
+}
+
+/* Scores to weights relative to max; the sum so far comes to that by `factor`. */
+INLINE void vector_weights(const float *scores, float max, float factor, float lane_sum[LANES], vfloat weight[CHUNK_VECTORS]) {
+    vfloat sum[SUM_VECTORS];
+#pragma GCC unroll 2
+    for (int j = 0; j < SUM_VECTORS; j++) sum[j] = vf_mul(vf_load(lane_sum + j * VECTOR_LANES), vf_set(factor));
 #pragma GCC unroll 8
     for (int i = 0; i < CHUNK_VECTORS; i++) {
-        x[i] = vf_load(scores + i * VECTOR_LANES);
-        highest = vi_max(highest, vi_ordered_bits(x[i]));
-    }
-    const float max = float_of((uint32_t)ordered_bits(vi_largest(highest))),
-                factor = max == s->max ? 1.0f : exp_row(s->max - max);
-    s->max = max;
-#pragma GCC unroll 2
-    for (int j = 0; j < SUM_VECTORS; j++) sum[j] = vf_mul(vf_load(s->lane_sum + j * VECTOR_LANES), vf_set(factor));
-#pragma GCC unroll 8
-    for (int i = 0; i < CHUNK_VECTORS; i++) {
-        const vfloat weight = vf_exp(vf_sub(x[i], vf_set(max)));
-        vf_store(scores + i * VECTOR_LANES, weight);
-        sum[i % SUM_VECTORS] = vf_add(sum[i % SUM_VECTORS], weight);
+        weight[i] = vf_exp(vf_sub(vf_load(scores + i * VECTOR_LANES), vf_set(max)));
+        sum[i % SUM_VECTORS] = vf_add(sum[i % SUM_VECTORS], weight[i]);
     }
 #pragma GCC unroll 2
-    for (int j = 0; j < SUM_VECTORS; j++) vf_store(s->lane_sum + j * VECTOR_LANES, sum[j]);
-    return factor;
+    for (int j = 0; j < SUM_VECTORS; j++) vf_store(lane_sum + j * VECTOR_LANES, sum[j]);
 }
 
 /* --- gates --- */

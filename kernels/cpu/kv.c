@@ -88,7 +88,10 @@ void kv_copy_token(const struct kv_shape *shape, const struct kv_pages *from, in
                    int to_slot) {
     const int n = shape->head_dim;
     const size_t row = kv_page_sizes(shape).v / KV_BLOCK; /* bytes of a value */
-    memcpy(to->v + (size_t)to_slot * row, from->v + (size_t)from_slot * row, row);
+    if (shape->type != KV_INT8)
+        memcpy(to->v + (size_t)to_slot * row, from->v + (size_t)from_slot * row, row);
+    else
+        for (int d = 0; d < n; d++) to->v[int8_value_at(n, to_slot, d)] = from->v[int8_value_at(n, from_slot, d)];
     if (shape->type == KV_F16) {
         for (int d = 0; d < n; d++) copy_half(to->k, from->k, d * KV_BLOCK + to_slot, d * KV_BLOCK + from_slot);
         return;

@@ -5,45 +5,77 @@
  *      Sylvester matrix, which is its own inverse. Dot products stay what they are when both sides turn.
  *  (2) Scales are rounded to half floats first, and codes are made with the rounded scale.
  *  (3) Where a NaN or an infinity is among the values, the scale becomes NaN and surfaces in the logits; a scale beyond a half's
- *      range becomes infinite and does so too. */
+ *      range becomes infinite and does so too.
+ *  (4) Over values of 8 bits the weights of a chunk, times the values' scales, become integers, too: exact sums, four positions at
+ *      once. They have 14 bits, so that what is far from the largest still counts, and come in two parts of 7 bits, which the
+ *      instructions for dot products take (simd.h). Their step follows the largest that the chunk could have, its highest weight
+ *      times its largest scale: known before any weight is, and a heavy position coarsens but the 63 others of its chunk. */
 #ifndef FORESAY_KERNELS_KV_TEMPLATE_H
 #define FORESAY_KERNELS_KV_TEMPLATE_H
 
 #include "kernels/cpu/row_template.h"
+#if defined(__AVX2__)
+#include "kernels/cpu/simd.h"
+#endif
 
 enum { HALF_NAN = 0x7e00, INFINITY_BITS = 0x7f800000 };
 
 /* --- Hadamard --- */
 
-/* One stage from x to y: halves of x become pairs of y. After log2 n stages every element has met every other one. */
-INLINE void hadamard_stage(const float *restrict x, float *restrict y, int n) {
-    const int half = n / 2;
-    for (int i = 0; i < half; i++) {
-        y[2 * i] = x[i] + x[i + half];
-        y[2 * i + 1] = x[i] - x[i + half];
-    }
+#if defined(__AVX2__)
+/* size = vectors * VECTOR_LANES elements: stages of whole vectors first, then within them. */
+INLINE void hadamard_vectors(float *x, const int vectors, float scale) {
+    vfloat v[MAX_HEAD_DIM / VECTOR_LANES];
+#pragma GCC unroll 64
+    for (int i = 0; i < vectors; i++) v[i] = vf_load(x + i * VECTOR_LANES);
+#pragma GCC unroll 8
+    for (int half = vectors / 2; half > 0; half /= 2)
+#pragma GCC unroll 64
+        for (int i = 0; i < vectors; i++) {
+            if (i & half) continue;
+            const vfloat a = v[i], b = v[i + half];
+            v[i] = vf_add(a, b);
+            v[i + half] = vf_sub(a, b);
+        }
+#pragma GCC unroll 64
+    for (int i = 0; i < vectors; i++) vf_store(x + i * VECTOR_LANES, vf_mul(vf_hadamard(v[i]), vf_set(scale)));
 }
 
+static void hadamard_run(float *x, int size, float scale) {
+    switch (size / VECTOR_LANES) {
+    case 1: hadamard_vectors(x, 1, scale); return;
+    case 2: hadamard_vectors(x, 2, scale); return;
+    case 4: hadamard_vectors(x, 4, scale); return;
+    case 8: hadamard_vectors(x, 8, scale); return;
+    case 16: hadamard_vectors(x, 16, scale); return;
+    case 32: hadamard_vectors(x, 32, scale); return;
+    default: hadamard_vectors(x, MAX_HEAD_DIM / VECTOR_LANES, scale);
+    }
+}
+#else
+static void hadamard_run(float *x, int size, float scale) {
+    for (int half = size / 2; half > 0; half /= 2)
+        for (int i = 0; i < size; i++) {
+            if (i & half) continue;
+            const float a = x[i], b = x[i + half];
+            x[i] = a + b;
+            x[i + half] = a - b;
+        }
+    for (int i = 0; i < size; i++) x[i] *= scale;
+}
+#endif
+
+/* n: a multiple of 16. */
 static void hadamard(float *x, int n) {
     const int size = n & -n;
-    float y[MAX_HEAD_DIM];
     const float scale = 1.0f / sqrtf((float)size);
-    for (int first = 0; first < n; first += size) {
-        float *from = x + first, *to = y;
-        for (int done = 1; done < size; done *= 2) {
-            hadamard_stage(from, to, size);
-            float *const other = from;
-            from = to;
-            to = other;
-        }
-        for (int i = 0; i < size; i++) x[first + i] = from[i] * scale;
-    }
+    for (int first = 0; first < n; first += size) hadamard_run(x + first, size, scale);
 }
 
-/* A part of all that a vector sees to its result; values of quantised caches are turned. */
+/* A part of all that a vector sees to its result; values of KV_INT4 are turned. */
 static void attention_end(const float *part, enum kv_type type, int head_dim, float *out) {
     for (int i = 0; i < head_dim; i++) out[i] = part[PART_HEAD + i] / part[PART_TOTAL];
-    if (type != KV_F16) hadamard(out, head_dim);
+    if (type == KV_INT4) hadamard(out, head_dim);
 }
 
 /* --- quantisation of a head --- */
@@ -144,8 +176,10 @@ static void write_keys_int8(const float *k, int n, const struct kv_slot *to) {
 }
 
 static void write_values_int8(const float *v, int n, const struct kv_slot *to) {
+    int8_t codes[MAX_HEAD_DIM];
     uint16_t *scales = (uint16_t *)(void *)to->pages.v_scales;
-    scales[to->slot] = quantize_int8(v, n, (int8_t *)to->pages.v + to->slot * n);
+    scales[to->slot] = quantize_int8(v, n, codes);
+    for (int i = 0; i < n; i++) to->pages.v[int8_value_at(n, to->slot, i)] = (uint8_t)codes[i];
 }
 
 static void write_values_int4(const float *v, int n, const struct kv_slot *to) {
@@ -159,7 +193,7 @@ static void write_values_int4(const float *v, int n, const struct kv_slot *to) {
 }
 
 static void rope_key_value(const float *k, const float *v, const struct rope_row *rope, const struct kv_slot *to) {
-    float key[MAX_HEAD_DIM], value[MAX_HEAD_DIM];
+    float key[MAX_HEAD_DIM];
     const int n = rope->head_dim;
     memcpy(key, k, (size_t)n * sizeof *k);
     norm_head(key, rope->k_norm, rope);
@@ -168,11 +202,16 @@ static void rope_key_value(const float *k, const float *v, const struct rope_row
         write_f16(key, v, n, to);
         return;
     }
-    memcpy(value, v, (size_t)n * sizeof *v);
     hadamard(key, n);
-    hadamard(value, n);
     write_keys_int8(key, n, to);
-    (to->type == KV_INT8 ? write_values_int8 : write_values_int4)(value, n, to);
+    if (to->type == KV_INT8) {
+        write_values_int8(v, n, to);
+        return;
+    }
+    float value[MAX_HEAD_DIM];
+    memcpy(value, v, (size_t)n * sizeof *v);
+    hadamard(value, n);
+    write_values_int4(value, n, to);
 }
 
 /* --- queries --- */
@@ -190,6 +229,23 @@ static void quantize_query(float *x, int n, struct query_codes *out) {
     out->d = half_to_float(quantize_int8(x, n, out->q));
     out->sum = 0;
     for (int i = 0; i < n; i++) out->sum += out->q[i];
+}
+
+/* --- weights of values in 8 bits --- */
+
+enum { MOST_WEIGHT = (1 << 14) - 1 };
+
+/* Weight ~= step * nearest(weight * inverse), the latter in 0 .. MOST_WEIGHT. */
+struct weight_scale {
+    float step, inverse;
+};
+
+#define LEAST_WEIGHT 1e-30f /* of a chunk that is worth a scale */
+
+/* For weights of `most` and less. An infinity or a NaN gives NaN. */
+INLINE struct weight_scale weight_scale_of(float most) {
+    if (most < LEAST_WEIGHT) return (struct weight_scale){0, 0};
+    return (struct weight_scale){most / MOST_WEIGHT + (most - most), MOST_WEIGHT / most};
 }
 
 /* --- results --- */

@@ -8,8 +8,9 @@
  *      absolute positions is summed apart; spans are joined in ascending order, and the result is divided by the sum.
  *      With a window, a row begins at the chunk of the first position it sees, and earlier positions of that chunk weigh 0.
  *      Over quantised keys (kernels.h: kv_type) the scaled query is turned and quantised (kv_template.h), and a score is one
- *      exact integer dot product times both scales. Values enter as their codes, with weights times their scales; minima are
- *      summed apart (position p in p mod 16) and added at the end, and the result is turned back.
+ *      exact integer dot product times both scales. Values of KV_INT8 enter chunk by chunk as exact sums of codes times weights
+ *      in 14 bits. Those of KV_INT4 enter as their codes, with weights times their scales; minima are summed apart (position p
+ *      in p mod 16) and added at the end, and the result is turned back.
  *  (3) Positions beyond a row's own are not read as values, and as keys they have no influence. */
 #include "kernels/cpu/kv_template.h"
 #include "kernels/cpu/row_template.h"
@@ -127,10 +128,6 @@ static void add_value(const struct attention_tile *tile, int pos, float p, float
     if (tile->type == KV_F16) {
         const uint16_t *v = (const uint16_t *)page + slot * n;
         for (int i = 0; i < n; i++) acc[i] = fmaf(p, half_to_float(v[i]), acc[i]);
-    } else if (tile->type == KV_INT8) {
-        const int8_t *v = (const int8_t *)page + slot * n;
-        const float weight = p * scale_at(pages.v_scales, pos, 0);
-        for (int i = 0; i < n; i++) acc[i] = fmaf(weight, (float)v[i], acc[i]);
     } else {
         const uint8_t *v = (const uint8_t *)page + slot * n / 2;
         for (int g = 0; g < n / KV_GROUP; g++, v += KV_GROUP / 2) {
@@ -141,6 +138,29 @@ static void add_value(const struct attention_tile *tile, int pos, float p, float
                 acc[g * KV_GROUP + i] = fmaf(weight, (float)code, acc[g * KV_GROUP + i]);
             }
         }
+    }
+}
+
+/* acc += p * values, for the positions first + begin .. first + end - 1 of a chunk, whose largest weight is `peak` (KV_INT8). */
+static void add_values_int8(const struct attention_tile *tile, int first, int begin, int end, const float *p, float peak,
+                            float *acc) {
+    float weight[ATTENTION_CHUNK];
+    uint32_t most = 0;
+    for (int t = begin; t < end; t++) {
+        const float d = scale_at(pages_of(tile, first + t).v_scales, first + t, 0);
+        const uint32_t magnitude = bits_of(d) & 0x7fffffffu;
+        weight[t] = p[t] * d;
+        most = magnitude > most ? magnitude : most;
+    }
+    const struct weight_scale scale = weight_scale_of(peak * float_of(most));
+    for (int d = 0; d < tile->head_dim; d++) {
+        int32_t sum = 0;
+        for (int t = begin; t < end && scale.inverse > 0; t++) {
+            const int8_t *page = (const int8_t *)pages_of(tile, first + t).v;
+            sum += nearest_within(weight[t] * scale.inverse, 0, MOST_WEIGHT) *
+                   page[int8_value_at(tile->head_dim, (first + t) % KV_BLOCK, d)];
+        }
+        acc[d] = fmaf((float)sum, scale.step, acc[d]);
     }
 }
 
@@ -161,11 +181,14 @@ static void attend_one(const struct attention_tile *tile, int index) {
         if (tile->spec->soft_cap > 0) soft_cap_row(p, ATTENTION_CHUNK, tile->spec->soft_cap);
         for (int t = 0; t < ATTENTION_CHUNK; t++)
             if (first + t > last || first + t < begin) p[t] = -INFINITY;
-        const float factor = softmax_chunk(&softmax, p);
+        const struct softmax_factors factors = softmax_chunk(&softmax, p);
+        const float factor = factors.before;
         for (int i = 0; i < head_dim; i++) acc[i] *= factor;
         for (int g = 0; g < MAX_HEAD_DIM / KV_GROUP; g++)
             for (int l = 0; l < LANES; l++) minima[g][l] *= factor;
-        for (int t = 0; t < ATTENTION_CHUNK && first + t <= last; t++) add_value(tile, first + t, p[t], acc, minima);
+        const int seen = last + 1 - first < ATTENTION_CHUNK ? last + 1 - first : ATTENTION_CHUNK;
+        if (tile->type == KV_INT8) add_values_int8(tile, first, begin > first ? begin - first : 0, seen, p, factors.chunk, acc);
+        for (int t = 0; t < seen && tile->type != KV_INT8; t++) add_value(tile, first + t, p[t], acc, minima);
     }
     if (tile->type == KV_INT4) add_minima(acc, head_dim, minima);
     tile->part[index][PART_MAX] = softmax.max;

@@ -288,8 +288,8 @@ struct softmax {
 /* Bits of a float as an integer of the same order, and back (the map is its own inverse). */
 INLINE int32_t ordered_bits(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
 
-INLINE float highest_score(const float *scores, float before) {
-    int32_t highest = ordered_bits((int32_t)bits_of(before));
+INLINE float highest_score(const float *scores) {
+    int32_t highest = INT32_MIN;
     for (int i = 0; i < ATTENTION_CHUNK; i++) {
         const int32_t key = ordered_bits((int32_t)bits_of(scores[i]));
         highest = key > highest ? key : highest;
@@ -297,18 +297,29 @@ INLINE float highest_score(const float *scores, float before) {
     return float_of((uint32_t)ordered_bits(highest));
 }
 
-/* One chunk: scores (-infinity where nothing is seen) become weights relative to the new maximum. Returns the factor that brings
- * what was summed before to the new maximum: 0 for the first chunk, 1 if the maximum stays. */
-INLINE float softmax_chunk(struct softmax *s, float *scores) {
-    const float max = highest_score(scores, s->max), factor = max == s->max ? 1.0f : exp_row(s->max - max);
-    s->max = max;
+/* Relative to the higher of the maximum so far and that of a chunk, both lie by a factor: 1 of the higher one, which brings what
+ * was summed before to the new maximum, and is the chunk's largest weight. */
+struct softmax_factors {
+    float max, before, chunk;
+};
+
+INLINE struct softmax_factors softmax_factors_of(float before, float chunk) {
+    if (ordered_bits((int32_t)bits_of(chunk)) > ordered_bits((int32_t)bits_of(before)))
+        return (struct softmax_factors){chunk, before == chunk ? 1.0f : exp_row(before - chunk), 1.0f};
+    return (struct softmax_factors){before, 1.0f, before == chunk ? 1.0f : exp_row(chunk - before)};
+}
+
+/* One chunk: scores (-infinity where nothing is seen) become weights relative to the new maximum. */
+INLINE struct softmax_factors softmax_chunk(struct softmax *s, float *scores) {
+    const struct softmax_factors factors = softmax_factors_of(s->max, highest_score(scores));
+    const float max = s->max = factors.max, factor = factors.before;
     for (int l = 0; l < LANES; l++) s->lane_sum[l] *= factor;
     for (int i = 0; i < ATTENTION_CHUNK; i += LANES)
         for (int l = 0; l < LANES; l++) {
             scores[i + l] = exp_row(scores[i + l] - max);
             s->lane_sum[l] += scores[i + l];
         }
-    return factor;
+    return factors;
 }
 
 /* Two parts (cpu.h), both brought to the higher of their maxima. */

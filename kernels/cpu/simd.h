@@ -53,6 +53,7 @@ INLINE vint vi_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE void vi_store(uint8_t *p, vint x) { _mm512_storeu_si512(p, x); }
 INLINE vint vi_set(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE vint vi_zero(void) { return _mm512_setzero_si512(); }
+INLINE vint vi_and_bits(vint a, vint b) { return _mm512_and_si512(a, b); }
 INLINE vint vi_and(vint x, uint8_t mask) { return _mm512_and_si512(x, _mm512_set1_epi8((char)mask)); }
 INLINE vint vi_or_masked(vint base, vint x, uint8_t mask) { /* base | (x & mask) */
     return _mm512_ternarylogic_epi32(base, x, _mm512_set1_epi8((char)mask), 0xf8);
@@ -116,11 +117,20 @@ INLINE vint vi_largest_of_quads(const vint v[4]) {
     const vint cd = vi_max(_mm512_shuffle_i32x4(v[2], v[3], 0x88), _mm512_shuffle_i32x4(v[2], v[3], 0xdd));
     return vi_max(_mm512_shuffle_i32x4(ab, cd, 0x88), _mm512_shuffle_i32x4(ab, cd, 0xdd));
 }
-/* Lanes of v[0], v[1] .. as bytes, one after the other; they fit. */
-INLINE vint vi_pack_bytes(const vint v[4]) {
-    return vi_transpose_quads(_mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3])));
-}
+INLINE vint vi_pack_words(vint a, vint b) { return _mm512_packs_epi32(a, b); } /* within each 128 bits */
+INLINE vint vi_bytes_from_words(vint a, vint b) { return vi_transpose_quads(_mm512_packs_epi16(a, b)); } /* of two such */
 INLINE vint vi_sums_of_four(vint bytes) { return _mm512_dpbusd_epi32(vi_zero(), _mm512_set1_epi8(1), bytes); }
+/* Of two lanes each, of which `other` has them in turn, the lower one becomes their sum, the upper one lower less upper. */
+INLINE vfloat vf_butterfly(vfloat x, vfloat other, __mmask16 upper) {
+    return _mm512_mask_sub_ps(_mm512_add_ps(x, other), upper, other, x);
+}
+/* The lanes times the Sylvester matrix of as many rows. */
+INLINE vfloat vf_hadamard(vfloat x) {
+    x = vf_butterfly(x, _mm512_shuffle_f32x4(x, x, 0x4e), 0xff00);
+    x = vf_butterfly(x, _mm512_shuffle_f32x4(x, x, 0xb1), 0xf0f0);
+    x = vf_butterfly(x, _mm512_permute_ps(x, 0x4e), 0xcccc);
+    return vf_butterfly(x, _mm512_permute_ps(x, 0xb1), 0xaaaa);
+}
 /* Of lanes 0 and 1, 2 and 3 .. of a, then of b. */
 INLINE vint vi_sums_of_pairs(vint a, vint b) {
     const vint even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -150,6 +160,7 @@ INLINE vint vi_load(const uint8_t *p) { return _mm256_loadu_si256((const void *)
 INLINE void vi_store(uint8_t *p, vint x) { _mm256_storeu_si256((void *)p, x); }
 INLINE vint vi_set(int32_t x) { return _mm256_set1_epi32(x); }
 INLINE vint vi_zero(void) { return _mm256_setzero_si256(); }
+INLINE vint vi_and_bits(vint a, vint b) { return _mm256_and_si256(a, b); }
 INLINE vint vi_and(vint x, uint8_t mask) { return _mm256_and_si256(x, _mm256_set1_epi8((char)mask)); }
 INLINE vint vi_or_masked(vint base, vint x, uint8_t mask) { return _mm256_or_si256(base, vi_and(x, mask)); }
 INLINE vint vi_shift_right(vint x, int n) { return n ? _mm256_srli_epi16(x, n) : x; }
@@ -198,15 +209,25 @@ INLINE vint vi_transpose_quads(vint x) { return _mm256_permutevar8x32_epi32(x, _
 INLINE vint vi_largest_of_quads(const vint v[2]) {
     return vi_max(_mm256_permute2x128_si256(v[0], v[1], 0x20), _mm256_permute2x128_si256(v[0], v[1], 0x31));
 }
-INLINE vint vi_pack_bytes(const vint v[4]) {
-    return vi_transpose_quads(_mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3])));
-}
+INLINE vint vi_pack_words(vint a, vint b) { return _mm256_packs_epi32(a, b); }
+INLINE vint vi_bytes_from_words(vint a, vint b) { return vi_transpose_quads(_mm256_packs_epi16(a, b)); }
 INLINE vint vi_sums_of_four(vint bytes) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+}
+#define VF_BUTTERFLY(x, other, upper) _mm256_blend_ps(_mm256_add_ps(x, other), _mm256_sub_ps(other, x), upper)
+INLINE vfloat vf_hadamard(vfloat x) {
+    x = VF_BUTTERFLY(x, _mm256_permute2f128_ps(x, x, 1), 0xf0);
+    x = VF_BUTTERFLY(x, _mm256_permute_ps(x, 0x4e), 0xcc);
+    return VF_BUTTERFLY(x, _mm256_permute_ps(x, 0xb1), 0xaa);
 }
 INLINE vint vi_sums_of_pairs(vint a, vint b) { return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8); }
 
 #endif
+
+/* Lanes of v[0], v[1] .. as bytes, one after the other; they fit. */
+INLINE vint vi_pack_bytes(const vint v[4]) {
+    return vi_bytes_from_words(vi_pack_words(v[0], v[1]), vi_pack_words(v[2], v[3]));
+}
 
 /* --- dot products of unsigned codes, four a lane, with int8 that are the same for all lanes ("quads": four of them in each) ---
  *
@@ -299,6 +320,78 @@ INLINE vint dot_codes(const int bits, const int n, const vint *w, const int8_t *
     for (int i = 0; i < n; i++) dot_step(bits, i, n, codes_ready(bits, w[i]), vi_set(load_quad(q + 4 * i)), &chain);
     return chain.sum;
 }
+
+#endif
+
+/* --- sums over positions of weights of 14 bits times int8: a lane is a dimension, four positions ("a quad") a step ---
+ *
+ * struct wide_weights holds those of one query vector; a value is a vector of quads, as they lie in V pages of KV_INT8. A sum
+ * are two vectors until wide_total. 64 positions stay far within 32 bits. */
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+
+struct wide_weights {
+    uint8_t high[64], low[64]; /* 7 bits each */
+};
+struct wide_value {
+    vint quads;
+};
+struct wide_quad {
+    vint high, low;
+};
+
+/* 4 * VECTOR_LANES weights, from position `at` on. */
+INLINE void wide_store(struct wide_weights *to, int at, const vint w[4]) {
+    const vint a = vi_pack_words(w[0], w[1]), b = vi_pack_words(w[2], w[3]), low = vi_set(127 << 16 | 127);
+    vi_store(to->high + at, vi_bytes_from_words(vi_shift_right(a, 7), vi_shift_right(b, 7)));
+    vi_store(to->low + at, vi_bytes_from_words(vi_and_bits(a, low), vi_and_bits(b, low)));
+}
+INLINE struct wide_quad wide_quad_at(const struct wide_weights *w, int at) {
+    return (struct wide_quad){vi_set(load_quad((const int8_t *)w->high + at)), vi_set(load_quad((const int8_t *)w->low + at))};
+}
+INLINE struct wide_value wide_load(const uint8_t *page) { return (struct wide_value){vi_load(page)}; }
+INLINE void wide_step(vint sum[2], struct wide_quad w, struct wide_value value) {
+#if defined(__AVX512VNNI__)
+    sum[0] = _mm512_dpbusd_epi32(sum[0], w.high, value.quads);
+    sum[1] = _mm512_dpbusd_epi32(sum[1], w.low, value.quads);
+    __asm__ volatile("" : "+v"(sum[0]), "+v"(sum[1])); /* left alone, gcc moves 24 sums through memory at each step */
+#else
+    sum[0] = _mm256_dpbusd_avx_epi32(sum[0], w.high, value.quads);
+    sum[1] = _mm256_dpbusd_avx_epi32(sum[1], w.low, value.quads);
+#endif
+}
+INLINE vint wide_total(const vint sum[2]) { return vi_add(vi_shift_left_lanes(sum[0], 7), sum[1]); }
+
+#else
+
+struct wide_weights {
+    int16_t w[64];
+};
+struct wide_value {
+    vint first, second; /* halves of the dimensions, 16 bits a position */
+};
+struct wide_quad {
+    vint w;
+};
+
+INLINE void wide_store(struct wide_weights *to, int at, const vint w[4]) {
+    for (int i = 0; i < 4; i += 2)
+        vi_store((uint8_t *)(to->w + at + i * VECTOR_LANES), _mm256_permute4x64_epi64(vi_pack_words(w[i], w[i + 1]), 0xd8));
+}
+INLINE struct wide_quad wide_quad_at(const struct wide_weights *w, int at) {
+    int64_t quad;
+    memcpy(&quad, w->w + at, sizeof quad);
+    return (struct wide_quad){_mm256_set1_epi64x(quad)};
+}
+INLINE struct wide_value wide_load(const uint8_t *page) {
+    return (struct wide_value){_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)page)),
+                               _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(page + 16)))};
+}
+INLINE void wide_step(vint sum[2], struct wide_quad w, struct wide_value value) { /* each dimension in two, pairs of positions */
+    sum[0] = vi_add(sum[0], _mm256_madd_epi16(value.first, w.w));
+    sum[1] = vi_add(sum[1], _mm256_madd_epi16(value.second, w.w));
+}
+INLINE vint wide_total(const vint sum[2]) { return vi_sums_of_pairs(sum[0], sum[1]); }
 
 #endif
 #endif
