@@ -271,7 +271,7 @@ static void read_scales(struct attention_state *s) {
 
 /* The largest scale among the positions begin .. end - 1; mostly those of the vector before. */
 static void find_most(struct attention_state *s, int i, int begin, int end) {
-    if (i > s->most_of && begin == s->most_begin && end == s->most_end) {
+    if (s->most_of >= 0 && begin == s->most_begin && end == s->most_end) {
         s->most[i] = s->most[s->most_of];
         return;
     }
