@@ -309,8 +309,10 @@ int model_feature_layers(const struct model_shape *s, int layers[MODEL_FEATURES]
 int model_kv_shape(const struct model_shape *shape, const char *kv_type, struct kv_shape *out, struct engine_error *error) {
     struct kv_shape kv = {.n_layers = shape->n_layers, .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim};
     int rc = ENGINE_ERR_ARGUMENT;
+    if (!kv_type || strcmp(kv_type, "auto") == 0)
+        kv_type = kv_type_name(kv.head_dim % kv_type_unit(KV_INT8) == 0 ? KV_INT8 : KV_F16);
     if (!kv_type_parse(kv_type, &kv.type)) {
-        snprintf(error->text, sizeof error->text, "--kv-type is \"%.40s\"; there are f16, int8 and int4", kv_type);
+        snprintf(error->text, sizeof error->text, "--kv-type is \"%.40s\"; there are auto, f16, int8 and int4", kv_type);
     } else if (kv.head_dim % kv_type_unit(kv.type) != 0) {
         snprintf(error->text, sizeof error->text,
                  "--kv-type %s needs heads of a multiple of %d dimensions, and this model's have %d: use %s", kv_type,

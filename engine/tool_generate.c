@@ -234,7 +234,7 @@ int tool_generate(int argc, char **argv) {
          false},
         {"ctx", OPTION_INT, &s.ctx, "N", "context in tokens, 0 = the model's, at most 8192", 0, 1 << 24, false},
         {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step; does not change the text", 1, 1 << 16, false},
-        {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as f16, int8 or int4: less memory, a little less exact",
+        {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as auto (int8 if heads allow), f16, int8 or int4",
          0, 0, false},
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},
         {"drafter", OPTION_STRING, &s.drafter_name, "NAME",

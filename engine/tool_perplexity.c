@@ -191,7 +191,7 @@ int tool_perplexity(int argc, char **argv) {
         {"ctx", OPTION_INT, &s.ctx, "N", "tokens of a window", 4, 1 << 24, false},
         {"windows", OPTION_INT, &s.max_windows, "N", "stop after N windows, 0 = all", 0, 1 << 24, false},
         {"threads", OPTION_INT, &s.threads, "N", "compute threads, 0 = all that are granted", 0, 1024, false},
-        {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as f16, int8 or int4", 0, 0, false},
+        {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as auto, f16, int8 or int4", 0, 0, false},
         {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
     };
     struct option_set set = {.command = "perplexity",

@@ -152,7 +152,7 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
         {"kv-mem", OPTION_SIZE, &config->kv_mem, "SIZE", "memory for keys and values, such as 2G; 0 fits it to the above", 0, 0,
          false},
         {"kv-type", OPTION_STRING, &config->kv_type, "TYPE",
-         "keys and values as f16, int8 (half the memory) or int4 (a third): a little less exact", 0, 0, false},
+         "keys and values as f16, int8 (half the memory, faster) or int4 (a third, less exact); auto: int8 if heads allow", 0, 0, false},
         {"step-tokens", OPTION_INT, &config->step_tokens, "N", "tokens computed in one step, prompts included", 1, 1 << 20,
          false},
         {"isa", OPTION_STRING, &config->isa, "NAME", "instruction set: auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
@@ -190,7 +190,7 @@ void serve_config_log(const struct serve_config *config) {
              "settings: host %s, port %d, public-origin %s, threads %s, ctx %s, max-seqs %d, kv-mem %s, kv-type %s, step-tokens "
              "%d, isa %s, drafter %s, draft files %s, verify %s, draft-max %d, draft-width %d, user-texts %d, pace-ms %d",
              config->host, config->port, config->public_origin ? config->public_origin : "none", threads, ctx, config->max_seqs,
-             kv_mem, config->kv_type ? config->kv_type : "f16", config->step_tokens, config->isa ? config->isa : "auto",
+             kv_mem, config->kv_type ? config->kv_type : "auto", config->step_tokens, config->isa ? config->isa : "auto",
              engine_drafter_name(config->drafter), config->draft_files ? config->draft_files : "none",
              engine_verify_name(config->verify), config->draft_max, config->draft_width, config->user_texts, config->pace_ms);
 }

@@ -345,7 +345,7 @@ void activation_free(const struct backend *backend, struct activation *activatio
 
 /* "f16", "int8" or "int4"; static storage. */
 const char *kv_type_name(enum kv_type type);
-/* False: no type has this name. NULL is "f16". */
+/* False: no type has this name. */
 bool kv_type_parse(const char *name, enum kv_type *out);
 /* Heads have multiples of so many dimensions. */
 int kv_type_unit(enum kv_type type);

@@ -538,7 +538,7 @@ int main(int argc, char **argv) {
     struct engine_info info;
     engine_info(engine, &info);
     can_chat = info.can_chat;
-    printf("%s, auto = %s, keys and values %s, seed %llu\n", info.model_name, info.isa, kv_type ? kv_type : "f16",
+    printf("%s, auto = %s, keys and values %s, seed %llu\n", info.model_name, info.isa, kv_type ? kv_type : "auto",
            (unsigned long long)rng);
     engine_close(engine);
 

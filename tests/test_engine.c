@@ -713,12 +713,14 @@ static void quantized_keys_and_values_take_less_memory(void **state) {
     (void)state;
     struct engine_info f16, int8;
     struct engine_config c = small_config();
+    c.kv_type = "f16";
     struct engine *engine = open_with(c);
     engine_info(engine, &f16);
     close_clean(engine);
-    c.kv_type = "int8";
+    c.kv_type = NULL; /* these heads suit int8 */
     engine = open_with(c);
     engine_info(engine, &int8);
+    assert_int_equal(engine->pool.shape.type, KV_INT8);
     assert_int_equal(int8.kv_bytes, (uint64_t)engine->pool.n_blocks * engine->pool.block_bytes);
     assert_int_equal(int8.kv_bytes * 16, f16.kv_bytes * 9); /* heads of 16: a scale of 2 bytes beside 16 codes */
     close_clean(engine);

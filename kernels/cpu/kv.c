@@ -10,7 +10,7 @@ const char *kv_type_name(enum kv_type type) { return names[type]; }
 
 bool kv_type_parse(const char *name, enum kv_type *out) {
     for (int type = 0; type < KV_TYPE_COUNT; type++) {
-        if (strcmp(name ? name : names[KV_F16], names[type]) != 0) continue;
+        if (strcmp(name, names[type]) != 0) continue;
         *out = (enum kv_type)type;
         return true;
     }
