@@ -138,8 +138,8 @@ struct model_cost model_cost(const struct gguf *gguf, const struct model_shape *
 /* Bytes that model_open allocates besides the weights. */
 uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_limits *limits);
 
-/* What kernels.h needs to know of the cache, for a type by name (NULL or "auto": int8, where heads suit it, else f16). Fails if there is no such type or it does not
- * suit the heads of the model. */
+/* What kernels.h needs to know of the cache, for a type by name (NULL or "auto": int8, where heads suit it, else f16). Fails if
+ * there is no such type or it does not suit the heads of the model. */
 int model_kv_shape(const struct model_shape *shape, const char *kv_type, struct kv_shape *out, struct engine_error *error);
 
 /* backend must outlive the model; gguf may be closed afterwards. On failure *out is NULL. */

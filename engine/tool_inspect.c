@@ -104,7 +104,8 @@ static struct memory_need memory_need(const struct gguf *gguf, const struct mode
         if (model_kv_shape(shape, kv_type_name((enum kv_type)type), &kv, &unused) != ENGINE_OK) continue;
         need.kv_per_1000[type] = kv_block_bytes(&kv) * 1000 / KV_BLOCK;
     }
-    if (model_kv_shape(shape, NULL, &kv, &unused) == ENGINE_OK) need.all += kv_block_bytes(&kv) * (uint64_t)kv_blocks_for(need.ctx);
+    if (model_kv_shape(shape, NULL, &kv, &unused) == ENGINE_OK)
+        need.all += kv_block_bytes(&kv) * (uint64_t)kv_blocks_for(need.ctx);
     return need;
 }
 

@@ -72,7 +72,7 @@ static int compute(const struct task *t, const struct run *run, float *out) {
                          sizeof reason) != KERNELS_OK)
         return -1; /* not on this processor */
     struct kv_shape kv_shape;
-    if (model_kv_shape(&t->shape, NULL, &kv_shape, &error) != ENGINE_OK) return 2;
+    if (model_kv_shape(&t->shape, "f16", &kv_shape, &error) != ENGINE_OK) return 2;
     int rc = 2, n_blocks = 2 * ((t->n_ids + KV_BLOCK - 1) / KV_BLOCK);
     if (model_open(&model, t->gguf, &t->shape, &backend, &limits, &error) != ENGINE_OK)
         fprintf(stderr, "check_logits: %s\n", error.text);

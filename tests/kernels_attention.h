@@ -30,8 +30,8 @@ enum { N_HEAD_SHAPES = sizeof head_shapes / sizeof *head_shapes };
 
 /* The sizes that every type of cache can hold, and 96 and 80, of which the largest powers of two are 32 and 16. */
 static const struct head_shape quantized_shapes[] = {
-    {9, 3, 64, 64, ROPE_INTERLEAVED}, {4, 1, 32, 32, ROPE_HALVES},   {3, 1, 96, 96, ROPE_HALVES},
-    {8, 2, 128, 128, ROPE_HALVES},    {4, 1, 256, 256, ROPE_HALVES}, {3, 1, 80, 40, ROPE_HALVES}, {4, 2, 16, 16, ROPE_HALVES}, /* the last two not for KV_INT4 */
+    {9, 3, 64, 64, ROPE_INTERLEAVED}, {4, 1, 32, 32, ROPE_HALVES}, {3, 1, 96, 96, ROPE_HALVES}, {8, 2, 128, 128, ROPE_HALVES},
+    {4, 1, 256, 256, ROPE_HALVES},    {3, 1, 80, 40, ROPE_HALVES}, {4, 2, 16, 16, ROPE_HALVES}, /* the last two not for KV_INT4 */
 };
 enum { N_QUANTIZED_SHAPES = sizeof quantized_shapes / sizeof *quantized_shapes };
 

@@ -32,10 +32,10 @@ struct attention_state {
     const uint8_t *next_k[PAGES_OF_CHUNK], *next_v[PAGES_OF_CHUNK]; /* to be fetched; where there are none, of this chunk */
     float p[ATTENTION_TILE][ATTENTION_CHUNK];                       /* scores, then weights */
     float highest[VECTOR_LANES], factor[VECTOR_LANES], peak[VECTOR_LANES]; /* highest score, and softmax_factors */
-    float weight[ATTENTION_TILE][ATTENTION_CHUNK];                  /* of KV_INT4: times the scales of the current dimensions */
+    float weight[ATTENTION_TILE][ATTENTION_CHUNK]; /* of KV_INT4: times the scales of the current dimensions */
     /* of KV_INT8 */
     struct wide_weights wide[ATTENTION_TILE];
-    float scales[ATTENTION_CHUNK]; /* of the values; 0 where the last vector sees nothing */
+    float scales[ATTENTION_CHUNK];     /* of the values; 0 where the last vector sees nothing */
     int most_of, most_begin, most_end; /* the last vector whose largest scale was looked for, and where; -1: none in this chunk */
     float most[VECTOR_LANES], step[VECTOR_LANES], inverse[VECTOR_LANES]; /* largest scale that a vector sees, and weight_scale */
 };
@@ -110,8 +110,7 @@ INLINE void score_int8(struct attention_state *s, const int n, const int vectors
             }
         }
 #pragma GCC unroll 24
-        for (int i = 0; i < n * vectors; i++)
-            dot[i] = dot_codes(8, QUADS, key[i % vectors], q[i / vectors].q + d, dot[i]);
+        for (int i = 0; i < n * vectors; i++) dot[i] = dot_codes(8, QUADS, key[i % vectors], q[i / vectors].q + d, dot[i]);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) {
@@ -227,7 +226,8 @@ INLINE void sum_dims(struct attention_state *s, const int n, const int vectors, 
 #pragma GCC unroll 48
     for (int i = 0; i < 2 * n * vectors; i++) sum[i] = vi_zero();
     for (int quad = 0; quad < n_quads;) {
-        const int page = quad / QUADS_OF_PAGE, page_end = (page + 1) * QUADS_OF_PAGE, end = page_end < n_quads ? page_end : n_quads;
+        const int page = quad / QUADS_OF_PAGE, page_end = (page + 1) * QUADS_OF_PAGE,
+                  end = page_end < n_quads ? page_end : n_quads;
         const uint8_t *v = s->v[page] + 4 * d, *next = s->next_v[page] + 4 * d;
         for (; quad < end; quad++, v += row_bytes, next += row_bytes) {
             struct wide_value value[MAX_BESIDE];
@@ -342,8 +342,8 @@ static void scores_of(struct attention_state *s, int n) {
     of[s->tile->type][n - 1](s);
 }
 static void values_of(struct attention_state *s, int n, int group, int first, int end) {
-    static void (*const of[KV_TYPE_COUNT][ATTENTION_TILE])(struct attention_state *, int, int, int) = {
-        [KV_F16] = SIX(values_f16), [KV_INT4] = SIX(values_int4)};
+    static void (*const of[KV_TYPE_COUNT][ATTENTION_TILE])(struct attention_state *, int, int,
+                                                           int) = {[KV_F16] = SIX(values_f16), [KV_INT4] = SIX(values_int4)};
     of[s->tile->type][n - 1](s, group, first, end);
 }
 static void sums_of(struct attention_state *s, int n) {

@@ -1,6 +1,6 @@
 /* exp_template.h - what is made of exponentials, in vectors, compiled for AVX2, AVX-VNNI and AVX-512: the running softmax of
- * attention, in pieces, and gates. Operation by operation and bit by bit what row_template.h defines (softmax_chunk, glu); left to the
- * compiler, the softmax took as long as scores and values together. */
+ * attention, in pieces, and gates. Operation by operation and bit by bit what row_template.h defines (softmax_chunk, glu); left
+ * to the compiler, the softmax took as long as scores and values together. */
 #ifndef FORESAY_KERNELS_EXP_TEMPLATE_H
 #define FORESAY_KERNELS_EXP_TEMPLATE_H
 

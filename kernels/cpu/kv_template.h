@@ -6,8 +6,8 @@
  *  (2) Scales are rounded to half floats first, and codes are made with the rounded scale.
  *  (3) Where a NaN or an infinity is among the values, the scale becomes NaN and surfaces in the logits; a scale beyond a half's
  *      range becomes infinite and does so too.
- *  (4) Over values of 8 bits the weights of a chunk, times the values' scales, become integers, too: exact sums, four positions at
- *      once. They have 14 bits, so that what is far from the largest still counts, and come in two parts of 7 bits, which the
+ *  (4) Over values of 8 bits the weights of a chunk, times the values' scales, become integers, too: exact sums, four positions
+ *      at once. They have 14 bits, so that what is far from the largest still counts, and come in two parts of 7 bits, which the
  *      instructions for dot products take (simd.h). Their step follows the largest that the chunk could have, its highest weight
  *      times its largest scale: known before any weight is, and a heavy position coarsens but the 63 others of its chunk. */
 #ifndef FORESAY_KERNELS_KV_TEMPLATE_H
@@ -42,15 +42,21 @@ INLINE void hadamard_vectors(float *x, const int vectors, float scale) {
 }
 
 static void hadamard_run(float *x, int size, float scale) {
-    switch (size / VECTOR_LANES) {
-    case 1: hadamard_vectors(x, 1, scale); return;
-    case 2: hadamard_vectors(x, 2, scale); return;
-    case 4: hadamard_vectors(x, 4, scale); return;
-    case 8: hadamard_vectors(x, 8, scale); return;
-    case 16: hadamard_vectors(x, 16, scale); return;
-    case 32: hadamard_vectors(x, 32, scale); return;
-    default: hadamard_vectors(x, MAX_HEAD_DIM / VECTOR_LANES, scale);
-    }
+    const int vectors = size / VECTOR_LANES;
+    if (vectors == 1)
+        hadamard_vectors(x, 1, scale);
+    else if (vectors == 2)
+        hadamard_vectors(x, 2, scale);
+    else if (vectors == 4)
+        hadamard_vectors(x, 4, scale);
+    else if (vectors == 8)
+        hadamard_vectors(x, 8, scale);
+    else if (vectors == 16)
+        hadamard_vectors(x, 16, scale);
+    else if (vectors == 32)
+        hadamard_vectors(x, 32, scale);
+    else
+        hadamard_vectors(x, MAX_HEAD_DIM / VECTOR_LANES, scale);
 }
 #else
 static void hadamard_run(float *x, int size, float scale) {

@@ -225,9 +225,7 @@ INLINE vint vi_sums_of_pairs(vint a, vint b) { return _mm256_permute4x64_epi64(_
 #endif
 
 /* Lanes of v[0], v[1] .. as bytes, one after the other; they fit. */
-INLINE vint vi_pack_bytes(const vint v[4]) {
-    return vi_bytes_from_words(vi_pack_words(v[0], v[1]), vi_pack_words(v[2], v[3]));
-}
+INLINE vint vi_pack_bytes(const vint v[4]) { return vi_bytes_from_words(vi_pack_words(v[0], v[1]), vi_pack_words(v[2], v[3])); }
 
 /* --- dot products of unsigned codes, four a lane, with int8 that are the same for all lanes ("quads": four of them in each) ---
  *
