@@ -185,7 +185,8 @@ static void write_values_int8(const float *v, int n, const struct kv_slot *to) {
     int8_t codes[MAX_HEAD_DIM];
     uint16_t *scales = (uint16_t *)(void *)to->pages.v_scales;
     scales[to->slot] = quantize_int8(v, n, codes);
-    for (int i = 0; i < n; i++) to->pages.v[int8_value_at(n, to->slot, i)] = (uint8_t)codes[i];
+    uint8_t *at = to->pages.v + int8_value_at(n, to->slot, 0);
+    for (int i = 0; i < n; i++, at += 4) *at = (uint8_t)codes[i];
 }
 
 static void write_values_int4(const float *v, int n, const struct kv_slot *to) {

@@ -90,6 +90,15 @@ INLINE float lane_tree(float *lane) {
 INLINE float sum_of_squares(const float *x, int n) {
     float lane[LANES] = {0};
     int i = 0;
+#if defined(__AVX2__) /* left to gcc, these are sixteen scalars */
+    vfloat sum[LANES / VECTOR_LANES] = {vf_zero()};
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES / VECTOR_LANES; j++) {
+            const vfloat v = vf_load(x + i + j * VECTOR_LANES);
+            sum[j] = vf_fma(v, v, sum[j]);
+        }
+    for (int j = 0; j < LANES / VECTOR_LANES; j++) vf_store(lane + j * VECTOR_LANES, sum[j]);
+#endif
     for (; i + LANES <= n; i += LANES)
         for (int l = 0; l < LANES; l++) lane[l] = fmaf(x[i + l], x[i + l], lane[l]);
     for (int l = 0; i + l < n; l++) lane[l] = fmaf(x[i + l], x[i + l], lane[l]);
