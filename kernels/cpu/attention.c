@@ -195,7 +195,7 @@ static void fetch_query(const struct attention_call *call, const struct kernels_
     if (vector >= end) return;
     const float *q = qkv->q + (size_t)(seq->first_row + vector / group) * (size_t)qkv->q_stride +
                      (size_t)((kv_head * group + vector % group) * head_dim);
-    for (int d = 0; d < head_dim; d += LINE / (int)sizeof *q) __builtin_prefetch(q + d);
+    fetch(q, (size_t)head_dim * sizeof *q);
 }
 
 /* Vectors first..end of a sequence's part of the line, all of one KV head; parts: NULL = to their results. */
@@ -219,6 +219,8 @@ static void run_head(const struct attention_call *call, const struct kernels_seq
         tile.pos[tile.n++] = row_pos(seq, row);
         const int next = (i + 1) / group;
         const bool goes_on = i + 1 < end && (next == row || (is_straight(seq, row) && is_straight(seq, next)));
+        if (!parts && call->to && (tile.n == 1 || batch_row != (size_t)places[tile.n - 2].batch_row))
+            fetch_activation_for_write(call->to, (int)batch_row, 1, head * head_dim / QUANT_BLOCK, group * head_dim / QUANT_BLOCK);
         if (tile.n < ATTENTION_TILE && goes_on) continue;
         tile.n_pooled = INT_MAX;
         if (i + 1 == end && !parts) find_next_pages(call, seq, kv_head, &tile);

@@ -78,6 +78,36 @@ static inline struct activation_row activation_row_at(const struct activation *a
     return at;
 }
 
+/* Another thread mostly read what this one is about to write, or wrote what it is about to read, and a line takes a hundred
+ * nanoseconds and more from one core to another: those that come next are asked for while there is work in hand. */
+static inline void fetch_for_write(const void *at, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += LINE) {
+#if defined(__x86_64__)
+        __asm__ volatile("prefetchw %0" : : "m"(((const char *)at)[i]));
+#else
+        __builtin_prefetch((const char *)at + i, 1);
+#endif
+    }
+}
+
+static inline void fetch(const void *at, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += LINE) __builtin_prefetch((const char *)at + i);
+}
+
+/* Blocks first_block .. first_block + n_blocks - 1 of n_rows rows. */
+static inline void fetch_activation_for_write(const struct activation *to, int first_row, int n_rows, int first_block,
+                                              int n_blocks) {
+    const size_t n = (size_t)n_blocks * sizeof(float);
+    for (int row = first_row; row < first_row + n_rows; row++) {
+        const struct activation_row at = activation_row_at(to, row);
+        fetch_for_write(at.q + first_block * QUANT_BLOCK, (size_t)n_blocks * QUANT_BLOCK);
+        fetch_for_write(at.d + first_block, n);
+        fetch_for_write(at.ds + first_block, n);
+        fetch_for_write(at.sum + first_block, n);
+        fetch_for_write(at.sum16 + 2 * first_block, 2 * n);
+    }
+}
+
 enum { KV_GROUP = 32 }; /* dimensions that share a scale where values have 4 bits */
 
 /* Where dimension d of token `slot` lies in a V page of KV_INT8. */

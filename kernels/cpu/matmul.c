@@ -61,6 +61,8 @@ static void run_job(const struct matmul_call *call, const struct matmul_job *job
         slice.first_row = row;
         slice.n_rows = at_most(call->n - row, kernels->slice_rows);
         slice.out = job->out + (size_t)row * (size_t)job->out_stride + (size_t)from * ROW_GROUP;
+        for (int i = 0; i < slice.n_rows; i++)
+            fetch_for_write(slice.out + (size_t)i * (size_t)job->out_stride, (size_t)slice.n_groups * ROW_GROUP * sizeof(float));
         kernels->matmul[job->weight->type](&slice);
         if (job->bias) add_bias(&slice, job->bias + (size_t)from * ROW_GROUP);
         if (job->maxima) take_maxima(kernels, job, &slice);
@@ -86,6 +88,8 @@ static void run_glu_tile(const struct matmul_call *call, struct matmul_slice sli
     const int stride = slice.n_groups * ROW_GROUP;
     const struct matmul_job *gate_job = &call->jobs[0], *up_job = &call->jobs[1];
     const struct cpu_kernels *kernels = call->cpu->kernels;
+    if (call->to)
+        fetch_activation_for_write(call->to, slice.first_row, slice.n_rows, slice.first_group / QUANT_GROUPS, stride / QUANT_BLOCK);
     slice.out_stride = stride;
     slice.weight = gate_job->weight;
     slice.out = gate;

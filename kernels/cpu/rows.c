@@ -63,13 +63,22 @@ struct norm_call {
     const int32_t *rows;
     const float *gamma;
     float eps;
+    int n;
     const struct activation *out;
 };
+
+static const float *normed_row(const struct norm_call *call, int row) {
+    return call->x + (size_t)(call->rows ? call->rows[row] : row) * (size_t)call->x_stride;
+}
 
 static void norm_row(const void *arg, int row) {
     const struct norm_call *call = arg;
     const struct activation_row out = activation_row_at(call->out, row);
-    const float *x = call->x + (size_t)(call->rows ? call->rows[row] : row) * (size_t)call->x_stride;
+    const float *x = normed_row(call, row);
+    if (row + 1 < call->n) {
+        fetch(normed_row(call, row + 1), (size_t)call->out->n_cols * sizeof *x);
+        if (call->out->q) fetch_activation_for_write(call->out, row + 1, 1, 0, call->out->n_cols / QUANT_BLOCK);
+    }
     if (call->gamma)
         call->kernels->rmsnorm_row(x, call->gamma, call->eps, call->out->n_cols, &out);
     else
@@ -80,13 +89,13 @@ void cpu_rmsnorm(void *self, const float *x, int x_stride, const int32_t *rows, 
                  struct activation *out) {
     const struct cpu *cpu = self;
     const struct norm_call call = {
-        .kernels = cpu->kernels, .x = x, .x_stride = x_stride, .rows = rows, .gamma = gamma, .eps = eps, .out = out};
+        .kernels = cpu->kernels, .x = x, .x_stride = x_stride, .rows = rows, .gamma = gamma, .eps = eps, .n = n, .out = out};
     for_each_row(cpu, n, out->n_cols, norm_row, &call);
 }
 
 void cpu_quantize(void *self, const float *x, int x_stride, int n, struct activation *out) {
     const struct cpu *cpu = self;
-    const struct norm_call call = {.kernels = cpu->kernels, .x = x, .x_stride = x_stride, .out = out};
+    const struct norm_call call = {.kernels = cpu->kernels, .x = x, .x_stride = x_stride, .n = n, .out = out};
     for_each_row(cpu, n, out->n_cols, norm_row, &call);
 }
 
@@ -208,17 +217,26 @@ struct rope_call {
     int layer;
 };
 
-/* A key lies across all lines of its page, a value in one piece. Fetched by the writes, one by one, these lines would take longer
- * than everything else here. */
-static void fetch_slot(const struct rope_call *call, const int32_t *blocks, int slot_pos) {
+/* A key lies across all lines of its page, values of four positions in one piece. Fetched by the writes, one by one, these lines
+ * would take longer than everything else here. */
+static void fetch_slot(const struct rope_call *call, const int32_t *blocks, int slot_pos, bool is_first) {
     const struct page_sizes sizes = kv_page_sizes(&call->kv->shape);
-    const size_t v_bytes = sizes.v / KV_BLOCK;
+    const int slot = slot_pos % KV_BLOCK;
+    if (!is_first && slot % 4 != 0) return;
     for (int h = 0; h < call->kv->shape.n_kv_heads; h++) {
         const struct kv_pages to = kv_pages(call->kv, blocks[slot_pos / KV_BLOCK], call->layer, h);
-        const uint8_t *v = to.v + (size_t)(slot_pos % KV_BLOCK) * v_bytes;
-        for (size_t at = 0; at < sizes.k; at += LINE) __builtin_prefetch(to.k + at, 1);
-        for (size_t at = 0; at < v_bytes; at += LINE) __builtin_prefetch(v + at, 1);
+        if (is_first || slot == 0) fetch_for_write(to.k, sizes.k);
+        fetch_for_write(to.v + (size_t)(slot / 4) * (sizes.v / 4), sizes.v / 4);
     }
+}
+
+static void fetch_heads(const struct rope_call *call, int batch_row) {
+    const struct qkv_view *qkv = call->qkv;
+    const size_t row = (size_t)batch_row, head = (size_t)call->kv->shape.head_dim * sizeof(float),
+                 kv_bytes = (size_t)call->kv->shape.n_kv_heads * head;
+    fetch_for_write(qkv->q + row * (size_t)qkv->q_stride, (size_t)qkv->n_heads * head);
+    fetch(qkv->k + row * (size_t)qkv->k_stride, kv_bytes);
+    fetch(qkv->v + row * (size_t)qkv->v_stride, kv_bytes);
 }
 
 /* pos: where the row stands; slot_pos: whose slot keeps its key and value. */
@@ -244,7 +262,8 @@ static void rope_row_at(const void *arg, int index) {
     const struct kernels_seq *seq = call->seqs;
     while (index >= seq->n_rows) index -= (seq++)->n_rows;
     const int pos = seq->first_pos + (seq->depth ? seq->depth[index] : index);
-    if (index == 0 || (seq->first_pos + index) % KV_BLOCK == 0) fetch_slot(call, seq->blocks, seq->first_pos + index);
+    fetch_slot(call, seq->blocks, seq->first_pos + index, index == 0);
+    if (index + 1 < seq->n_rows) fetch_heads(call, seq->first_row + index + 1);
     rope_one(call, seq->first_row + index, pos, seq->blocks, seq->first_pos + index);
 }
 
