@@ -98,10 +98,13 @@ INLINE void quantized_rows(const enum dtype type, const int m, const struct matm
 /* The slice's rows in tiles of the sizes at hand, largest first; the weights are read again for each tile, from a cache. */
 INLINE void quantized_matmul(const enum dtype type, const struct matmul_slice *s) {
     for (int row = 0; row < s->n_rows;) {
-        const int left = s->n_rows - row, m = left >= 16 ? 16 : left >= 8 ? 8 : left == 7 ? 4 : left;
+        const int left = s->n_rows - row, m = left >= 16 ? 16 : left >= 12 ? 12 : left >= 8 ? 8 : left == 7 ? 4 : left;
         switch (m) {
         case 16:
             quantized_rows(type, 16, s, row);
+            break;
+        case 12:
+            quantized_rows(type, 12, s, row);
             break;
         case 8:
             quantized_rows(type, 8, s, row);
