@@ -33,6 +33,8 @@ static void find_pages(struct attention_state *s) {
         const struct kv_pages ahead = next <= last ? attention_pages(tile, next) : tile->next[i].k ? tile->next[i] : pages;
         s->next_k[i] = ahead.k;
         s->next_v[i] = ahead.v;
+        __builtin_prefetch(ahead.k_scales);
+        __builtin_prefetch(ahead.v_scales);
     }
 }
 

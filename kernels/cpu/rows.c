@@ -227,6 +227,8 @@ static void fetch_slot(const struct rope_call *call, const int32_t *blocks, int 
         const struct kv_pages to = kv_pages(call->kv, blocks[slot_pos / KV_BLOCK], call->layer, h);
         if (is_first || slot == 0) fetch_for_write(to.k, sizes.k);
         fetch_for_write(to.v + (size_t)(slot / 4) * (sizes.v / 4), sizes.v / 4);
+        fetch_for_write(to.k_scales, sizes.k_scales);
+        fetch_for_write(to.v_scales, sizes.v_scales);
     }
 }
 
