@@ -220,7 +220,8 @@ static void run_head(const struct attention_call *call, const struct kernels_seq
         const int next = (i + 1) / group;
         const bool goes_on = i + 1 < end && (next == row || (is_straight(seq, row) && is_straight(seq, next)));
         if (!parts && call->to && (tile.n == 1 || batch_row != (size_t)places[tile.n - 2].batch_row))
-            fetch_activation_for_write(call->to, (int)batch_row, 1, head * head_dim / QUANT_BLOCK, group * head_dim / QUANT_BLOCK);
+            fetch_activation_for_write(call->to, (int)batch_row, 1, head * head_dim / QUANT_BLOCK,
+                                       group * head_dim / QUANT_BLOCK);
         if (tile.n < ATTENTION_TILE && goes_on) continue;
         tile.n_pooled = INT_MAX;
         if (i + 1 == end && !parts) find_next_pages(call, seq, kv_head, &tile);

@@ -89,7 +89,8 @@ static void run_glu_tile(const struct matmul_call *call, struct matmul_slice sli
     const struct matmul_job *gate_job = &call->jobs[0], *up_job = &call->jobs[1];
     const struct cpu_kernels *kernels = call->cpu->kernels;
     if (call->to)
-        fetch_activation_for_write(call->to, slice.first_row, slice.n_rows, slice.first_group / QUANT_GROUPS, stride / QUANT_BLOCK);
+        fetch_activation_for_write(call->to, slice.first_row, slice.n_rows, slice.first_group / QUANT_GROUPS,
+                                   stride / QUANT_BLOCK);
     slice.out_stride = stride;
     slice.weight = gate_job->weight;
     slice.out = gate;
