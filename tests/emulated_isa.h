@@ -53,8 +53,18 @@ static inline simde__m512i emulated_cvtps(simde__m512 from) {
     for (int i = 0; i < 2; i++) to.m256i[i] = _mm256_cvtps_epi32(simde__m512_to_private(from).m256[i]);
     return simde__m512i_from_private(to);
 }
-#define _mm512_srai_epi32(from, n) emulated_srai(from, n)
-#define _mm512_cvtps_epi32(from)   emulated_cvtps(from)
+static inline simde__m512 emulated_permute(simde__m512 from, int lanes) { /* within each 128 bits */
+    const simde__m512_private at = simde__m512_to_private(from);
+    simde__m512_private to;
+    for (int i = 0; i < 16; i++) to.f32[i] = at.f32[i / 4 * 4 + (lanes >> 2 * (i % 4) & 3)];
+    return simde__m512_from_private(to);
+}
+#define _mm512_srai_epi32(from, n)     emulated_srai(from, n)
+#define _mm512_cvtps_epi32(from)       emulated_cvtps(from)
+#define _mm512_permute_ps(from, lanes) emulated_permute(from, lanes)
+#undef _mm512_shuffle_f32x4
+#define _mm512_shuffle_f32x4(a, b, lanes)                                                                                        \
+    simde_mm512_castsi512_ps(simde_mm512_shuffle_i32x4(simde_mm512_castps_si512(a), simde_mm512_castps_si512(b), lanes))
 
 /* Lanes whose bit is 0 keep `other`. */
 static inline simde__m512i emulated_gather(simde__m512i other, uint16_t mask, simde__m512i index, const void *base) {

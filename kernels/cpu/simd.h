@@ -352,7 +352,9 @@ INLINE void wide_step(vint sum[2], struct wide_quad w, struct wide_value value) 
 #if defined(__AVX512VNNI__)
     sum[0] = _mm512_dpbusd_epi32(sum[0], w.high, value.quads);
     sum[1] = _mm512_dpbusd_epi32(sum[1], w.low, value.quads);
+#if !defined(EMULATED_ISAS)
     __asm__ volatile("" : "+v"(sum[0]), "+v"(sum[1])); /* left alone, gcc moves 24 sums through memory at each step */
+#endif
 #else
     sum[0] = _mm256_dpbusd_avx_epi32(sum[0], w.high, value.quads);
     sum[1] = _mm256_dpbusd_avx_epi32(sum[1], w.low, value.quads);
