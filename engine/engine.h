@@ -106,9 +106,9 @@ enum { ENGINE_DRAFT_DEPTHS = 8 };
 struct engine_config {
     const char *model_path; /* read during engine_open only */
     const char *isa;        /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512", "amx" */
-    const char
-        *kv_type;    /* keys and values: "f16", "int8" (half the memory, faster), "int4" (a third); NULL or "auto": int8, where
-                            the model's heads suit it */
+    /* Keys and values: "f16", "int8" (half the memory, faster), "int4" (a third); NULL or "auto": int8, where the model's heads
+     * suit it. */
+    const char *kv_type;
     int n_threads;   /* compute threads; 0 = as many as this process may use */
     int ctx_len;     /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
     int max_seqs;    /* sequences that run at once */

@@ -35,7 +35,7 @@ struct attention_state {
     float weight[ATTENTION_TILE][ATTENTION_CHUNK]; /* of KV_INT4: times the scales of the current dimensions */
     /* of KV_INT8 */
     struct wide_weights wide[ATTENTION_TILE];
-    float scales[ATTENTION_CHUNK];     /* of the values; 0 where the last vector sees nothing */
+    float scales[ATTENTION_CHUNK];     /* of the values; anything where no vector sees, 0 in pages behind */
     int most_of, most_begin, most_end; /* the last vector whose largest scale was looked for, and where; -1: none in this chunk */
     float most[VECTOR_LANES], step[VECTOR_LANES], inverse[VECTOR_LANES]; /* largest scale that a vector sees, and weight_scale */
 };
