@@ -125,6 +125,7 @@ static void cpu_free(void *self, void *memory, size_t bytes) {
 
 static int cpu_weight_load(void *self, const void *src, enum dtype type, int n_rows, int n_cols, struct weight **out) {
     if ((unsigned)type >= DTYPE_COUNT || n_rows < 1 || group_bytes(type, n_cols) == 0) return KERNELS_ERR_DTYPE;
+    struct cpu *cpu = self;
     struct weight *weight = calloc(1, sizeof *weight);
     if (!weight) return KERNELS_ERR_MEMORY;
     weight->type = type;
@@ -132,18 +133,23 @@ static int cpu_weight_load(void *self, const void *src, enum dtype type, int n_r
     weight->n_cols = n_cols;
     weight->n_groups = row_group_pad(n_rows) / ROW_GROUP;
     weight->group_bytes = group_bytes(type, n_cols);
-    if (!weight_chunk_take(self, weight->group_bytes * (size_t)weight->n_groups, weight)) {
+    weight->ahead = calloc(1, sizeof *weight->ahead + (size_t)pool_threads(cpu->pool) * sizeof *weight->ahead->at);
+    if (!weight->ahead || !weight_chunk_take(cpu, weight->group_bytes * (size_t)weight->n_groups, weight)) {
+        free(weight->ahead);
         free(weight);
         return KERNELS_ERR_MEMORY;
     }
-    weight_repack_parallel(self, weight, src);
+    weight_repack_parallel(cpu, weight, src);
     *out = weight;
     return KERNELS_OK;
 }
 
 static void cpu_weight_free(void *self, struct weight *weight) {
+    struct cpu *cpu = self;
     if (!weight) return;
-    weight_chunk_release(self, weight);
+    if (cpu->last == weight->ahead) cpu->last = NULL;
+    weight_chunk_release(cpu, weight);
+    free(weight->ahead);
     free(weight);
 }
 

@@ -38,12 +38,19 @@ struct weight_chunk {
     int n_weights;
 };
 
+/* After a product with a weight, what was read next the last time: a model's weights follow each other step after step. */
+struct weight_ahead {
+    const uint8_t *follower; /* the data of that product's first weight; never read through */
+    const uint8_t *at[];     /* where each thread began */
+};
+
 struct weight {
     enum dtype type;
     int n_rows, n_cols, n_groups;
     size_t group_bytes;
     uint8_t *data; /* n_groups * group_bytes */
     struct weight_chunk *chunk;
+    struct weight_ahead *ahead;
 };
 
 /* 16 * n_groups output rows for n_rows activation rows (at most cpu_kernels.slice_rows). */
@@ -221,6 +228,7 @@ struct cpu {
     struct pool *pool;
     struct weight_chunk *chunks; /* where weights lie; newest first */
     float *parts;                /* [ATTENTION_PARTS], attention.c's */
+    struct weight_ahead *last;   /* of the latest product of few rows; NULL: there is none */
 };
 enum { ATTENTION_PARTS = 1 << 19 };
 

@@ -22,7 +22,7 @@ enum {
 };
 
 struct matmul_call {
-    const struct cpu *cpu;
+    struct cpu *cpu;
     const struct matmul_job *jobs; /* for a GLU two: gate and up, side by side in one line of groups */
     int n_jobs, n_groups;          /* the line */
     const struct activation *in;
@@ -152,13 +152,38 @@ static int chunk_unit(const struct matmul_call *call, int n_threads) {
     return call->jobs->maxima ? BLOCK_GROUPS : 1;
 }
 
+/* Where the chunk begins to read. */
+static const uint8_t *chunk_data(const struct matmul_call *call, int chunk) {
+    int group = chunk_begin(call, chunk);
+    const struct matmul_job *job = call->jobs;
+    for (; job->weight->n_groups <= group && job + 1 < call->jobs + call->n_jobs; job++) group -= job->weight->n_groups;
+    return job->weight->data + (size_t)group * job->weight->group_bytes;
+}
+
+/* What was computed before will likely be followed by this again. */
+static void note_follower(const struct matmul_call *call) {
+    const struct weight *first = call->jobs->weight;
+    struct weight_ahead *before = call->cpu->last;
+    call->cpu->last = first->ahead;
+    if (!before || before->follower == first->data) return;
+    const int n = pool_threads(call->cpu->pool);
+    before->follower = first->data;
+    for (int i = 0; i < n; i++) before->at[i] = chunk_data(call, (int)((int64_t)call->n_chunks * i / n));
+}
+
 static void dispatch(struct matmul_call *call) {
     if (call->n <= 0) return;
     struct pool *pool = call->cpu->pool;
     call->unit = chunk_unit(call, pool_threads(pool));
     call->n_units = ceil_div(call->n_groups, call->unit);
     call->n_chunks = at_most(count_chunks(call, pool_threads(pool)), at_most(call->n_units, POOL_MAX_CHUNKS));
-    pool_run(pool, call->n_chunks, run_chunk, call);
+    if (call->n > TOKEN_TILE) {
+        pool_run(pool, call->n_chunks, run_chunk, call);
+        return;
+    }
+    struct weight_ahead *ahead = call->jobs->weight->ahead;
+    note_follower(call);
+    pool_run_ahead(pool, call->n_chunks, run_chunk, call, ahead->at);
 }
 
 void cpu_matmul(void *self, const struct matmul_job *jobs, int n_jobs, const struct activation *in, int n) {

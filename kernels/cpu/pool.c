@@ -3,18 +3,22 @@
  *  (1) A thread works upwards through its own range, so it reads memory in one run, also across chunks: the processor's
  *      prefetchers start once a call, not once a chunk. Thieves take from the other end.
  *  (2) A range is one word: its end (high half) and the next chunk (low half). Whoever moves a word from a state with next < end
- *      owns that chunk, and until it is done the call cannot end; so `function` and `call` may be read after the claim. They
- *      and n_done are written before the ranges are. It does not matter which call a claim was meant for.
+ *      owns that chunk, and until it is done the call cannot end; so `function` and `call` beside the range, which are written
+ *      before it, may be read after the claim. It does not matter which call a claim was meant for.
  *  (3) pool_run waits for chunks, not for workers. A worker that has lost its processor to somebody else delays nobody, unless
  *      it lost it in the middle of a chunk: the others then do what is left. This is what keeps a busy machine at the speed
  *      of the processors that it really gives.
- *  (4) `round` changes with each call, after the ranges. Whoever waits spins for SPIN_NS and then sleeps in a futex. The layers
- *      of a model follow each other within microseconds, so a running model never pays for a wake-up, and a pool without work
- *      uses no processor.
- *  (5) No wake-up is lost: a worker reads `round` before it looks for chunks, and sleeps only while it is the same; a sleeper
- *      announces itself and then looks again; a waker changes the word and then looks for sleepers. Both sides are
- *      sequentially consistent, so at least one sees the other; the futex compares the word once more.
- *  (6) With more threads than processors, spinning would take the processor from the one that is waited for: then nobody
+ *  (4) Lines that pass between processors are what a short call costs, 0.1 to 0.5 us each. So all that is between the caller and
+ *      a worker is in one line: the worker waits for its range, finds the call beside it, and counts its chunks there; the
+ *      caller adds up what the threads have counted. The caller's first chunk is never in its range, so it begins at once.
+ *      Who would wait fetches what it will most likely read next.
+ *  (5) Whoever waits spins for SPIN_NS and then sleeps in a futex. The layers of a model follow each other within microseconds,
+ *      so a running model never pays for a wake-up, and a pool without work uses no processor.
+ *  (6) A sleeper announces itself and then looks again; a waker changes the word and then looks for sleepers. The caller that
+ *      sleeps and the workers that end do so in sequentially consistent order, so no wake-up is lost. Towards the workers there
+ *      is no such order, since it would make the caller wait for its own writes: one that falls asleep in the very moment may be
+ *      overlooked until the caller looks again, behind its first chunk, or misses a call that the others do without it.
+ *  (7) With more threads than processors, spinning would take the processor from the one that is waited for: then nobody
  *      spins.
  * pool_run: one thread at a time. */
 #include "kernels/cpu/pool.h"
@@ -32,32 +36,35 @@
 #include <time.h>
 #include <unistd.h>
 
+static const uint32_t NO_MORE = 0xffff; /* an empty range that no call has */
+
 enum {
     CACHE_LINE = 64,
+    CALL_LINES = 4,           /* of what a call is described in, fetched before the first claim */
+    AHEAD_BYTES = 16 * 1024,  /* half a microsecond of reading */
     SPIN_NS = 50 * 1000,      /* longer than the engine's serial work between two operations */
     SPINS_BEFORE_CLOCK = 128, /* pauses between two looks at the clock */
 };
 
-static const uint32_t STOP = UINT32_MAX; /* the round that tells workers to end */
-
 /* The caller is thread 0. */
 struct thread {
     _Alignas(CACHE_LINE) _Atomic uint32_t range;
-    struct pool *pool;
+    _Atomic uint32_t n_done; /* chunks, of all calls; only the thread itself writes it */
+    pool_function *function;
+    _Atomic(const void *) call;
+    _Atomic(const uint8_t *) ahead; /* or NULL */
+    _Alignas(CACHE_LINE) struct pool *pool;
     int index;
     pthread_t handle;
 };
 
 struct pool {
-    _Alignas(CACHE_LINE) _Atomic uint32_t round;
-    pool_function *function;
-    const void *call;
-    uint32_t n_chunks;
-    _Alignas(CACHE_LINE) _Atomic uint32_t n_done; /* chunks of this call */
-    _Alignas(CACHE_LINE) atomic_int n_sleeping;   /* workers in a futex */
+    _Alignas(CACHE_LINE) atomic_int n_sleeping; /* workers in a futex */
     atomic_bool caller_sleeps;
-    int n_threads, n_started; /* n_started workers have a handle */
+    _Atomic uint32_t n_endings; /* what a sleeping caller waits for */
+    int n_threads, n_started;   /* n_started workers have a handle */
     bool spin;
+    uint32_t n_given; /* chunks, of all calls */
     struct thread threads[];
 };
 
@@ -80,101 +87,154 @@ static inline void cpu_pause(void) {
 #endif
 }
 
-/* Spins while *word == old; gives up after SPIN_NS. */
-static void spin_while(const struct pool *pool, _Atomic uint32_t *word, uint32_t old) {
-    if (!pool->spin || atomic_load_explicit(word, memory_order_acquire) != old) return;
+typedef bool pool_condition(const struct thread *thread);
+
+/* Until it holds; gives up after SPIN_NS. */
+static bool spin_until(pool_condition *holds, const struct thread *thread) {
+    if (holds(thread)) return true;
+    if (!thread->pool->spin) return false;
     const int64_t deadline = now_ns() + SPIN_NS;
     do {
         for (int i = 0; i < SPINS_BEFORE_CLOCK; i++) {
             cpu_pause();
-            if (atomic_load_explicit(word, memory_order_acquire) != old) return;
+            if (holds(thread)) return true;
         }
     } while (now_ns() < deadline);
+    return false;
 }
+
+/* --- claims --- */
 
 enum { NOTHING = -1 };
 
-/* The first or the last chunk of a range that is left. */
-static int claim(struct thread *owner, bool last) {
+static bool has_chunks(uint32_t range) { return (range & 0xffff) < range >> 16; }
+
+/* Of its own range a thread takes the first chunk, of another's the last. */
+static int claim(struct thread *owner, bool is_thief) {
     uint32_t range = atomic_load_explicit(&owner->range, memory_order_acquire);
-    while ((range & 0xffff) < range >> 16) {
-        const uint32_t left = last ? range - 0x10000 : range + 1;
+    while (has_chunks(range)) {
+        const uint32_t left = is_thief ? range - 0x10000 : range + 1;
         if (atomic_compare_exchange_weak_explicit(&owner->range, &range, left, memory_order_acq_rel, memory_order_acquire))
-            return (int)(last ? left >> 16 : range & 0xffff);
+            return (int)(is_thief ? left >> 16 : range & 0xffff);
     }
     return NOTHING;
 }
 
-static int claim_any(struct pool *pool, int index) {
-    int chunk = claim(&pool->threads[index], false);
-    for (int i = 1; i < pool->n_threads && chunk == NOTHING; i++)
-        chunk = claim(&pool->threads[(index + i) % pool->n_threads], true);
-    return chunk;
+/* A chunk of owner's range. */
+static void run_chunk(struct thread *self, const struct thread *owner, int chunk) {
+    owner->function(atomic_load_explicit(&owner->call, memory_order_relaxed), chunk);
+    const uint32_t n_done = atomic_load_explicit(&self->n_done, memory_order_relaxed) + 1;
+    atomic_store_explicit(&self->n_done, n_done, memory_order_release); /* the call may end with this */
 }
 
 /* Runs chunks until none is left. */
-static void run_chunks(struct pool *pool, int index) {
-    for (int chunk; (chunk = claim_any(pool, index)) != NOTHING;) {
-        pool->function(pool->call, chunk);
-        const uint32_t n_chunks = pool->n_chunks; /* the call may end with the next line */
-        if (atomic_fetch_add(&pool->n_done, 1) + 1 == n_chunks && atomic_load(&pool->caller_sleeps)) futex_wake(&pool->n_done);
+static void run_chunks(struct thread *self) {
+    struct pool *pool = self->pool;
+    for (int i = 0; i < pool->n_threads; i++) {
+        struct thread *owner = &pool->threads[(self->index + i) % pool->n_threads];
+        for (int chunk; (chunk = claim(owner, i > 0)) != NOTHING;) run_chunk(self, owner, chunk);
     }
 }
 
-static void *worker_main(void *arg) {
-    const struct thread *self = arg;
+/* The call may have ended, and the next one begun. */
+static void fetch_ahead(const struct thread *self) {
+    const uint8_t *ahead = atomic_load_explicit(&self->ahead, memory_order_relaxed);
+    for (int i = 0; ahead && i < AHEAD_BYTES; i += CACHE_LINE) __builtin_prefetch(ahead + i, 0, 2);
+}
+
+/* --- workers --- */
+
+static bool has_news(const struct thread *self) {
+    const uint32_t range = atomic_load_explicit(&self->range, memory_order_acquire);
+    return range == NO_MORE || has_chunks(range);
+}
+
+static void wait_for_news(struct thread *self) {
     struct pool *pool = self->pool;
-    uint32_t round;
-    while ((round = atomic_load(&pool->round)) != STOP) {
-        run_chunks(pool, self->index);
-        spin_while(pool, &pool->round, round);
-        if (atomic_load_explicit(&pool->round, memory_order_relaxed) != round) continue;
-        atomic_fetch_add(&pool->n_sleeping, 1);
-        while (atomic_load(&pool->round) == round) futex_wait(&pool->round, round);
-        atomic_fetch_sub(&pool->n_sleeping, 1);
+    if (spin_until(has_news, self)) return;
+    atomic_fetch_add(&pool->n_sleeping, 1);
+    for (uint32_t range; range = atomic_load(&self->range), !has_news(self);) futex_wait(&self->range, range);
+    atomic_fetch_sub(&pool->n_sleeping, 1);
+}
+
+static void fetch_call(const struct thread *self) {
+    const char *call = atomic_load_explicit(&self->call, memory_order_relaxed);
+    for (int i = 0; i < CALL_LINES; i++) __builtin_prefetch(call + i * CACHE_LINE);
+}
+
+static void *worker_main(void *arg) {
+    struct thread *self = arg;
+    struct pool *pool = self->pool;
+    while (wait_for_news(self), atomic_load(&self->range) != NO_MORE) {
+        fetch_call(self);
+        run_chunks(self);
+        atomic_fetch_add(&self->n_done, 0); /* in one order with caller_sleeps */
+        if (atomic_load(&pool->caller_sleeps)) {
+            atomic_fetch_add(&pool->n_endings, 1);
+            futex_wake(&pool->n_endings);
+        }
+        fetch_ahead(self);
     }
     return NULL;
 }
 
-static void begin_round(struct pool *pool, uint32_t round) {
-    atomic_store(&pool->round, round);
-    if (atomic_load(&pool->n_sleeping) > 0) futex_wake(&pool->round);
+/* --- the caller --- */
+
+static void wake_workers(struct pool *pool) {
+    for (int i = 1; i < pool->n_threads && atomic_load(&pool->n_sleeping) > 0; i++) futex_wake(&pool->threads[i].range);
 }
 
-/* Equal ranges, ascending. */
-static void divide(struct pool *pool, uint32_t n_chunks) {
+/* Equal ranges, ascending, but for chunk 0, the caller's first. */
+static void give(struct pool *pool, uint32_t n_chunks, pool_function *function, const void *call, const uint8_t *const *ahead) {
     const uint32_t n = (uint32_t)pool->n_threads;
-    for (uint32_t i = 0; i < n; i++)
-        atomic_store_explicit(&pool->threads[i].range, (n_chunks * (i + 1) / n) << 16 | n_chunks * i / n, memory_order_release);
-}
-
-static void wait_until_done(struct pool *pool, uint32_t n_chunks) {
-    uint32_t done;
-    while ((done = atomic_load_explicit(&pool->n_done, memory_order_acquire)) != n_chunks) {
-        spin_while(pool, &pool->n_done, done);
-        if (atomic_load_explicit(&pool->n_done, memory_order_relaxed) != done) continue;
-        atomic_store(&pool->caller_sleeps, true);
-        while ((done = atomic_load(&pool->n_done)) != n_chunks) futex_wait(&pool->n_done, done);
-        atomic_store(&pool->caller_sleeps, false);
+    pool->n_given += n_chunks;
+    for (uint32_t i = 0; i < n; i++) {
+        struct thread *thread = &pool->threads[i];
+        const uint32_t from = n_chunks * i / n, end = n_chunks * (i + 1) / n;
+        thread->function = function;
+        atomic_store_explicit(&thread->call, call, memory_order_relaxed);
+        atomic_store_explicit(&thread->ahead, ahead ? ahead[i] : NULL, memory_order_relaxed);
+        atomic_store_explicit(&thread->range, end << 16 | (from > 0 ? from : 1), memory_order_release);
     }
 }
 
-void pool_run(struct pool *pool, int n_chunks, pool_function *function, const void *call) {
+static bool is_done(const struct thread *caller) {
+    const struct pool *pool = caller->pool;
+    uint32_t n_done = 0;
+    for (int i = 0; i < pool->n_threads; i++) n_done += atomic_load(&pool->threads[i].n_done);
+    return n_done == pool->n_given;
+}
+
+static void wait_until_done(struct pool *pool) {
+    const struct thread *caller = &pool->threads[0];
+    if (spin_until(is_done, caller)) return;
+    atomic_store(&pool->caller_sleeps, true);
+    for (uint32_t n_endings; n_endings = atomic_load(&pool->n_endings), !is_done(caller);)
+        futex_wait(&pool->n_endings, n_endings);
+    atomic_store(&pool->caller_sleeps, false);
+}
+
+void pool_run_ahead(struct pool *pool, int n_chunks, pool_function *function, const void *call, const uint8_t *const *ahead) {
     assert(n_chunks <= POOL_MAX_CHUNKS);
     if (pool->n_threads == 1 || n_chunks <= 1) {
         for (int chunk = 0; chunk < n_chunks; chunk++) function(call, chunk);
         return;
     }
-    pool->function = function;
-    pool->call = call;
-    pool->n_chunks = (uint32_t)n_chunks;
-    atomic_store_explicit(&pool->n_done, 0, memory_order_relaxed);
-    divide(pool, (uint32_t)n_chunks);
-    const uint32_t round = atomic_load_explicit(&pool->round, memory_order_relaxed) + 1;
-    begin_round(pool, round == STOP ? 0 : round);
-    run_chunks(pool, 0);
-    wait_until_done(pool, (uint32_t)n_chunks);
+    struct thread *caller = &pool->threads[0];
+    give(pool, (uint32_t)n_chunks, function, call, ahead);
+    wake_workers(pool);
+    run_chunk(caller, caller, 0);
+    wake_workers(pool);
+    run_chunks(caller);
+    fetch_ahead(caller);
+    wait_until_done(pool);
 }
+
+void pool_run(struct pool *pool, int n_chunks, pool_function *function, const void *call) {
+    pool_run_ahead(pool, n_chunks, function, call, NULL);
+}
+
+/* --- beginning and end --- */
 
 /* Signals belong to the program's own threads, so workers start with all of them blocked. */
 static bool start_workers(struct pool *pool) {
@@ -204,7 +264,8 @@ struct pool *pool_create(int n_threads) {
 
 void pool_destroy(struct pool *pool) {
     if (!pool) return;
-    begin_round(pool, STOP);
+    for (int i = 0; i < pool->n_threads; i++) atomic_store(&pool->threads[i].range, NO_MORE);
+    wake_workers(pool);
     for (int i = 1; i <= pool->n_started; i++) pthread_join(pool->threads[i].handle, NULL);
     free(pool);
 }

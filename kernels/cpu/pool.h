@@ -5,6 +5,8 @@
 #ifndef FORESAY_KERNELS_POOL_H
 #define FORESAY_KERNELS_POOL_H
 
+#include <stdint.h>
+
 enum { POOL_MAX_CHUNKS = 0xfffe };
 
 struct pool;
@@ -19,6 +21,8 @@ int pool_threads(const struct pool *pool);
 
 /* Runs chunks 0 .. n_chunks - 1. A single chunk runs on the caller and wakes nobody. */
 void pool_run(struct pool *pool, int n_chunks, pool_function *function, const void *call);
+/* ahead: where each thread will most likely read on after this call. Any address will do. */
+void pool_run_ahead(struct pool *pool, int n_chunks, pool_function *function, const void *call, const uint8_t *const *ahead);
 
 /* Compute threads that the affinity mask and the cgroup's CPU quota grant to this process; at least 1. */
 int pool_granted_cpus(void);
