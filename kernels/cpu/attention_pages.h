@@ -26,6 +26,7 @@ struct attention_state {
     float acc[ATTENTION_TILE * QUERY_STRIDE];                     /* weighted sum of the values so far */
     struct query_codes codes[ATTENTION_TILE];                     /* of q, for quantised keys */
     float minima[ATTENTION_TILE][MAX_HEAD_DIM / KV_GROUP][LANES]; /* weighted sums of minima (KV_INT4) */
+    int first_chunk;
     /* of the current chunk */
     int chunk, n_pages;
     const uint8_t *k[PAGES_OF_CHUNK], *v[PAGES_OF_CHUNK], *k_scales[PAGES_OF_CHUNK], *v_scales[PAGES_OF_CHUNK];

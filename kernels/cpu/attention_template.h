@@ -39,7 +39,8 @@ static void find_pages(struct attention_state *s) {
 }
 
 static void clear_sums(struct attention_state *s, int i) {
-    memset(s->acc + i * QUERY_STRIDE, 0, (size_t)s->tile->head_dim * sizeof(float));
+    float *acc = s->acc + i * QUERY_STRIDE;
+    for (int d = 0; d < s->tile->head_dim; d += LANES) memset(acc + d, 0, LANES * sizeof *acc); /* there is room */
     if (s->tile->type == KV_INT4) memset(s->minima[i], 0, (size_t)value_groups(s) * sizeof *s->minima[i]);
 }
 
@@ -89,7 +90,7 @@ static void weigh_chunk(struct attention_state *s, int i) {
 #pragma GCC unroll 8
     for (int j = 0; rests && j < CHUNK_VECTORS; j++) weight[j] = vf_zero();
     if (!rests) {
-        if (attention_first_seen(tile->spec, tile->pos[i]) >= s->chunk) clear_sums(s, i);
+        if (s->chunk > s->first_chunk && attention_first_seen(tile->spec, tile->pos[i]) >= s->chunk) clear_sums(s, i);
         vector_weights(s->p[i], s->max[i], factor, s->lane_sum[i], weight);
         if (factor != 1.0f) scale_sums(s, i, factor); /* the maximum rarely moves after the first chunks */
     }
@@ -158,8 +159,9 @@ static void attention(const struct attention_tile *tile) {
     s.tile = tile;
     for (int i = 0; i < tile->n; i++) begin_vector(&s, i);
     const int begin = attention_first_seen(tile->spec, tile->pos[0]), last = tile->pos[tile->n - 1];
-    s.chunk = begin > tile->span ? begin / ATTENTION_CHUNK * ATTENTION_CHUNK : tile->span;
-    for (; s.chunk <= last && s.chunk < tile->span + ATTENTION_SPAN; s.chunk += ATTENTION_CHUNK) attend_chunk(&s);
+    s.first_chunk = begin > tile->span ? begin / ATTENTION_CHUNK * ATTENTION_CHUNK : tile->span;
+    for (s.chunk = s.first_chunk; s.chunk <= last && s.chunk < tile->span + ATTENTION_SPAN; s.chunk += ATTENTION_CHUNK)
+        attend_chunk(&s);
     for (int i = 0; i < tile->n; i++) end_vector(&s, i);
 }
 

@@ -92,21 +92,78 @@ INLINE int32_t nearest_within(float x, int32_t low, int32_t high) {
     return raised > high ? high : raised;
 }
 
-/* n values (a multiple of 16) to codes in [-127, 127]; the half float d. */
-INLINE uint16_t quantize_int8(const float *x, int n, int8_t *q) {
-    uint32_t amax_bits = 0;
+/* As float_to_half and half_to_float. */
+INLINE uint16_t half_of(float x) {
+#if defined(__F16C__)
+    return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    return float_to_half(x);
+#endif
+}
+INLINE float float_of_half(uint16_t half) {
+#if defined(__F16C__)
+    return _cvtsh_ss(half);
+#else
+    return half_to_float(half);
+#endif
+}
+
+/* The bits of the largest magnitude of n values, a multiple of 16. */
+INLINE uint32_t largest_bits(const float *x, int n) {
+#if defined(__AVX2__)
+    vint most = vi_zero();
+    for (int i = 0; i < n; i += VECTOR_LANES) most = vi_max(most, vi_magnitude(vf_load(x + i)));
+    return (uint32_t)vi_largest(most);
+#else
+    uint32_t most = 0;
     for (int i = 0; i < n; i++) {
         const uint32_t magnitude = bits_of(x[i]) & 0x7fffffffu;
-        amax_bits = magnitude > amax_bits ? magnitude : amax_bits;
+        most = magnitude > most ? magnitude : most;
     }
-    const uint16_t half = amax_bits >= INFINITY_BITS ? HALF_NAN : float_to_half(float_of(amax_bits) / 127.0f);
-    const float d = half_to_float(half), inverse = 1.0f / d;
-    if (!(d > 0 && d < INFINITY)) {
+    return most;
+#endif
+}
+
+/* The nearest of x[i] * inverse in [-127, 127]. */
+INLINE void codes_int8(const float *x, int n, float inverse, int8_t *q) {
+    int i = 0;
+#if defined(__AVX2__)
+    for (; i + 4 * VECTOR_LANES <= n; i += 4 * VECTOR_LANES) {
+        vint nearest[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const vfloat scaled = vf_mul(vf_load(x + i + j * VECTOR_LANES), vf_set(inverse));
+            nearest[j] = vi_nearest(vf_min(vf_max(scaled, vf_set(-127)), vf_set(127)));
+        }
+        vi_store((uint8_t *)q + i, vi_pack_bytes(nearest));
+    }
+#endif
+    for (; i < n; i++) q[i] = (int8_t)nearest_within(x[i] * inverse, -127, 127);
+}
+
+/* n values (a multiple of 16) to codes in [-127, 127]; the half float d. */
+INLINE uint16_t quantize_int8(const float *x, int n, int8_t *q) {
+    const uint32_t most = largest_bits(x, n);
+    const uint16_t half = most >= INFINITY_BITS ? HALF_NAN : half_of(float_of(most) / 127.0f);
+    const float d = float_of_half(half);
+    if (d > 0 && d < INFINITY)
+        codes_int8(x, n, 1.0f / d, q);
+    else
         memset(q, 0, (size_t)n);
-        return half;
-    }
-    for (int i = 0; i < n; i++) q[i] = (int8_t)nearest_within(x[i] * inverse, -127, 127);
     return half;
+}
+
+INLINE int32_t total_of_codes(const int8_t *q, int n) {
+    int32_t total = 0;
+    int i = 0;
+#if defined(__AVX2__)
+    vint fours = vi_zero();
+    for (; i + 4 * VECTOR_LANES <= n; i += 4 * VECTOR_LANES)
+        fours = vi_add(fours, vi_sums_of_four(vi_load((const uint8_t *)q + i)));
+    total = vi_total(fours);
+#endif
+    for (; i < n; i++) total += q[i];
+    return total;
 }
 
 /* 32 values to codes in [0, 15]; the half floats d and m. */
@@ -119,9 +176,9 @@ INLINE void quantize_int4(const float *x, uint8_t *q, uint16_t *d_half, uint16_t
     }
     const float top = float_of((uint32_t)ordered_bits(high)), bottom = float_of((uint32_t)ordered_bits(low));
     const bool finite = bottom > -INFINITY && top < INFINITY;
-    *m_half = finite ? float_to_half(bottom) : HALF_NAN;
-    *d_half = finite ? float_to_half((top - bottom) / 15.0f) : HALF_NAN;
-    const float d = half_to_float(*d_half), m = half_to_float(*m_half), inverse = 1.0f / d;
+    *m_half = finite ? half_of(bottom) : HALF_NAN;
+    *d_half = finite ? half_of((top - bottom) / 15.0f) : HALF_NAN;
+    const float d = float_of_half(*d_half), m = float_of_half(*m_half), inverse = 1.0f / d;
     memset(q, 0, KV_GROUP);
     if (!(d > 0 && d < INFINITY)) return;
     for (int i = 0; i < KV_GROUP; i++) q[i] = (uint8_t)nearest_within((x[i] - m) * inverse, 0, 15);
@@ -233,9 +290,8 @@ struct query_codes {
 /* x is turned in place. */
 static void quantize_query(float *x, int n, struct query_codes *out) {
     hadamard(x, n);
-    out->d = half_to_float(quantize_int8(x, n, out->q));
-    out->sum = 0;
-    for (int i = 0; i < n; i++) out->sum += out->q[i];
+    out->d = float_of_half(quantize_int8(x, n, out->q));
+    out->sum = total_of_codes(out->q, n);
 }
 
 /* --- weights of values in 8 bits --- */

@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum {
-    PARALLEL_CELLS = 8 * 1024, /* rows * columns from which a fork pays */
+    PARALLEL_CELLS = 4 * 1024, /* rows * columns from which a fork pays */
     CHUNKS_PER_THREAD = 4,
 };
 

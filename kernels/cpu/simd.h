@@ -31,6 +31,12 @@ INLINE int32_t largest_of_eight_integers(__m256i x) {
     return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
 }
 
+INLINE int32_t total_of_eight(__m256i x) {
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+
 #if defined(__AVX512VNNI__)
 
 enum { VECTOR_LANES = 16 };
@@ -100,6 +106,9 @@ INLINE vint vi_shift_left_lanes(vint x, int n) { return _mm512_slli_epi32(x, (un
 INLINE vint vi_max(vint a, vint b) { return _mm512_max_epi32(a, b); }
 INLINE int32_t vi_largest(vint x) {
     return largest_of_eight_integers(_mm256_max_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)));
+}
+INLINE int32_t vi_total(vint x) {
+    return total_of_eight(_mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)));
 }
 INLINE vint vi_nearest(vfloat x) { return _mm512_cvtps_epi32(x); } /* to even */
 /* Of each 128 bits of a and b: their lower dwords in turns, upper dwords, lower and upper pairs of dwords. */
@@ -200,6 +209,7 @@ INLINE vint vi_ordered_bits(vfloat x) {
 INLINE vint vi_shift_left_lanes(vint x, int n) { return _mm256_slli_epi32(x, n); }
 INLINE vint vi_max(vint a, vint b) { return _mm256_max_epi32(a, b); }
 INLINE int32_t vi_largest(vint x) { return largest_of_eight_integers(x); }
+INLINE int32_t vi_total(vint x) { return total_of_eight(x); }
 INLINE vint vi_nearest(vfloat x) { return _mm256_cvtps_epi32(x); }
 INLINE vint vi_low_dwords(vint a, vint b) { return _mm256_unpacklo_epi32(a, b); }
 INLINE vint vi_high_dwords(vint a, vint b) { return _mm256_unpackhi_epi32(a, b); }
