@@ -20,8 +20,10 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/weight_layout.h"
 
-enum { PARTS = ROW_GROUP / VECTOR_LANES };
-enum { PREFETCH_BYTES = 4096 };
+enum {
+    PARTS = ROW_GROUP / VECTOR_LANES,
+    PREFETCH_BYTES = 8192, /* at 60 GB/s a line is asked for 0.14 us before it is read */
+};
 
 INLINE void store_out(float *out, vfloat result, bool add) { vf_store(out, add ? vf_add(vf_load(out), result) : result); }
 
