@@ -54,8 +54,9 @@ struct bench_result {
     struct bench_series context; /* ms of a decode step by tokens before it */
     struct bench_blocks blocks;
     struct model_cost cost;
-    double read_speed; /* bytes per second, the better of two probes: before and after decode; 0 = not measured */
-    double int8_speed; /* operations per second, likewise around prefill */
+    /* Probes by turns with what they are compared with, 0 = not measured: bytes per second, with runs of decode; operations per
+     * second, with runs of prefill. */
+    double read_speed, int8_speed;
 };
 
 struct bench {

@@ -148,20 +148,25 @@ static int run_batch(struct bench *bench, struct run *run, const int *prompts, i
 /* --- the parts --- */
 
 typedef int measure_function(struct bench *bench, int at, double *rate);
+typedef double probe_function(const struct backend *backend); /* of what the machine can do */
 
-/* The median of --runs runs for each point of a series; of fewer where one takes long. */
-static int measure_series(struct bench *bench, struct bench_series *series, const char *what, measure_function *measure) {
+/* The median of --runs runs for each point of a series, of fewer where one takes long. *limit: of probes by turns with the runs
+ * of its first point, or of point 1. */
+static int measure_series(struct bench *bench, struct bench_series *series, const char *what, measure_function *measure,
+                          probe_function *probe, double *limit) {
     const double enough_ms = 8000;
-    double rates[BENCH_MAX_RUNS];
+    double rates[BENCH_MAX_RUNS], limits[BENCH_MAX_RUNS];
     for (int p = 0; p < series->n; p++) {
         const double start = now_ms();
         int i = 0;
         for (; i < bench->settings.n_runs && (i == 0 || now_ms() - start < enough_ms); i++) {
             bench_progress("%s %d, run %d of %d", what, series->at[p], i + 1, bench->settings.n_runs);
+            limits[i] = probe(&bench->engine->backend);
             int rc = measure(bench, series->at[p], &rates[i]);
             if (rc != ENGINE_OK) return rc;
         }
         series->value[p] = bench_median(rates, i);
+        if (p == 0 || series->at[p] == 1) *limit = bench_median(limits, i);
     }
     return ENGINE_OK;
 }
@@ -178,7 +183,9 @@ int bench_prefill(struct bench *bench) {
     enum { WARM_UP_TOKENS = 16 };
     double rate;
     int rc = prefill_once(bench, WARM_UP_TOKENS, &rate);
-    return rc == ENGINE_OK ? measure_series(bench, &bench->result.prefill, "prefill, tokens", prefill_once) : rc;
+    if (rc != ENGINE_OK) return rc;
+    return measure_series(bench, &bench->result.prefill, "prefill, tokens", prefill_once, backend_cpu_int8_speed,
+                          &bench->result.int8_speed);
 }
 
 int bench_decode_tokens(const struct bench *bench, int n) {
@@ -203,7 +210,10 @@ static int decode_once(struct bench *bench, int n, double *rate) {
     return fail(bench, ENGINE_ERR_BUSY, "the first of %d answers ended before all had begun; more --generate might do", n);
 }
 
-int bench_decode(struct bench *bench) { return measure_series(bench, &bench->result.decode, "decode, batch", decode_once); }
+int bench_decode(struct bench *bench) {
+    return measure_series(bench, &bench->result.decode, "decode, batch", decode_once, backend_cpu_read_speed,
+                          &bench->result.read_speed);
+}
 
 /* Lengths from a fifth of the longest to the longest, in an order of chance. */
 int bench_block_use(struct bench *bench) {

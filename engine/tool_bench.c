@@ -131,32 +131,11 @@ static int fit_lists(struct bench *b, const struct option_row *prompt, const str
 
 /* --- the run --- */
 
-static void probe_reading(struct bench *b) {
-    bench_progress("speed of reading memory");
-    const double speed = backend_cpu_read_speed(&b->engine->backend);
-    if (speed > b->result.read_speed) b->result.read_speed = speed;
-}
-
-static void probe_products(struct bench *b) {
-    bench_progress("speed of int8 products");
-    const double speed = backend_cpu_int8_speed(&b->engine->backend);
-    if (speed > b->result.int8_speed) b->result.int8_speed = speed;
-}
-
-/* Probes stand on both sides of what they are compared with. */
 static int measure(struct bench *b) {
     const bool *wants = b->settings.wants;
     int rc = bench_find_words(b);
-    if (rc == ENGINE_OK && wants[BENCH_PREFILL]) {
-        probe_products(b);
-        rc = bench_prefill(b);
-        probe_products(b);
-    }
-    if (rc == ENGINE_OK && wants[BENCH_DECODE]) {
-        probe_reading(b);
-        rc = bench_decode(b);
-        probe_reading(b);
-    }
+    if (rc == ENGINE_OK && wants[BENCH_PREFILL]) rc = bench_prefill(b);
+    if (rc == ENGINE_OK && wants[BENCH_DECODE]) rc = bench_decode(b);
     if (rc == ENGINE_OK && wants[BENCH_VERIFY]) rc = bench_verify(b);
     if (rc == ENGINE_OK && wants[BENCH_CONTEXT]) rc = bench_context(b);
     if (rc == ENGINE_OK && wants[BENCH_BLOCKS]) rc = bench_block_use(b);

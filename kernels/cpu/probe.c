@@ -3,21 +3,23 @@
  *  (1) Reading goes over the repacked weights themselves: the same bytes at the same addresses as a decode step, so what the last
  *      cache keeps of them helps both alike.
  *  (2) Dot products work on registers only: what the arithmetic units give when nothing has to be fetched.
- *  (3) Each figure is the best of several passes. Neighbours on the machine only slow passes down, and a limit that was measured
- *      too low would flatter us.
+ *  (3) Each figure is the median of many short passes, as what it is compared with is a median, and to be taken by turns with it:
+ *      how fast a memory is that others use, too, changes from one second to the next.
  * Engine thread only. */
 #include "kernels/cpu/cpu.h"
 
+#include <stdlib.h>
 #include <time.h>
 
 enum {
     MIN_PASSES = 5,
+    MAX_PASSES = 101,
     RUN_BYTES = 1 << 20,  /* a thread reads so much at a time */
     DOT_CHUNKS = 64,      /* of a pass; also for threads that come late */
     DOT_LOOPS = 20 * 1000 /* of a chunk: some tens of microseconds */
 };
 
-static const double ENOUGH_S = 0.25;
+static const double ENOUGH_S = 0.1;
 
 static double now_s(void) {
     struct timespec t;
@@ -25,18 +27,23 @@ static double now_s(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Seconds of the fastest pass of as many as fit ENOUGH_S. */
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Seconds of a pass. */
 static double time_passes(const struct cpu *cpu, int n_chunks, pool_function *function, const void *call) {
-    double best = 1e9;
+    double seconds[MAX_PASSES];
+    size_t n = 0;
     pool_run(cpu->pool, n_chunks, function, call); /* wakes the threads */
-    const double begin = now_s();
-    for (int n = 0; n < MIN_PASSES || now_s() - begin < ENOUGH_S; n++) {
+    for (const double begin = now_s(); n < MAX_PASSES && (n < MIN_PASSES || now_s() - begin < ENOUGH_S); n++) {
         const double start = now_s();
         pool_run(cpu->pool, n_chunks, function, call);
-        const double seconds = now_s() - start;
-        if (seconds < best) best = seconds;
+        seconds[n] = now_s() - start;
     }
-    return best;
+    qsort(seconds, n, sizeof *seconds, by_value);
+    return seconds[n / 2];
 }
 
 /* --- reading --- */
