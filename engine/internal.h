@@ -159,7 +159,8 @@ struct engine {
     bool has_cancels;                          /* lock */
     int n_to_gather;                           /* lock */
     bool has_user_texts;                       /* lock: some wait for the tokenizer thread */
-    bool must_wake;                            /* lock: the news list went from empty to not empty */
+    bool must_wake, is_urgent;                 /* lock: the news list went from empty to not empty; with news that cannot wait */
+    double woke_ms;                            /* when the consumer was told last; the engine's thread */
     uint64_t n_ids;                            /* lock */
     int n_live;                                /* lock */
     struct request *live;                      /* lock */

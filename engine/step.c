@@ -9,7 +9,14 @@
 #include "engine/internal.h"
 #include "engine/log.h"
 
-/* --- telling the consumer --- */
+/* --- telling the consumer ---
+ *
+ * To wake a thread costs a small model a fiftieth of a step, and nobody sees tokens come by twos: those of a running answer may
+ * wait for a while, but not for a step that may be long, nor while there is nothing to do. */
+
+enum { FEW_ROWS = 16 /* of a step that does not take long, if the one before did not */ };
+
+static const double NEWS_MS = 4;
 
 /* Lock held. */
 static void add_news(struct engine *e, struct request *r) {
@@ -24,12 +31,21 @@ static void add_news(struct engine *e, struct request *r) {
 }
 
 /* The consumer is woken outside the lock, so that it may call the engine at once from its own thread. */
-static void unlock_and_wake(struct engine *e) {
-    bool wake = e->must_wake;
-    e->must_wake = false;
-    if (wake) pthread_cond_broadcast(&e->news);
+static void unlock_and_wake(struct engine *e, bool may_wait) {
+    const double now = now_ms();
+    const bool wake = e->must_wake && (!may_wait || e->is_urgent || now - e->woke_ms >= NEWS_MS);
+    if (wake) {
+        e->must_wake = e->is_urgent = false;
+        e->woke_ms = now;
+        pthread_cond_broadcast(&e->news);
+    }
     pthread_mutex_unlock(&e->lock);
     if (wake && e->config.wake) e->config.wake(e->config.wake_arg);
+}
+
+static void wake_now(struct engine *e) {
+    pthread_mutex_lock(&e->lock);
+    unlock_and_wake(e, false);
 }
 
 static struct engine_usage usage_of(const struct request *r) {
@@ -65,6 +81,7 @@ static void tell_progress(struct engine *e, struct request *r) {
     int n_output = seq->n_tokens - seq->n_prompt;
     bool has_prefilled = n_output == 0 && seq->n_computed < seq->n_prompt && seq->n_computed > r->n_prefilled;
     if (n_output == r->n_ready && !has_prefilled) return;
+    e->is_urgent |= r->n_ready == 0;
     r->n_ready = n_output;
     trace_publish(r);
     if (has_prefilled) r->n_prefilled = seq->n_computed;
@@ -78,6 +95,7 @@ static void tell_finished(struct engine *e, struct request *r) {
     r->finish = r->ending;
     r->usage = usage_of(r);
     r->is_finished = true;
+    e->is_urgent = true;
     r->stage = REQUEST_FINISHED;
     e->counts.finished += r->finish != ENGINE_FINISH_CANCELLED && r->finish != ENGINE_FINISH_ERROR;
     e->counts.cancelled += r->finish == ENGINE_FINISH_CANCELLED;
@@ -112,7 +130,7 @@ static void publish(struct engine *e) {
     for (int i = 0; i < e->n_ending; i++) tell_finished(e, e->ending[i]);
     e->n_ending = 0;
     copy_stats(e);
-    unlock_and_wake(e);
+    unlock_and_wake(e, true);
 }
 
 /* --- requests come and go --- */
@@ -135,7 +153,7 @@ static void admit(struct engine *e, struct request *r) {
         end_request(e, r, ENGINE_FINISH_ERROR);
     } else {
         scheduler_add(&e->scheduler, &r->seq);
-        r->is_started = true;
+        r->is_started = e->is_urgent = true;
         add_news(e, r);
     }
 }
@@ -174,7 +192,7 @@ static bool has_no_work(struct engine *e) {
 /* Lock held, but not while memory is touched. */
 static void wait_for_work(struct engine *e) {
     while (has_no_work(e)) {
-        pthread_mutex_unlock(&e->lock);
+        unlock_and_wake(e, false);
         bool has_touched = kv_cache_touch_ahead(&e->cache);
         pthread_mutex_lock(&e->lock);
         if (!has_touched && has_no_work(e)) pthread_cond_wait(&e->work, &e->lock);
@@ -188,7 +206,7 @@ static bool take_work(struct engine *e) {
     for (struct request *r; (r = queue_pop(&e->inbox));) admit(e, r);
     apply_cancels(e);
     bool go_on = !e->closing;
-    unlock_and_wake(e);
+    unlock_and_wake(e, true);
     return go_on;
 }
 
@@ -356,6 +374,7 @@ static void note_even(struct engine *e, bool computed_prompt, int n_tokens, doub
 static void step(struct engine *e) {
     int n_planned = scheduler_plan(&e->scheduler), n_drafted = draft_plan(e, n_planned);
     assert(n_planned > 0);
+    if (n_planned + n_drafted > FEW_ROWS && e->must_wake) wake_now(e);
     struct model_batch batch = gather_batch(e);
     assert(batch.n_rows == n_planned + n_drafted);
     double start = now_ms();
@@ -386,5 +405,6 @@ void *engine_thread_run(void *arg) {
         publish(e);
     }
     publish(e);
+    wake_now(e);
     return NULL;
 }
