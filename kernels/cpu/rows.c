@@ -8,6 +8,7 @@
 enum {
     PARALLEL_CELLS = 4 * 1024, /* rows * columns from which a fork pays */
     CHUNKS_PER_THREAD = 4,
+    FEW_ROWS = 4 * KV_BLOCK,
 };
 
 typedef void row_function(const void *call, int row);
@@ -204,7 +205,11 @@ void cpu_combine(void *self, const float *y, int y_stride, const int32_t *place,
     for_each_row(cpu, n, n_cols * n_used, combine_one, &call);
 }
 
-/* --- rope_kv --- */
+/* --- rope_kv ---
+ *
+ * Rows of many sequences or of a long prompt are shared out by rows, so that a sequence mostly stays with a thread, as it does in
+ * attention. A few rows of fewer sequences than threads are shared out by heads: all lines of a page hold several tokens, and two
+ * threads that write them in turns would send each other every one of them. */
 
 struct rope_call {
     const struct cpu_kernels *kernels;
@@ -241,21 +246,31 @@ static void fetch_heads(const struct rope_call *call, int batch_row) {
     fetch(qkv->v + row * (size_t)qkv->v_stride, kv_bytes);
 }
 
-/* pos: where the row stands; slot_pos: whose slot keeps its key and value. */
-static void rope_one(const struct rope_call *call, int batch_row, int pos, const int32_t *blocks, int slot_pos) {
-    const struct qkv_view *qkv = call->qkv;
-    const struct kv_shape *shape = &call->kv->shape;
-    const int head_dim = shape->head_dim, n_kv = shape->n_kv_heads;
+/* Row i of a sequence: how it turns. */
+static struct rope_row turn_of(const struct rope_call *call, const struct kernels_seq *seq, int i) {
+    const int pos = seq->first_pos + (seq->depth ? seq->depth[i] : i);
     struct rope_row rope = call->rope;
     rope.cos_sin = call->cos_sin ? call->cos_sin + (size_t)pos * (size_t)rope.rope_dim : NULL;
-    float *q = qkv->q + (size_t)batch_row * (size_t)qkv->q_stride;
-    const float *k = qkv->k + (size_t)batch_row * (size_t)qkv->k_stride, *v = qkv->v + (size_t)batch_row * (size_t)qkv->v_stride;
-    for (int h = 0; h < qkv->n_heads; h++) call->kernels->rope_query(q + h * head_dim, &rope);
-    for (int h = 0; h < n_kv; h++) {
-        const struct kv_slot to = {shape->type, kv_pages(call->kv, blocks[slot_pos / KV_BLOCK], call->layer, h),
-                                   slot_pos % KV_BLOCK};
-        call->kernels->rope_key_value(k + h * head_dim, v + h * head_dim, &rope, &to);
-    }
+    return rope;
+}
+
+static void rope_queries(const struct rope_call *call, const struct kernels_seq *seq, int i, int first, int n_heads) {
+    const struct rope_row rope = turn_of(call, seq, i);
+    const int head_dim = call->kv->shape.head_dim;
+    float *q = call->qkv->q + (size_t)(seq->first_row + i) * (size_t)call->qkv->q_stride;
+    for (int h = first; h < first + n_heads; h++) call->kernels->rope_query(q + h * head_dim, &rope);
+}
+
+static void rope_head(const struct rope_call *call, const struct kernels_seq *seq, int i, int head) {
+    const struct qkv_view *qkv = call->qkv;
+    const struct kv_shape *shape = &call->kv->shape;
+    const struct rope_row rope = turn_of(call, seq, i);
+    const int slot_pos = seq->first_pos + i;
+    const size_t row = (size_t)(seq->first_row + i), at = (size_t)(head * shape->head_dim);
+    const struct kv_slot to = {shape->type, kv_pages(call->kv, seq->blocks[slot_pos / KV_BLOCK], call->layer, head),
+                               slot_pos % KV_BLOCK};
+    call->kernels->rope_key_value(qkv->k + row * (size_t)qkv->k_stride + at, qkv->v + row * (size_t)qkv->v_stride + at, &rope,
+                                  &to);
 }
 
 /* The index-th row of all sequences in order. */
@@ -263,10 +278,24 @@ static void rope_row_at(const void *arg, int index) {
     const struct rope_call *call = arg;
     const struct kernels_seq *seq = call->seqs;
     while (index >= seq->n_rows) index -= (seq++)->n_rows;
-    const int pos = seq->first_pos + (seq->depth ? seq->depth[index] : index);
     fetch_slot(call, seq->blocks, seq->first_pos + index, index == 0);
     if (index + 1 < seq->n_rows) fetch_heads(call, seq->first_row + index + 1);
-    rope_one(call, seq->first_row + index, pos, seq->blocks, seq->first_pos + index);
+    rope_queries(call, seq, index, 0, call->qkv->n_heads);
+    for (int h = 0; h < call->kv->shape.n_kv_heads; h++) rope_head(call, seq, index, h);
+}
+
+/* All rows of the queries of one KV head; from n_kv_heads on of its key and value. In the order in which the product before has
+ * made them, so most are where they were made. */
+static void rope_part(const void *arg, int part) {
+    const struct rope_call *call = arg;
+    const int n_kv = call->kv->shape.n_kv_heads, group = call->qkv->n_heads / n_kv;
+    for (const struct kernels_seq *seq = call->seqs; seq < call->seqs + call->n_seqs; seq++)
+        for (int i = 0; i < seq->n_rows; i++) {
+            if (part < n_kv)
+                rope_queries(call, seq, i, part * group, group);
+            else
+                rope_head(call, seq, i, part - n_kv);
+        }
 }
 
 void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec *rope, const struct kernels_seq *seqs, int n_seqs,
@@ -287,5 +316,10 @@ void cpu_rope_kv(void *self, const struct qkv_view *qkv, const struct rope_spec 
                                    .layer = layer};
     int n = 0;
     for (int i = 0; i < n_seqs; i++) n += seqs[i].n_rows;
-    for_each_row(cpu, n, (qkv->n_heads + 2 * kv->shape.n_kv_heads) * kv->shape.head_dim, rope_row_at, &call);
+    const int n_cells = (qkv->n_heads + 2 * kv->shape.n_kv_heads) * kv->shape.head_dim;
+    const bool by_heads = n <= FEW_ROWS && n_seqs < pool_threads(cpu->pool) && n * n_cells >= PARALLEL_CELLS;
+    if (by_heads)
+        pool_run(cpu->pool, 2 * kv->shape.n_kv_heads, rope_part, &call);
+    else
+        for_each_row(cpu, n, n_cells, rope_row_at, &call);
 }
