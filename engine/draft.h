@@ -33,6 +33,7 @@ struct draft_slot {
     bool is_drawn;          /* the tree is one that the draft model drew, from these rows: */
     struct drawn_row *rows; /* [DRAWN_DEPTH]; NULL = there is no draft model */
     int n_wanted;           /* nodes that were to be verified */
+    int n_in_vain;          /* steps in a row of which none paid */
 };
 
 struct drafting {
