@@ -159,11 +159,6 @@ static void begin_guess(struct engine *e, struct request *r) {
     slot->n_wanted = 0;
 }
 
-static void guess(struct engine *e, struct request *r) {
-    begin_guess(e, r);
-    draft_look_up(e, r, NULL);
-}
-
 /* Without the controller: the nodes that are not sure to be wasted. */
 static int likely_nodes(const struct token_tree *tree) {
     int n = 0;
@@ -200,7 +195,7 @@ static bool may_draft(const struct sequence *seq) {
  * that did for a while is looked up now and then. */
 static bool rests(const struct engine *e, const struct request *r, int n_rows) {
     enum { MANY = 8, A_WHILE = 8, NOW_AND_THEN = 4 };
-    return r->drafter == ENGINE_DRAFTER_AUTO && n_rows >= MANY && r->draft && r->draft->n_in_vain >= A_WHILE &&
+    return r->drafter == ENGINE_DRAFTER_AUTO && n_rows >= MANY && r->draft->n_in_vain >= A_WHILE &&
            (e->counts.steps + r->id) % NOW_AND_THEN != 0;
 }
 
@@ -215,10 +210,8 @@ int draft_plan(struct engine *e, int n_rows) {
     for (int i = 0; i < s->n_running; i++) {
         struct request *r = s->running[i]->owner;
         if (!may_draft(s->running[i])) continue;
-        if (rests(e, r, n_rows))
-            begin_guess(e, r);
-        else
-            guess(e, r);
+        begin_guess(e, r);
+        if (!rests(e, r, n_rows)) draft_look_up(e, r, NULL);
     }
     if (d->model || d->head.ops) draft_ask(e, n_rows, budget);
     for (int i = 0; i < s->n_running; i++) {

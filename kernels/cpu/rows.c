@@ -8,7 +8,7 @@
 enum {
     PARALLEL_CELLS = 4 * 1024, /* rows * columns from which a fork pays */
     CHUNKS_PER_THREAD = 4,
-    FEW_ROWS = 4 * KV_BLOCK,
+    FEW_ROWS = 4 * KV_BLOCK, /* that RoPE may share out by heads */
 };
 
 typedef void row_function(const void *call, int row);
