@@ -176,16 +176,38 @@ static void run_whole(const struct attention_call *call, struct attention_tile *
     end_vectors(call, ends, places, tile->n);
 }
 
+/* The first pages that a sequence's rows see of a KV head, as many as make a chunk; how many. */
+static int first_pages(const struct attention_call *call, const struct kernels_seq *seq, int kv_head,
+                       struct kv_pages pages[ATTENTION_CHUNK / KV_BLOCK]) {
+    const int begin = attention_first_seen(call->spec, seq->first_pos) / ATTENTION_CHUNK * (ATTENTION_CHUNK / KV_BLOCK);
+    const int n_blocks = (seq->first_pos + seq->n_rows - 1) / KV_BLOCK + 1;
+    int n = 0;
+    for (; n < ATTENTION_CHUNK / KV_BLOCK && begin + n < n_blocks; n++)
+        pages[n] = kv_pages(call->kv, seq->blocks[begin + n], call->layer, kv_head);
+    return n;
+}
+
 /* What the processor cannot know: where the pages of the next head, or of the next sequence, begin. */
 static void find_next_pages(const struct attention_call *call, const struct kernels_seq *seq, int kv_head,
                             struct attention_tile *tile) {
     const bool last_head = kv_head + 1 == call->kv->shape.n_kv_heads;
     if (last_head && ++seq == call->seqs + call->n_seqs) return;
-    const int n_blocks = (seq->first_pos + seq->n_rows - 1) / KV_BLOCK + 1,
-              begin = attention_first_seen(call->spec, seq->first_pos);
-    const int first = begin / ATTENTION_CHUNK * (ATTENTION_CHUNK / KV_BLOCK);
-    for (int i = 0; i < ATTENTION_CHUNK / KV_BLOCK && first + i < n_blocks; i++)
-        tile->next[i] = kv_pages(call->kv, seq->blocks[first + i], call->layer, last_head ? 0 : kv_head + 1);
+    first_pages(call, seq, last_head ? 0 : kv_head + 1, tile->next);
+}
+
+/* Of the head with which a thread begins. Keys first, as they are read. */
+static void fetch_first_pages(const struct attention_call *call, const struct kernels_seq *seq, int kv_head) {
+    const struct page_sizes sizes = kv_page_sizes(&call->kv->shape);
+    struct kv_pages pages[ATTENTION_CHUNK / KV_BLOCK];
+    const int n = first_pages(call, seq, kv_head, pages);
+    for (int i = 0; i < n; i++) {
+        fetch(pages[i].k, sizes.k);
+        fetch(pages[i].k_scales, sizes.k_scales);
+    }
+    for (int i = 0; i < n; i++) {
+        fetch(pages[i].v, sizes.v);
+        fetch(pages[i].v_scales, sizes.v_scales);
+    }
 }
 
 /* A query of the next tile: another thread may have made it, and then it is far away. */
@@ -254,12 +276,22 @@ static int64_t cut_at(const struct attention_call *call, const struct kernels_se
     return index < vectors ? index : vectors;
 }
 
+/* A thread begins with vector `first` of the sequence: what it will read first is not in its caches. */
+static void begin_line(const struct attention_call *call, const struct kernels_seq *seq, int64_t first) {
+    const int64_t per_head = seq_vectors(call, seq) / call->kv->shape.n_kv_heads;
+    const int head = (int)(first / per_head), vector = (int)(first % per_head);
+    for (int i = 0; i < ATTENTION_TILE; i++) fetch_query(call, seq, head, vector + i, (int)per_head);
+    fetch_first_pages(call, seq, head);
+}
+
 static void run_slice(const void *arg, int slice) {
     const struct attention_call *call = arg;
     int64_t from = call->cost * slice / call->n_slices, to = call->cost * (slice + 1) / call->n_slices;
     for (int s = 0; s < call->n_seqs && to > 0; s++) {
         const struct kernels_seq *seq = &call->seqs[s];
-        run_seq(call, seq, cut_at(call, seq, from), cut_at(call, seq, to));
+        const int64_t first = cut_at(call, seq, from), end = cut_at(call, seq, to);
+        if (from >= 0 && first < end) begin_line(call, seq, first);
+        run_seq(call, seq, first, end);
         const int64_t cost = seq_vectors(call, seq) * vector_cost(call, seq);
         from -= cost;
         to -= cost;
