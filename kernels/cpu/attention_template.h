@@ -172,8 +172,17 @@ static void begin_vector(struct attention_state *s, int i) {
     s->max[i] = -INFINITY;
     memset(s->lane_sum[i], 0, sizeof s->lane_sum[i]);
     for (int d = 0; d < tile->head_dim; d++) q[d] = tile->q[i][d] * tile->spec->scale;
-    if (tile->type != KV_F16) quantize_query(q, tile->head_dim, &s->codes[i]);
+    if (tile->type != KV_F16) hadamard(q, tile->head_dim);
     clear_sums(s, i);
+}
+
+/* Each stage for all: one alone is a long way from result to result. */
+static void begin_vectors(struct attention_state *s) {
+    const int n = s->tile->n, head_dim = s->tile->head_dim;
+    for (int i = 0; i < n; i++) begin_vector(s, i);
+    if (s->tile->type == KV_F16) return;
+    for (int i = 0; i < n; i++) quantize_query(s->q + i * QUERY_STRIDE, head_dim, &s->codes[i]);
+    for (int i = 0; i < n; i++) s->codes[i].sum = total_of_codes(s->codes[i].q, head_dim);
 }
 
 static void end_vector(struct attention_state *s, int i) {
@@ -188,7 +197,7 @@ static void end_vector(struct attention_state *s, int i) {
 static void attention(const struct attention_tile *tile) {
     struct attention_state s;
     s.tile = tile;
-    for (int i = 0; i < tile->n; i++) begin_vector(&s, i);
+    begin_vectors(&s);
     const int begin = attention_first_seen(tile->spec, tile->pos[0]), last = tile->pos[tile->n - 1];
     s.first_chunk = begin > tile->span ? begin / ATTENTION_CHUNK * ATTENTION_CHUNK : tile->span;
     for (s.chunk = s.first_chunk; s.chunk <= last && s.chunk < tile->span + ATTENTION_SPAN; s.chunk += ATTENTION_CHUNK)

@@ -287,12 +287,8 @@ struct query_codes {
     int8_t q[MAX_HEAD_DIM];
 };
 
-/* x is turned in place. */
-static void quantize_query(float *x, int n, struct query_codes *out) {
-    hadamard(x, n);
-    out->d = float_of_half(quantize_int8(x, n, out->q));
-    out->sum = total_of_codes(out->q, n);
-}
+/* x has been turned. All but the sum. */
+INLINE void quantize_query(const float *x, int n, struct query_codes *out) { out->d = float_of_half(quantize_int8(x, n, out->q)); }
 
 /* --- weights of values in 8 bits --- */
 

@@ -171,7 +171,10 @@ static void attend_one(const struct attention_tile *tile, int index) {
     struct softmax softmax = {.max = -INFINITY};
     struct query_codes codes;
     for (int i = 0; i < head_dim; i++) acc[i] = 0, q[i] = tile->q[index][i] * tile->spec->scale;
-    if (tile->type != KV_F16) quantize_query(q, head_dim, &codes);
+    if (tile->type != KV_F16) {
+        hadamard(q, head_dim);
+        quantize_query(q, head_dim, &codes);
+    }
     for (int first = start; first <= last && first < tile->span + ATTENTION_SPAN; first += ATTENTION_CHUNK) {
         float p[ATTENTION_CHUNK];
         for (int t = 0; t < ATTENTION_CHUNK; t++)

@@ -131,7 +131,7 @@ INLINE vint vi_bytes_from_words(vint a, vint b) { return vi_transpose_quads(_mm5
 INLINE vint vi_sums_of_four(vint bytes) { return _mm512_dpbusd_epi32(vi_zero(), _mm512_set1_epi8(1), bytes); }
 /* Of two lanes each, of which `other` has them in turn, the lower one becomes their sum, the upper one lower less upper. */
 INLINE vfloat vf_butterfly(vfloat x, vfloat other, __mmask16 upper) {
-    return _mm512_mask_sub_ps(_mm512_add_ps(x, other), upper, other, x);
+    return vf_fma(x, _mm512_mask_blend_ps(upper, vf_set(1.0f), vf_set(-1.0f)), other);
 }
 /* The lanes times the Sylvester matrix of as many rows. */
 INLINE vfloat vf_hadamard(vfloat x) {
