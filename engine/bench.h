@@ -54,6 +54,7 @@ struct bench_result {
     struct bench_series context; /* ms of a decode step by tokens before it */
     struct bench_blocks blocks;
     struct model_cost cost;
+    double kv_bytes; /* keys and values that a token read in decode with batch 1, mean */
     /* Probes by turns with what they are compared with, 0 = not measured: bytes per second, with runs of decode; operations per
      * second, with runs of prefill. */
     double read_speed, int8_speed;

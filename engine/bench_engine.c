@@ -193,6 +193,16 @@ int bench_decode_tokens(const struct bench *bench, int n) {
     return bench->settings.n_generate + n * bench->settings.depth / prefill_rows + 2;
 }
 
+/* Bytes of keys and values that attention reads for a token with so many before it. */
+static double kv_bytes(const struct bench *bench, double n_tokens) {
+    const struct kv_pool *pool = &bench->engine->pool;
+    const struct model_shape *shape = &bench->engine->model->shape;
+    double layers = 0; /* that read all */
+    for (int i = 0; i < shape->n_layers; i++)
+        layers += shape->window > 0 && shape->is_local[i] && n_tokens > shape->window ? shape->window / n_tokens : 1;
+    return n_tokens * layers / shape->n_layers * (double)pool->block_bytes / KV_BLOCK;
+}
+
 /* Where the first answers end before the last prompt is computed, there is another try, twice as long. */
 static int decode_once(struct bench *bench, int n, double *rate) {
     enum { TRIES = 5 };
@@ -205,6 +215,7 @@ static int decode_once(struct bench *bench, int n, double *rate) {
         const struct engine_even *even = &run.after.even;
         if (even->n_seqs != n || (double)even->n_tokens < 0.5 * n * bench->settings.n_generate) continue;
         *rate = (double)even->n_tokens * 1e3 / even->ms;
+        if (n == 1) bench->result.kv_bytes = kv_bytes(bench, bench->settings.depth + n_generate / 2.0);
         return ENGINE_OK;
     }
     return fail(bench, ENGINE_ERR_BUSY, "the first of %d answers ended before all had begun; more --generate might do", n);

@@ -19,7 +19,7 @@ static double best_of(const struct bench_series *series) {
 
 /* What decode with batch 1 and the best prefill reach of the limits; 0 where it was not measured. */
 static double read_share(const struct bench_result *r) {
-    return r->read_speed > 0 ? value_at(&r->decode, 1) * (double)r->cost.bytes / r->read_speed : 0;
+    return r->read_speed > 0 ? value_at(&r->decode, 1) * ((double)r->cost.bytes + r->kv_bytes) / r->read_speed : 0;
 }
 static double int8_share(const struct bench_result *r) {
     return r->int8_speed > 0 ? best_of(&r->prefill) * r->cost.layer_ops / r->int8_speed : 0;
@@ -30,12 +30,12 @@ static const char *kv_type(const struct bench *bench) { return kv_type_name(benc
 /* --- table --- */
 
 static void print_limits(const struct bench_result *r) {
-    char bytes[32];
+    char weights[32], kv[32];
     if (r->read_speed > 0) {
         printf("\nreading weights        %8.1f GB/s", r->read_speed * 1e-9);
         if (read_share(r) > 0)
-            printf("   decode with batch 1 reaches %.0f %% of it (%s a token)", 100 * read_share(r),
-                   memory_format(r->cost.bytes, bytes, sizeof bytes));
+            printf("   decode with batch 1 reaches %.0f %% of it (a token: %s, keys and values %s)", 100 * read_share(r),
+                   memory_format(r->cost.bytes, weights, sizeof weights), memory_format((uint64_t)r->kv_bytes, kv, sizeof kv));
     }
     if (r->int8_speed > 0) {
         printf("\nint8 products          %8.3f Tops", r->int8_speed * 1e-12);
@@ -100,8 +100,8 @@ static void print_json(const struct bench *bench, const struct engine_info *info
     json_series("decode", "batch", "tok_s", &r->decode);
     json_series("verify", "rows", "ms", &r->verify);
     json_series("context", "tokens", "ms", &r->context);
-    printf(", \"weight_bytes_per_token\": %llu, \"layer_ops_per_token\": %.0f", (unsigned long long)r->cost.bytes,
-           r->cost.layer_ops);
+    printf(", \"weight_bytes_per_token\": %llu, \"kv_bytes_per_token\": %.0f, \"layer_ops_per_token\": %.0f",
+           (unsigned long long)r->cost.bytes, r->kv_bytes, r->cost.layer_ops);
     if (r->read_speed > 0) printf(", \"read_gb_s\": %.3f, \"decode_read_share\": %.4f", r->read_speed * 1e-9, read_share(r));
     if (r->int8_speed > 0) printf(", \"int8_tops\": %.4f, \"prefill_int8_share\": %.4f", r->int8_speed * 1e-12, int8_share(r));
     if (r->blocks.n_steps > 0) printf(", \"kv_mean_tokens\": %.1f, \"kv_waste\": %.5f", r->blocks.mean_tokens, r->blocks.waste);

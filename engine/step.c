@@ -16,7 +16,7 @@
 
 enum { FEW_ROWS = 16 /* of a step that does not take long, if the one before did not */ };
 
-static const double NEWS_MS = 4;
+static const double NEWS_MS = 8; /* half of a picture on a screen */
 
 /* Lock held. */
 static void add_news(struct engine *e, struct request *r) {

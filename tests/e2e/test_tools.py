@@ -54,6 +54,8 @@ def test_bench_measures_every_part(model):
     assert report["layer_ops_per_token"] == 2 * blocks
     read = sum(int(t.n_bytes) for name, t in tensors.items() if "norm" not in name and name != "token_embd.weight")
     assert read <= report["weight_bytes_per_token"] < 1.1 * read
+    token = 2 * 2 * (2 * 64 + 4)  # layers, heads of keys and of values, their codes and scales
+    assert 20 * token <= report["kv_bytes_per_token"] < 150 * token
 
 
 def test_bench_runs_the_parts_that_are_asked_for(model):
