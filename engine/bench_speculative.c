@@ -3,8 +3,9 @@
  *
  * Each prompt of bench_prompts.h is answered twice, once plainly and once with the drafter; which comes first alternates. Its
  * prefix is in the cache before, so that both compute the same. The two texts must be equal, or the run ends with an error. With
- * batch N, N answers are written at once: the prompts of the class in turn, each with a seed of its own. Times are on the wall
- * clock, from the first submit to the last end. Main thread. */
+ * batch N, N answers are written at once: the prompts of the class in turn, each with a seed of its own. What is measured is
+ * decoding: on the wall clock, from the moment that every answer has its first token to the last end, the tokens of that time.
+ * Main thread. */
 #include <math.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 
 struct side {
     double ms;
+    int n_measured; /* tokens of those ms */
     int n_tokens, n_rounds, n_drafted, n_accepted;
     int accepted_at[ENGINE_DRAFT_DEPTHS], off[ENGINE_DRAFT_OFF_COUNT];
     uint64_t text; /* digest of the ids, answer by answer */
@@ -46,6 +48,7 @@ static int submit(const struct trial *t, int prompt, int i, enum engine_drafter 
 
 static void add_usage(struct side *side, const struct engine_usage *usage) {
     side->n_tokens += usage->output_tokens;
+    side->n_measured += usage->output_tokens;
     side->n_rounds += usage->draft_rounds;
     side->n_drafted += usage->drafted_tokens;
     side->n_accepted += usage->accepted_tokens;
@@ -53,11 +56,25 @@ static void add_usage(struct side *side, const struct engine_usage *usage) {
     side->off[usage->draft_off]++;
 }
 
+/* The measurement begins, with so many tokens there already, when all answers have begun. */
+struct clock {
+    int n_to_begin, n_tokens;
+    bool has_begun[BENCH_MAX_BATCH];
+    double start_ms;
+};
+
+static void note_begin(struct clock *clock, uint64_t answer, int n_tokens) {
+    if (clock->n_to_begin > 0) clock->n_tokens += n_tokens;
+    if (clock->has_begun[answer]) return;
+    clock->has_begun[answer] = true;
+    if (--clock->n_to_begin == 0) clock->start_ms = now_ms();
+}
+
 /* n answers from prompt `first` on, side by side. */
 static int answer(const struct trial *t, int first, enum engine_drafter drafter, int max_tokens, struct side *side) {
     struct engine_event event;
     uint64_t first_id = 0, id, text[BENCH_MAX_BATCH];
-    const double start = now_ms();
+    struct clock clock = {.n_to_begin = t->n};
     for (int i = 0; i < t->n; i++) {
         int rc = submit(t, first + i, i, drafter, max_tokens, &id);
         if (rc != ENGINE_OK) return rc;
@@ -70,13 +87,18 @@ static int answer(const struct trial *t, int first, enum engine_drafter drafter,
             continue;
         }
         uint64_t *digest = &text[event.id - first_id];
-        if (event.kind == ENGINE_EVENT_TEXT && event.n_tokens > 0) *digest = (*digest ^ (uint32_t)event.token) * 0x100000001b3u;
+        if (event.kind == ENGINE_EVENT_TEXT && event.n_tokens > 0) {
+            *digest = (*digest ^ (uint32_t)event.token) * 0x100000001b3u;
+            note_begin(&clock, event.id - first_id, event.n_tokens);
+        }
         if (event.kind != ENGINE_EVENT_DONE) continue;
+        note_begin(&clock, event.id - first_id, 0);
         if (event.finish == ENGINE_FINISH_ERROR) return fail(t->bench, event.status, event.message, t->class->name);
         add_usage(side, &event.usage);
         n_left--;
     }
-    side->ms += now_ms() - start;
+    side->ms += now_ms() - clock.start_ms;
+    side->n_measured -= clock.n_tokens;
     for (int i = 0; i < t->n; i++) side->text = side->text * 31 + text[i];
     return ENGINE_OK;
 }
@@ -124,8 +146,8 @@ static int compare_often(const struct trial *t, struct side sides[2]) {
 
 /* --- the report --- */
 
-static double rate_of(const struct side *side) { return side->n_tokens * 1e3 / side->ms; }
-static double speedup_of(const struct side sides[2]) { return sides[0].ms / sides[1].ms; }
+static double rate_of(const struct side *side) { return side->n_measured * 1e3 / side->ms; }
+static double speedup_of(const struct side sides[2]) { return rate_of(&sides[1]) / rate_of(&sides[0]); }
 /* Of one answer: each step gives the tokens that were accepted and one more. */
 static double per_step(const struct side *side) { return (double)side->n_tokens / (side->n_tokens - side->n_accepted); }
 
