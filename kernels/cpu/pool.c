@@ -11,7 +11,7 @@
  *  (4) Lines that pass between processors are what a short call costs, 0.1 to 0.5 us each. So all that is between the caller and
  *      a worker is in one line: the worker waits for its range, finds the call beside it, and counts its chunks there; the
  *      caller adds up what the threads have counted. The caller's first chunk is never in its range, so it begins at once.
- *      Who would wait fetches what it will most likely read next.
+ *      Who waits fetches what it will most likely read next: the memory is idle then, too.
  *  (5) Whoever waits spins for SPIN_NS and then sleeps in a futex. The layers of a model follow each other within microseconds,
  *      so a running model never pays for a wake-up, and a pool without work uses no processor.
  *  (6) A sleeper announces itself and then looks again; a waker changes the word and then looks for sleepers. The caller that
@@ -41,7 +41,9 @@ static const uint32_t NO_MORE = 0xffff; /* an empty range that no call has */
 enum {
     CACHE_LINE = 64,
     CALL_LINES = 4,           /* of what a call is described in, fetched before the first claim */
-    AHEAD_BYTES = 16 * 1024,  /* half a microsecond of reading */
+    FIRST_LINES = 256,        /* that who would wait fetches before it looks whether it must: half a microsecond of reading */
+    LINES_AT_ONCE = 16,       /* between two looks */
+    AHEAD_BYTES = 96 * 1024,  /* at most; leaves most of an L2 cache of 512 KiB to what is in use */
     SPIN_NS = 50 * 1000,      /* longer than the engine's serial work between two operations */
     SPINS_BEFORE_CLOCK = 128, /* pauses between two looks at the clock */
 };
@@ -55,6 +57,8 @@ struct thread {
     _Atomic(const uint8_t *) ahead; /* or NULL */
     _Alignas(CACHE_LINE) struct pool *pool;
     int index;
+    const uint8_t *fetching; /* while it waits */
+    int n_fetched;           /* bytes of it */
     pthread_t handle;
 };
 
@@ -89,8 +93,20 @@ static inline void cpu_pause(void) {
 
 typedef bool pool_condition(const struct thread *thread);
 
+/* The next lines of what will most likely be read, up to AHEAD_BYTES. */
+static void fetch_some(struct thread *thread, int n_lines) {
+    for (int i = 0; i < n_lines && thread->n_fetched < AHEAD_BYTES; i++, thread->n_fetched += CACHE_LINE)
+        __builtin_prefetch(thread->fetching + thread->n_fetched, 0, 2);
+}
+
 /* Until it holds; gives up after SPIN_NS. */
-static bool spin_until(pool_condition *holds, const struct thread *thread) {
+static bool spin_until(pool_condition *holds, struct thread *thread) {
+    const uint8_t *ahead = atomic_load_explicit(&thread->ahead, memory_order_relaxed);
+    if (ahead) {
+        thread->fetching = ahead;
+        thread->n_fetched = 0;
+    }
+    fetch_some(thread, FIRST_LINES);
     if (holds(thread)) return true;
     if (!thread->pool->spin) return false;
     const int64_t deadline = now_ns() + SPIN_NS;
@@ -98,6 +114,7 @@ static bool spin_until(pool_condition *holds, const struct thread *thread) {
         for (int i = 0; i < SPINS_BEFORE_CLOCK; i++) {
             cpu_pause();
             if (holds(thread)) return true;
+            fetch_some(thread, LINES_AT_ONCE);
         }
     } while (now_ns() < deadline);
     return false;
@@ -136,12 +153,6 @@ static void run_chunks(struct thread *self) {
     }
 }
 
-/* The call may have ended, and the next one begun. */
-static void fetch_ahead(const struct thread *self) {
-    const uint8_t *ahead = atomic_load_explicit(&self->ahead, memory_order_relaxed);
-    for (int i = 0; ahead && i < AHEAD_BYTES; i += CACHE_LINE) __builtin_prefetch(ahead + i, 0, 2);
-}
-
 /* --- workers --- */
 
 static bool has_news(const struct thread *self) {
@@ -173,7 +184,6 @@ static void *worker_main(void *arg) {
             atomic_fetch_add(&pool->n_endings, 1);
             futex_wake(&pool->n_endings);
         }
-        fetch_ahead(self);
     }
     return NULL;
 }
@@ -206,7 +216,7 @@ static bool is_done(const struct thread *caller) {
 }
 
 static void wait_until_done(struct pool *pool) {
-    const struct thread *caller = &pool->threads[0];
+    struct thread *caller = &pool->threads[0];
     if (spin_until(is_done, caller)) return;
     atomic_store(&pool->caller_sleeps, true);
     for (uint32_t n_endings; n_endings = atomic_load(&pool->n_endings), !is_done(caller);)
@@ -226,7 +236,6 @@ void pool_run_ahead(struct pool *pool, int n_chunks, pool_function *function, co
     run_chunk(caller, caller, 0);
     wake_workers(pool);
     run_chunks(caller);
-    fetch_ahead(caller);
     wait_until_done(pool);
 }
 
@@ -256,7 +265,7 @@ struct pool *pool_create(int n_threads) {
     struct pool *pool = aligned_alloc(CACHE_LINE, sizeof(struct pool) + (size_t)n_threads * sizeof(struct thread));
     if (!pool) return NULL;
     *pool = (struct pool){.n_threads = n_threads, .spin = n_threads <= pool_granted_cpus()};
-    for (int i = 0; i < n_threads; i++) pool->threads[i] = (struct thread){.pool = pool, .index = i};
+    for (int i = 0; i < n_threads; i++) pool->threads[i] = (struct thread){.pool = pool, .index = i, .n_fetched = AHEAD_BYTES};
     if (start_workers(pool)) return pool;
     pool_destroy(pool);
     return NULL;
