@@ -25,6 +25,7 @@ enum {
     MIN_USER_TOKENS = 64,
     MAX_USER_TOKENS = 1 << 24,
     MIN_CTX = 2 * KV_BLOCK,
+    NEWS_MS = 8, /* half of a picture on a screen */
 };
 
 struct engine_config engine_config_default(void) {
@@ -265,6 +266,7 @@ int engine_open(struct engine **out, const struct engine_config *config, struct 
     if (e->config.verify == ENGINE_VERIFY_DEFAULT) e->config.verify = ENGINE_VERIFY_MATCH;
     init_locks(e);
     if ((rc = gguf_open(&gguf, config->model_path, error)) || (rc = open_model(e, gguf, error))) goto done;
+    e->news_ms = NEWS_MS;
     e->config.model_path = e->config.kv_type = e->config.draft_files = NULL; /* the caller's; not to be read from here on */
     e->stats.blocks_total = e->stats.blocks_free = e->cache.n_blocks;
     if ((rc = open_threads(e, error))) goto done;

@@ -161,6 +161,7 @@ struct engine {
     bool has_user_texts;                       /* lock: some wait for the tokenizer thread */
     bool must_wake, is_urgent;                 /* lock: the news list went from empty to not empty; with news that cannot wait */
     double woke_ms;                            /* when the consumer was told last; the engine's thread */
+    double news_ms;                            /* not sooner again, of what can wait */
     uint64_t n_ids;                            /* lock */
     int n_live;                                /* lock */
     struct request *live;                      /* lock */
@@ -199,6 +200,8 @@ void *engine_thread_run(void *engine);
 
 /* From now on every token has its own TEXT event. Before the first submit. */
 void engine_events_per_token(struct engine *e);
+/* For tests: of news that can wait the consumer is told so much later than of others. Before the first submit. */
+void engine_delay_news(struct engine *e, double ms);
 /* For tests: the engine does nothing until n requests wait for it, which then begin together. While it has none. */
 void engine_gather(struct engine *e, int n);
 

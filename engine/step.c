@@ -16,8 +16,6 @@
 
 enum { FEW_ROWS = 16 /* of a step that does not take long, if the one before did not */ };
 
-static const double NEWS_MS = 8; /* half of a picture on a screen */
-
 /* Lock held. */
 static void add_news(struct engine *e, struct request *r) {
     if (r->has_news) return;
@@ -33,7 +31,7 @@ static void add_news(struct engine *e, struct request *r) {
 /* The consumer is woken outside the lock, so that it may call the engine at once from its own thread. */
 static void unlock_and_wake(struct engine *e, bool may_wait) {
     const double now = now_ms();
-    const bool wake = e->must_wake && (!may_wait || e->is_urgent || now - e->woke_ms >= NEWS_MS);
+    const bool wake = e->must_wake && (!may_wait || e->is_urgent || now - e->woke_ms >= e->news_ms);
     if (wake) {
         e->must_wake = e->is_urgent = false;
         e->woke_ms = now;
@@ -184,6 +182,8 @@ void engine_gather(struct engine *e, int n) {
     e->n_to_gather = n;
     pthread_mutex_unlock(&e->lock);
 }
+
+void engine_delay_news(struct engine *e, double ms) { e->news_ms = ms; }
 
 static bool has_no_work(struct engine *e) {
     return !e->closing && (is_gathering(e) || (!e->inbox.head && !e->has_cancels && is_idle(e)));

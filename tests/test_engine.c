@@ -1,5 +1,6 @@
 /* test_engine.c - the engine as its users see it (engine.h), on a tiny random model: order of events, limits, stops, cancels,
  * errors, shutdown. That the text does not depend on what runs beside it is check_equality.c's subject. */
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -692,6 +693,31 @@ static void wake_comes_whenever_events_appear(void **state) {
     close_clean(engine);
 }
 
+/* Protects: an answer that runs on wakes nobody for each token; what cannot wait (begun, the first token, the end) does so. */
+static void tokens_wake_now_and_then(void **state) {
+    (void)state;
+    enum { TOKENS = 240, URGENT = 3 };
+    struct engine_config config = small_config();
+    config.wake = count_wake;
+    struct engine *engine = open_with(config);
+    engine_delay_news(engine, 1e9);
+    struct engine_request request = endless("He", TOKENS);
+    struct engine_error error;
+    struct outcome outcome = {0};
+    atomic_store(&n_wakes, 0);
+    assert_int_equal(engine_submit(engine, &request, &outcome.id, &error), ENGINE_OK);
+    for (int seen = 0; !outcome.done;) {
+        while (atomic_load(&n_wakes) == seen) sched_yield();
+        seen = atomic_load(&n_wakes);
+        while (fixture_poll(engine, &outcome, 1, 7) > 0) {
+        }
+    }
+    assert_int_equal(outcome.end.usage.output_tokens, TOKENS);
+    assert_in_range(atomic_load(&n_wakes), 1, URGENT);
+    outcome_free(&outcome);
+    close_clean(engine);
+}
+
 /* Protects: the facts of the file. */
 static void info_names_the_model(void **state) {
     (void)state;
@@ -749,6 +775,7 @@ int main(void) {
         cmocka_unit_test(cancels_at_any_moment_return_everything),
         cmocka_unit_test(closing_with_requests_in_flight_is_clean),
         cmocka_unit_test(wake_comes_whenever_events_appear),
+        cmocka_unit_test(tokens_wake_now_and_then),
         cmocka_unit_test(info_names_the_model),
         cmocka_unit_test(quantized_keys_and_values_take_less_memory),
     };
