@@ -156,7 +156,10 @@ static struct request *take_news(struct engine *e, struct news *news) {
     struct request *r = e->news_head;
     if (r) {
         e->news_head = r->news_next;
-        if (!e->news_head) e->news_tail = NULL;
+        if (!e->news_head) {
+            e->news_tail = NULL;
+            e->must_wake = e->is_urgent = false; /* there is nothing left to be told of */
+        }
         r->has_news = false;
         *news = (struct news){r->is_started, r->is_finished, r->n_ready, r->n_prefilled, r->n_traces_ready};
         r->n_traces_done = r->n_traces_read;

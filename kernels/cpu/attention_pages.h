@@ -39,7 +39,7 @@ struct attention_state {
     float scales[ATTENTION_CHUNK];     /* of the values; anything where no vector sees, 0 in pages behind */
     int most_of, most_begin, most_end; /* the last vector whose weight_scale was looked for, and where; -1: none in this chunk */
     struct weight_scale weight_scale[ATTENTION_TILE]; /* by the largest scale that a vector sees */
-    float chunk_sum[ATTENTION_TILE][LANES];            /* of the chunk's weights */
+    float chunk_sum[ATTENTION_TILE][LANES];           /* of the chunk's weights */
 };
 
 /* So many vectors of scores or values are accumulated in registers for each of n query vectors. Fewer than eight sums would wait

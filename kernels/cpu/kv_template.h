@@ -288,7 +288,9 @@ struct query_codes {
 };
 
 /* x has been turned. All but the sum. */
-INLINE void quantize_query(const float *x, int n, struct query_codes *out) { out->d = float_of_half(quantize_int8(x, n, out->q)); }
+INLINE void quantize_query(const float *x, int n, struct query_codes *out) {
+    out->d = float_of_half(quantize_int8(x, n, out->q));
+}
 
 /* --- weights of values in 8 bits --- */
 
