@@ -3,9 +3,9 @@
  *
  * Each prompt of bench_prompts.h is answered twice, once plainly and once with the drafter; which comes first alternates. Its
  * prefix is in the cache before, so that both compute the same. The two texts must be equal, or the run ends with an error. With
- * batch N, N answers are written at once: the prompts of the class in turn, each with a seed of its own. What is measured is
- * decoding: on the wall clock, from the moment that every answer has its first token to the last end, the tokens of that time.
- * Main thread. */
+ * batch N, N answers are written at once, the prompts of the class in turn, each with a seed of its own, and where one ends the
+ * next begins, as a server has it. What is measured is decoding: the tokens between the moment that N answers have begun and
+ * the first end after which there is none to follow, on the wall clock. Main thread. */
 #include <math.h>
 #include <string.h>
 
@@ -48,7 +48,6 @@ static int submit(const struct trial *t, int prompt, int i, enum engine_drafter 
 
 static void add_usage(struct side *side, const struct engine_usage *usage) {
     side->n_tokens += usage->output_tokens;
-    side->n_measured += usage->output_tokens;
     side->n_rounds += usage->draft_rounds;
     side->n_drafted += usage->drafted_tokens;
     side->n_accepted += usage->accepted_tokens;
@@ -56,59 +55,88 @@ static void add_usage(struct side *side, const struct engine_usage *usage) {
     side->off[usage->draft_off]++;
 }
 
-/* The measurement begins, with so many tokens there already, when all answers have begun. */
-struct clock {
-    int n_to_begin, n_tokens;
-    bool has_begun[BENCH_MAX_BATCH];
-    double start_ms;
+enum { WAVES = 3, MOST_ANSWERS = WAVES * BENCH_MAX_BATCH }; /* of a trial with several at once: so many times n */
+
+/* Answers first_id .. first_id + n_total - 1, n of them at once. */
+struct race {
+    const struct trial *trial;
+    int first_prompt, max_tokens, n_total;
+    enum engine_drafter drafter;
+    int n_submitted, n_ended, n_begun; /* n_begun: of the first n */
+    uint64_t first_id, text[MOST_ANSWERS];
+    bool has_begun[MOST_ANSWERS];
+    int n_measured; /* tokens while n run; ms: when that began, then how long it was */
+    bool is_measuring;
+    double ms;
 };
 
-static void note_begin(struct clock *clock, uint64_t answer, int n_tokens) {
-    if (clock->n_to_begin > 0) clock->n_tokens += n_tokens;
-    if (clock->has_begun[answer]) return;
-    clock->has_begun[answer] = true;
-    if (--clock->n_to_begin == 0) clock->start_ms = now_ms();
+static int submit_next(struct race *race) {
+    uint64_t id;
+    const int i = race->n_submitted;
+    int rc = submit(race->trial, race->first_prompt + i, i, race->drafter, race->max_tokens, &id);
+    if (rc != ENGINE_OK) return rc;
+    if (i == 0) race->first_id = id;
+    race->text[i] = 0xcbf29ce484222325u;
+    race->n_submitted++;
+    return ENGINE_OK;
 }
 
-/* n answers from prompt `first` on, side by side. */
-static int answer(const struct trial *t, int first, enum engine_drafter drafter, int max_tokens, struct side *side) {
-    struct engine_event event;
-    uint64_t first_id = 0, id, text[BENCH_MAX_BATCH];
-    struct clock clock = {.n_to_begin = t->n};
-    for (int i = 0; i < t->n; i++) {
-        int rc = submit(t, first + i, i, drafter, max_tokens, &id);
-        if (rc != ENGINE_OK) return rc;
-        if (i == 0) first_id = id;
-        text[i] = 0xcbf29ce484222325u;
-    }
-    for (int n_left = t->n; n_left > 0;) {
-        if (engine_poll(t->bench->engine, &event, 1) == 0) {
-            engine_wait(t->bench->engine, 1000);
-            continue;
-        }
-        uint64_t *digest = &text[event.id - first_id];
-        if (event.kind == ENGINE_EVENT_TEXT && event.n_tokens > 0) {
-            *digest = (*digest ^ (uint32_t)event.token) * 0x100000001b3u;
-            note_begin(&clock, event.id - first_id, event.n_tokens);
-        }
-        if (event.kind != ENGINE_EVENT_DONE) continue;
-        note_begin(&clock, event.id - first_id, 0);
-        if (event.finish == ENGINE_FINISH_ERROR) return fail(t->bench, event.status, event.message, t->class->name);
-        add_usage(side, &event.usage);
-        n_left--;
-    }
-    side->ms += now_ms() - clock.start_ms;
-    side->n_measured -= clock.n_tokens;
-    for (int i = 0; i < t->n; i++) side->text = side->text * 31 + text[i];
+static void note_begin(struct race *race, int answer) {
+    if (race->has_begun[answer]) return;
+    race->has_begun[answer] = true;
+    if (answer >= race->trial->n || ++race->n_begun < race->trial->n) return;
+    race->is_measuring = true;
+    race->ms = now_ms();
+}
+
+static int note_end(struct race *race) {
+    race->n_ended++;
+    if (race->n_submitted < race->n_total) return submit_next(race);
+    if (race->is_measuring) race->ms = now_ms() - race->ms;
+    race->is_measuring = false;
     return ENGINE_OK;
+}
+
+static int take_event(struct race *race, const struct engine_event *event, struct side *side) {
+    const int answer = (int)(event->id - race->first_id);
+    if (event->kind == ENGINE_EVENT_TEXT && event->n_tokens > 0) {
+        race->text[answer] = (race->text[answer] ^ (uint32_t)event->token) * 0x100000001b3u;
+        race->n_measured += race->is_measuring ? event->n_tokens : 0;
+        note_begin(race, answer);
+    }
+    if (event->kind != ENGINE_EVENT_DONE) return ENGINE_OK;
+    if (event->finish == ENGINE_FINISH_ERROR)
+        return fail(race->trial->bench, event->status, event->message, race->trial->class->name);
+    note_begin(race, answer);
+    add_usage(side, &event->usage);
+    return note_end(race);
+}
+
+/* n_total answers from prompt `first` on, as many at once as the trial has. */
+static int answer(const struct trial *t, int first, int n_total, enum engine_drafter drafter, int max_tokens, struct side *side) {
+    struct engine_event event;
+    struct race race = {.trial = t, .first_prompt = first, .max_tokens = max_tokens, .n_total = n_total, .drafter = drafter};
+    int rc = ENGINE_OK;
+    while (rc == ENGINE_OK && race.n_submitted < t->n) rc = submit_next(&race);
+    while (rc == ENGINE_OK && race.n_ended < n_total) {
+        if (engine_poll(t->bench->engine, &event, 1) > 0)
+            rc = take_event(&race, &event, side);
+        else
+            engine_wait(t->bench->engine, 1000);
+    }
+    side->ms += race.ms;
+    side->n_measured += race.n_measured;
+    for (int i = 0; i < n_total; i++) side->text = side->text * 31 + race.text[i];
+    return rc;
 }
 
 /* Not measured: fills the cache with the prompts. Of many answers at once few are measured, so the memory that they take must
  * have been touched before: the first round's blocks stay in the cache, so it takes two. */
 static int warm_up(const struct trial *t, int first, int n_tokens) {
     struct side unused = {0};
-    int rc = answer(t, first, ENGINE_DRAFTER_NONE, 1, &unused);
-    for (int i = 0; i < 2 && t->n > 1 && rc == ENGINE_OK; i++) rc = answer(t, first, ENGINE_DRAFTER_NONE, n_tokens, &unused);
+    int rc = answer(t, first, t->n, ENGINE_DRAFTER_NONE, 1, &unused);
+    for (int i = 0; i < 2 && t->n > 1 && rc == ENGINE_OK; i++)
+        rc = answer(t, first, t->n, ENGINE_DRAFTER_NONE, n_tokens, &unused);
     return rc;
 }
 
@@ -120,7 +148,7 @@ static int compare(const struct trial *t, int run, struct side sides[2]) {
         int rc = warm_up(t, first, n_tokens);
         for (int i = 0; i < 2 && rc == ENGINE_OK; i++) {
             const int which = (first / step + i + run) % 2;
-            rc = answer(t, first, drafters[which], n_tokens, &sides[which]);
+            rc = answer(t, first, t->n > 1 ? WAVES * t->n : 1, drafters[which], n_tokens, &sides[which]);
         }
         if (rc != ENGINE_OK) return rc;
         bool is_same = t->bench->settings.verify == ENGINE_VERIFY_MATCH || t->temperature <= 0; /* or only the distribution */
