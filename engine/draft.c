@@ -194,7 +194,7 @@ static bool may_draft(const struct sequence *seq) {
 /* To look up guesses takes 4 us a sequence, a hundredth of a step of many, and among many next to nothing pays: whoever had none
  * that did for a while is looked up now and then. */
 static bool rests(const struct engine *e, const struct request *r, int n_rows) {
-    enum { MANY = 8, A_WHILE = 8, NOW_AND_THEN = 4 };
+    enum { MANY = 8, A_WHILE = 8, NOW_AND_THEN = 8 };
     return r->drafter == ENGINE_DRAFTER_AUTO && n_rows >= MANY && r->draft->n_in_vain >= A_WHILE &&
            (e->counts.steps + r->id) % NOW_AND_THEN != 0;
 }
@@ -211,7 +211,8 @@ int draft_plan(struct engine *e, int n_rows) {
         struct request *r = s->running[i]->owner;
         if (!may_draft(s->running[i])) continue;
         begin_guess(e, r);
-        if (!rests(e, r, n_rows)) draft_look_up(e, r, NULL);
+        r->draft->is_resting = rests(e, r, n_rows);
+        if (!r->draft->is_resting) draft_look_up(e, r, NULL);
     }
     if (d->model || d->head.ops) draft_ask(e, n_rows, budget);
     for (int i = 0; i < s->n_running; i++) {

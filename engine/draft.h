@@ -34,6 +34,7 @@ struct draft_slot {
     struct drawn_row *rows; /* [DRAWN_DEPTH]; NULL = there is no draft model */
     int n_wanted;           /* nodes that were to be verified */
     int n_in_vain;          /* steps in a row of which none paid */
+    bool is_resting;        /* no guess is looked up, nor asked for, in this step */
 };
 
 struct drafting {

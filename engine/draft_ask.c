@@ -72,7 +72,7 @@ static int collect(struct engine *e, int *n_asks) {
     for (int i = 0; i < e->scheduler.n_running; i++) {
         struct request *r = e->scheduler.running[i]->owner;
         bool is_forced = r->drafter >= ENGINE_DRAFTER_MODEL;
-        if (r->seq.n_rows == 0 || (r->drafter != ENGINE_DRAFTER_AUTO && !is_forced)) continue;
+        if (r->seq.n_rows == 0 || (r->drafter != ENGINE_DRAFTER_AUTO && !is_forced) || r->draft->is_resting) continue;
         struct draft_offer offer = offer_of(e, r);
         bool is_better = (gives_hints(d) && r->drafter == ENGINE_DRAFTER_MERGE) ||
                          gain_of_chain(offer.odds, offer.most) >= gain_of(offer.free);
