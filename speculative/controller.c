@@ -3,7 +3,8 @@
  *
  * A step of n rows gives each sequence a token for certain and, with k nodes more, the sum of their chances on top. The nodes
  * of all trees are taken in order of chance, and the k with the most expected tokens per millisecond is kept, if it beats k =
- * 0 by MARGIN. Cost is scanned over all k: kernels work on tiles of rows, so it rises in steps.
+ * 0 by MARGIN. Cost is scanned over all k: kernels work on tiles of rows, so it rises in steps. Chances count for as much as
+ * those of the nodes that were kept of late have come true.
  *
  * The ways to be wrong for long are closed: when every step drafts, a plain one is measured after PLAIN_EVERY; when none does
  * although a guess is likely, one is tried after probe_after steps, which doubles as long as the answer stays the same; and what
@@ -27,6 +28,10 @@ static const float PROBE_CHANCE = 0.5f;  /* a first node worth a probe */
 static const float HINT_HOPE = 0.15f;    /* tokens that a hint is taken to bring */
 static const double HINT_MARGIN = 1.25;  /* what looks best of several guesses is somewhat less */
 static const float HINT_PACE = 0.05f, HINT_RECOVERY = 0x1p-10f;
+static const double TRUST_MEMORY = 0.98; /* of a step with drafts */
+static const double TRUST_RECOVERY = 0x1p-8; /* in a step without */
+static const double TRUST_FIRST = 8;     /* tokens that are taken to have been promised and kept */
+static const double LEAST_TRUST = 0.75;  /* drafters that are worse are for the books to stop */
 
 enum {
     PLAIN_FIRST = 3, /* steps: one may meet a busy moment */
@@ -46,6 +51,7 @@ void controller_init(struct controller *c, double pass_share) {
     memset(c, 0, sizeof *c);
     for (int i = 0; i < HINT_STEPS; i++) c->hints.tokens[i] = HINT_HOPE;
     c->pass_share = pass_share;
+    c->promised = c->kept = TRUST_FIRST;
     c->free = (struct draft_ledger){.most = MOST_CREDIT, .credit = MOST_CREDIT / 2, .probe_after = PROBE_FIRST};
     c->asked = (struct draft_ledger){.most = MOST_ASKED_CREDIT, .credit = MOST_ASKED_CREDIT / 2, .probe_after = PROBE_FIRST};
 }
@@ -70,6 +76,16 @@ static void keep_books(struct controller *c, const struct step_outcome *step, in
     enter(&c->asked, ALLOWANCE + (has_asked ? gain - c->forgone : 0));
 }
 
+/* Of the nodes that look best more are wrong than of all with such chances, the more so where only the very best pay. */
+static void learn_trust(struct controller *c, const struct step_outcome *step, int n_plain) {
+    if (step->n_drafted == 0) c->kept += (c->promised - c->kept) * TRUST_RECOVERY;
+    if (step->n_drafted == 0 || c->promise <= 0) return;
+    c->promised = TRUST_MEMORY * c->promised + c->promise;
+    c->kept = TRUST_MEMORY * c->kept + (step->n_tokens - n_plain);
+}
+
+static double trust(const struct controller *c) { return fmax(fmin(c->kept / c->promised, 1), LEAST_TRUST); }
+
 void controller_learn(struct controller *c, const struct step_outcome *step) {
     int n_plain = step->n_rows - step->n_drafted;
     bool is_probe = c->is_probe;
@@ -78,6 +94,7 @@ void controller_learn(struct controller *c, const struct step_outcome *step) {
     if (is_probe && step->ms < SURPRISE * cost_ms(&c->steps, step->n_rows)) cost_forget_above(&c->steps, n_plain);
     cost_learn(&c->steps, step->n_rows, step->ms);
     keep_books(c, step, n_plain);
+    learn_trust(c, step, n_plain);
 }
 
 /* --- the plan --- */
@@ -116,7 +133,7 @@ static struct plan best_plan(const struct controller *c, const struct token_tree
         int i = next_tree(trees, n_trees, taken);
         if (i < 0) break;
         picks[k] = i;
-        expected += (double)trees[i]->chance[++taken[i]];
+        expected += trust(c) * (double)trees[i]->chance[++taken[i]];
         double rate = expected / (cost_ms(&c->steps, n_rows + k + 1) + extra_ms);
         if (rate > best.rate) best = (struct plan){k + 1, rate, expected};
     }
@@ -154,13 +171,14 @@ static bool wants_plain(const struct controller *c, int n_rows) {
 int controller_plan(struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows, int budget, int *kept) {
     int picks[TREE_MAX_NODES], n = 0;
     memset(kept, 0, (size_t)n_trees * sizeof *kept);
+    c->promise = 0;
     if (budget > TREE_MAX_NODES) budget = TREE_MAX_NODES;
     if (n_rows < 1 || n_rows > COST_MAX_ROWS || cost_ms(&c->steps, n_rows) <= 0) return 0;
     if (wants_plain(c, n_rows)) return 0;
     if (c->has_asked || !c->free.is_resting) n = best_plan(c, trees, n_trees, n_rows, budget, 0, kept, picks).n;
     memset(kept, 0, (size_t)n_trees * sizeof *kept);
     if (n == 0) return c->has_asked ? 0 : probe(c, trees, n_trees, n_rows, budget, kept);
-    for (int k = 0; k < n; k++) kept[picks[k]]++;
+    for (int k = 0; k < n; k++) c->promise += (double)trees[picks[k]]->chance[++kept[picks[k]]];
     c->free.last_draft = c->steps.n_passes;
     c->free.probe_after = PROBE_FIRST;
     return n;

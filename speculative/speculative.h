@@ -395,7 +395,9 @@ struct controller {
     struct draft_ledger free, asked; /* steps with drafts that cost nothing; what asking brought beyond what those promised */
     double forgone;                  /* what they promised in the step in which somebody asks */
     struct hint_worth hints;
-    bool is_probe, has_asked; /* of the step under way */
+    double promised, kept;    /* tokens that nodes were to bring, and brought, of late */
+    double promise;           /* the former of the step under way */
+    bool is_probe, has_asked; /* likewise */
     double pass_share;
     int n_burst; /* rounds that a probe of the drafter that computes still goes on */
 };
