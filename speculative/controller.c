@@ -28,10 +28,10 @@ static const float PROBE_CHANCE = 0.5f;  /* a first node worth a probe */
 static const float HINT_HOPE = 0.15f;    /* tokens that a hint is taken to bring */
 static const double HINT_MARGIN = 1.25;  /* what looks best of several guesses is somewhat less */
 static const float HINT_PACE = 0.05f, HINT_RECOVERY = 0x1p-10f;
-static const double TRUST_MEMORY = 0.98; /* of a step with drafts */
+static const double TRUST_MEMORY = 0.98;     /* of a step with drafts */
 static const double TRUST_RECOVERY = 0x1p-8; /* in a step without */
-static const double TRUST_FIRST = 8;     /* tokens that are taken to have been promised and kept */
-static const double LEAST_TRUST = 0.75;  /* drafters that are worse are for the books to stop */
+static const double TRUST_FIRST = 8;         /* tokens that are taken to have been promised and kept */
+static const double LEAST_TRUST = 0.75;      /* drafters that are worse are for the books to stop */
 
 enum {
     PLAIN_FIRST = 3, /* steps: one may meet a busy moment */
