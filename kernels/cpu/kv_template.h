@@ -8,9 +8,8 @@
  *      range becomes infinite and does so too.
  *  (4) Over values of 8 bits the weights of a chunk, times the values' scales, become integers, too: exact sums, four positions
  *      at once. They have 14 bits, so that what is far from the largest still counts, and come in two parts of 7 bits, which the
- *      instructions for dot products take (simd.h). They are relative to the highest score of the chunk alone, and their step
- *      follows the largest that it could have, its largest scale: known before any score is, and a heavy position coarsens but
- *      the 63 others of its chunk. A chunk's sums come to the running maximum when they are added up. */
+ *      instructions for dot products take (simd.h). Their step follows the largest that the chunk could have, its highest weight
+ *      times its largest scale: known before any weight is, and a heavy position coarsens but the 63 others of its chunk. */
 #ifndef FORESAY_KERNELS_KV_TEMPLATE_H
 #define FORESAY_KERNELS_KV_TEMPLATE_H
 
