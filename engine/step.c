@@ -374,7 +374,7 @@ static void note_even(struct engine *e, bool computed_prompt, int n_tokens, doub
 static void step(struct engine *e) {
     int n_planned = scheduler_plan(&e->scheduler), n_drafted = draft_plan(e, n_planned);
     assert(n_planned > 0);
-    if (n_planned + n_drafted > FEW_ROWS && e->must_wake) wake_now(e);
+    if (n_planned + n_drafted > FEW_ROWS) wake_now(e);
     struct model_batch batch = gather_batch(e);
     assert(batch.n_rows == n_planned + n_drafted);
     double start = now_ms();
