@@ -78,10 +78,12 @@ static void keep_books(struct controller *c, const struct step_outcome *step, in
 
 /* Of the nodes that look best more are wrong than of all with such chances, the more so where only the very best pay. */
 static void learn_trust(struct controller *c, const struct step_outcome *step, int n_plain) {
-    if (step->n_drafted == 0) c->kept += (c->promised - c->kept) * TRUST_RECOVERY;
-    if (step->n_drafted == 0 || c->promise <= 0) return;
-    c->promised = TRUST_MEMORY * c->promised + c->promise;
-    c->kept = TRUST_MEMORY * c->kept + (step->n_tokens - n_plain);
+    if (step->n_drafted == 0) {
+        c->kept += (c->promised - c->kept) * TRUST_RECOVERY;
+    } else if (c->promise > 0) {
+        c->promised = TRUST_MEMORY * c->promised + c->promise;
+        c->kept = TRUST_MEMORY * c->kept + (step->n_tokens - n_plain);
+    }
 }
 
 static double trust(const struct controller *c) { return fmax(fmin(c->kept / c->promised, 1), LEAST_TRUST); }
@@ -127,13 +129,14 @@ struct plan {
 /* Takes nodes until none is left or the budget is spent; the order is in picks. extra_ms: time that is spent whatever is kept. */
 static struct plan best_plan(const struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows,
                              int budget, double extra_ms, int *taken, int *picks) {
+    const double share = trust(c);
     double expected = n_rows;
     struct plan best = {.expected = expected, .rate = MARGIN * expected / (cost_ms(&c->steps, n_rows) + extra_ms)};
     for (int k = 0; k < budget; k++) {
         int i = next_tree(trees, n_trees, taken);
         if (i < 0) break;
         picks[k] = i;
-        expected += trust(c) * (double)trees[i]->chance[++taken[i]];
+        expected += share * (double)trees[i]->chance[++taken[i]];
         double rate = expected / (cost_ms(&c->steps, n_rows + k + 1) + extra_ms);
         if (rate > best.rate) best = (struct plan){k + 1, rate, expected};
     }
