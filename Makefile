@@ -199,7 +199,8 @@ check-equality: $(BUILD)/tests/check_equality $(MODEL) ## texts: same bits for b
 	$(BUILD)/tests/check_equality $(MODEL)
 	$(BUILD)/tests/check_equality --windows
 	$(BUILD)/tests/check_equality --experts
-	$(BUILD)/tests/check_equality --kv-type f16
+	$(BUILD)/tests/check_equality --activations int16 --experts
+	$(BUILD)/tests/check_equality --kv-type f16 --activations int8
 	$(BUILD)/tests/check_equality --kv-type int4
 
 e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real sockets, real clients

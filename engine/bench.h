@@ -32,7 +32,7 @@ enum bench_part { BENCH_PREFILL, BENCH_DECODE, BENCH_VERIFY, BENCH_CONTEXT, BENC
 extern const char *const bench_part_names[BENCH_N_PARTS];
 
 struct bench_settings {
-    const char *model, *isa, *kv_type, *parts, *prompts, *batches, *rows, *contexts;
+    const char *model, *isa, *kv_type, *activations, *parts, *prompts, *batches, *rows, *contexts;
     const char *drafter_name, *draft_files, *verify_name;
     enum engine_drafter drafter;
     enum engine_verify verify;

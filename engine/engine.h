@@ -109,12 +109,13 @@ struct engine_config {
     /* Keys and values: "f16", "int8" (half the memory, faster), "int4" (a third); NULL or "auto": int8, where the model's heads
      * suit it. */
     const char *kv_type;
-    int n_threads;   /* compute threads; 0 = as many as this process may use */
-    int ctx_len;     /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
-    int max_seqs;    /* sequences that run at once */
-    int max_waiting; /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
-    int step_tokens; /* token budget of one step: decode rows plus prefill chunks */
-    size_t kv_bytes; /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
+    const char *activations; /* inputs of products: "int8", "int16"; NULL or "auto": see model_activations */
+    int n_threads;           /* compute threads; 0 = as many as this process may use */
+    int ctx_len;             /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
+    int max_seqs;            /* sequences that run at once */
+    int max_waiting;         /* requests that wait behind them; one more is ENGINE_ERR_BUSY */
+    int step_tokens;         /* token budget of one step: decode rows plus prefill chunks */
+    size_t kv_bytes;         /* memory for keys and values; 0 = enough for max_seqs sequences of moderate length, see engine.c */
     enum engine_drafter drafter; /* of requests that ask for AUTO; NONE: no memory for drafts, so none can be asked for */
     /* An n-gram store that belongs to this model, a draft model (GGUF) of its vocabulary or a drafting head (GGUF) that was
      * trained for it, or a store and one of these with a comma between; NULL = none. Without a store the binary's own serves, if

@@ -324,7 +324,8 @@ uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_
     for (int i = 0; i < N_BUFFERS; i++) n += list[i].n * sizeof(float);
     uint64_t inputs = (uint64_t)shape->n_embd * (shape->n_experts > 0 ? 2 : 1) + (uint64_t)(shape->n_heads * shape->head_dim) +
                       (uint64_t)shape->n_ffn;
-    return n + rows * inputs * (sizeof(float) + 1 + 8 / QUANT_BLOCK + 1); /* floats, int8, scales and sums */
+    return n + rows * inputs * (sizeof(float) + 1 + 8 / QUANT_BLOCK + 1) *
+                   (limits->has_rests ? 2 : 1); /* floats, int8, scales and sums */
 }
 
 static int open_buffers(struct loader *ld) {
@@ -354,9 +355,11 @@ static int open_buffers(struct loader *ld) {
                   {ld->expert, s->n_embd, &m->expert_act}};
     for (size_t i = 0; i < sizeof inputs / sizeof inputs[0]; i++) {
         const struct forms *forms = &inputs[i].forms;
-        if (activation_alloc(&m->backend, m->limits.max_rows, inputs[i].n_cols, forms->want_float, forms->want_int8,
+        const bool has_rest = m->limits.has_rests && forms->want_int8;
+        if (activation_alloc(&m->backend, m->limits.max_rows, inputs[i].n_cols, forms->want_float || has_rest, forms->want_int8,
                              inputs[i].out) != KERNELS_OK)
             goto no_memory;
+        if (has_rest && activation_refine(&m->backend, inputs[i].out) != KERNELS_OK) goto no_memory;
     }
     fill_tables(m);
     return ENGINE_OK;

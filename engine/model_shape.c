@@ -278,6 +278,8 @@ static void count_parameters(struct model_shape *s, const struct gguf *gguf) {
     }
     for (uint32_t type = 0; type < N_TYPES; type++) {
         if (of_type[type] > of_type[s->main_type]) s->main_type = type;
+        enum dtype dtype;
+        if (of_type[type] > 0 && gguf_type_to_dtype(type, &dtype) && dtype == DTYPE_Q2_K) s->has_two_bits = true;
     }
 }
 
@@ -322,4 +324,12 @@ int model_kv_shape(const struct model_shape *shape, const char *kv_type, struct 
         rc = ENGINE_OK;
     }
     return rc;
+}
+
+int model_activations(const struct model_shape *shape, const char *name, bool *has_rests, struct engine_error *error) {
+    if (!name || strcmp(name, "auto") == 0) name = shape->has_two_bits ? "int16" : "int8";
+    *has_rests = strcmp(name, "int16") == 0;
+    if (*has_rests || strcmp(name, "int8") == 0) return ENGINE_OK;
+    snprintf(error->text, sizeof error->text, "--activations is \"%.40s\"; there are auto, int8 and int16", name);
+    return ENGINE_ERR_ARGUMENT;
 }

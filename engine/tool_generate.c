@@ -11,7 +11,7 @@
 #include "engine/tools.h"
 
 struct settings {
-    const char *model, *prompt, *chat, *system, *isa, *kv_type, *drafter_name, *verify_name;
+    const char *model, *prompt, *chat, *system, *isa, *kv_type, *activations, *drafter_name, *verify_name;
     enum engine_drafter drafter;
     enum engine_verify verify;
     const char *draft_files;
@@ -173,6 +173,7 @@ static int generate(const struct settings *settings) {
     config.model_path = settings->model;
     config.isa = settings->isa;
     config.kv_type = settings->kv_type;
+    config.activations = settings->activations;
     config.n_threads = settings->threads;
     config.ctx_len = settings->ctx;
     config.step_tokens = settings->step_tokens;
@@ -236,6 +237,8 @@ int tool_generate(int argc, char **argv) {
         {"step-tokens", OPTION_INT, &s.step_tokens, "N", "rows of one step; does not change the text", 1, 1 << 16, false},
         {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as auto (int8 if heads allow), f16, int8 or int4", 0, 0,
          false},
+        {"activations", OPTION_STRING, &s.activations, "TYPE",
+         "inputs of products as auto (int16 for models with weights of 2 bits), int8 or int16", 0, 0, false},
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},
         {"drafter", OPTION_STRING, &s.drafter_name, "NAME",
          "who guesses ahead: " ENGINE_DRAFTER_FORMS "; does not change the text", 0, 0, false},

@@ -95,9 +95,10 @@ struct memory_need {
 static struct memory_need memory_need(const struct gguf *gguf, const struct model_shape *shape) {
     const struct engine_config config = engine_config_default();
     struct memory_need need = {.weights = model_weight_memory(gguf), .ctx = engine_default_ctx(shape->ctx_train)};
-    const struct model_limits limits = {.max_rows = config.step_tokens, .max_logits = config.max_seqs, .ctx_len = need.ctx};
+    struct model_limits limits = {.max_rows = config.step_tokens, .max_logits = config.max_seqs, .ctx_len = need.ctx};
     struct engine_error unused;
     struct kv_shape kv;
+    model_activations(shape, NULL, &limits.has_rests, &unused);
     need.buffers = model_buffer_bytes(shape, &limits);
     need.all = need.weights + need.buffers;
     for (int type = 0; type < KV_TYPE_COUNT; type++) {

@@ -154,6 +154,11 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
         {"kv-type", OPTION_STRING, &config->kv_type, "TYPE",
          "keys and values as f16, int8 (half the memory, faster) or int4 (a third, less exact); auto: int8 if heads allow", 0, 0,
          false},
+        {"activations", OPTION_STRING, &config->activations, "TYPE",
+         "inputs of products with quantised weights as int8, or int16 (nearly exact; prompts and batches take twice as long); "
+         "auto: "
+         "int16 for models with weights of 2 bits",
+         0, 0, false},
         {"step-tokens", OPTION_INT, &config->step_tokens, "N", "tokens computed in one step, prompts included", 1, 1 << 20,
          false},
         {"isa", OPTION_STRING, &config->isa, "NAME", "instruction set: auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
@@ -188,10 +193,12 @@ void serve_config_log(const struct serve_config *config) {
     log_info("serve", "settings: model %s, data %s, config %s", config->model, config->data,
              config->config ? config->config : "none");
     log_info("serve",
-             "settings: host %s, port %d, public-origin %s, threads %s, ctx %s, max-seqs %d, kv-mem %s, kv-type %s, step-tokens "
-             "%d, isa %s, drafter %s, draft files %s, verify %s, draft-max %d, draft-width %d, user-texts %d, pace-ms %d",
+             "settings: host %s, port %d, public-origin %s, threads %s, ctx %s, max-seqs %d, kv-mem %s, kv-type %s, "
+             "activations %s, step-tokens %d, isa %s, drafter %s, draft files %s, verify %s, draft-max %d, draft-width %d, "
+             "user-texts %d, pace-ms %d",
              config->host, config->port, config->public_origin ? config->public_origin : "none", threads, ctx, config->max_seqs,
-             kv_mem, config->kv_type ? config->kv_type : "auto", config->step_tokens, config->isa ? config->isa : "auto",
-             engine_drafter_name(config->drafter), config->draft_files ? config->draft_files : "none",
-             engine_verify_name(config->verify), config->draft_max, config->draft_width, config->user_texts, config->pace_ms);
+             kv_mem, config->kv_type ? config->kv_type : "auto", config->activations ? config->activations : "auto",
+             config->step_tokens, config->isa ? config->isa : "auto", engine_drafter_name(config->drafter),
+             config->draft_files ? config->draft_files : "none", engine_verify_name(config->verify), config->draft_max,
+             config->draft_width, config->user_texts, config->pace_ms);
 }

@@ -11,7 +11,7 @@
 
 struct serve_config {
     const char *config; /* the file's path, or NULL */
-    const char *model, *host, *data, *isa, *kv_type;
+    const char *model, *host, *data, *isa, *kv_type, *activations;
     enum engine_drafter drafter;
     enum engine_verify verify;
     const char *draft_files;   /* or NULL */

@@ -78,6 +78,7 @@ static int open_engine(struct engine **engine, const struct serve_config *config
     settings.model_path = config->model;
     settings.isa = config->isa;
     settings.kv_type = config->kv_type;
+    settings.activations = config->activations;
     settings.n_threads = config->threads;
     settings.ctx_len = config->ctx;
     settings.max_seqs = config->max_seqs;

@@ -110,15 +110,19 @@ struct weight;
  * Quantised form: per row and block of 32, x ~= d * q; d = amax / 127, q = nearest even of x * (127 / amax), so that q is in
  * [-127, 127]; sum is the exact sum of the 32 q. amax < 1e-30 gives d = 0 and q = 0; a NaN or infinity in a block gives d = NaN
  * and q = 0, so that it surfaces in the logits, where the engine looks for it. ds = d * sum serves minima for 32 columns; sum16,
- * the exact sums of 16 q, types with scales for 16. */
+ * the exact sums of 16 q, types with scales for 16.
+ *
+ * With `rest` a second activation keeps what the codes leave of x, in codes of its own, and products with quantised weights add
+ * what it gives to what the codes gave, in a second addition: some 15 bits of each x count, at twice the arithmetic. */
 struct activation {
     int max_rows, n_cols;
-    float *f;       /* [max_rows, n_cols], or NULL when no reader wants floats */
-    int8_t *q;      /* [max_rows, n_cols], or NULL when no reader wants int8 */
-    float *d;       /* [max_rows, n_cols / 32] */
-    float *ds;      /* [max_rows, n_cols / 32] */
-    int32_t *sum;   /* [max_rows, n_cols / 32] */
-    int32_t *sum16; /* [max_rows, n_cols / 16] */
+    float *f;                /* [max_rows, n_cols], or NULL when no reader wants floats */
+    int8_t *q;               /* [max_rows, n_cols], or NULL when no reader wants int8 */
+    float *d;                /* [max_rows, n_cols / 32] */
+    float *ds;               /* [max_rows, n_cols / 32] */
+    int32_t *sum;            /* [max_rows, n_cols / 32] */
+    int32_t *sum16;          /* [max_rows, n_cols / 16] */
+    struct activation *rest; /* NULL, or x - d * q, quantised; then f is there, too */
 };
 
 /* How keys and values are kept. The quantised types turn keys, and KV_INT4 values too, by a Hadamard matrix first, which spreads
@@ -341,6 +345,8 @@ size_t backend_weight_bytes(enum dtype type, int64_t n_rows, int n_cols);
 /* Forms are chosen by the caller: want_float for F32, F16 and BF16 readers, want_int8 for the quantised ones. */
 int activation_alloc(const struct backend *backend, int max_rows, int n_cols, bool want_float, bool want_int8,
                      struct activation *out);
+/* Gives it a rest; it has both forms. On failure it has none. */
+int activation_refine(const struct backend *backend, struct activation *activation);
 void activation_free(const struct backend *backend, struct activation *activation);
 
 /* "f16", "int8" or "int4"; static storage. */

@@ -1,7 +1,7 @@
 /* check_equality.c - the first promise of DESIGN, on a real model: text is a function of model, prompt, sampling parameters and
  * seed, and of nothing else.
  *
- *     check_equality [--kv-type f16|int8|int4] [MODEL.gguf | --windows | --experts]
+ *     check_equality [--kv-type f16|int8|int4] [--activations int8|int16] [MODEL.gguf | --windows | --experts]
  *
  * Without a model a tiny random one with weights of every type is written, or one with sliding windows, or one with experts.
  *
@@ -35,7 +35,7 @@ struct test_case {
 static struct test_case cases[MAX_CASES];
 static struct outcome reference[MAX_CASES];
 static int n_cases, n_failures;
-static const char *model_path, *kv_type;
+static const char *model_path, *kv_type, *activations;
 static uint64_t rng = 4711;
 static bool can_chat;
 
@@ -129,6 +129,7 @@ static struct engine_config base_config(void) {
     struct engine_config config = engine_config_default();
     config.model_path = model_path;
     config.kv_type = kv_type;
+    config.activations = activations;
     config.n_threads = 1;
     config.ctx_len = 512;
     config.prefix_cache = false;
@@ -524,10 +525,9 @@ int main(int argc, char **argv) {
     char tiny_path[64] = "";
     bool is_long = getenv("FORESAY_TEST_LONG") != NULL;
     log_set_level(LOG_ERROR);
-    if (argc > 2 && strcmp(argv[1], "--kv-type") == 0) {
-        kv_type = argv[2];
-        argc -= 2;
-        argv += 2;
+    for (; argc > 2 && strncmp(argv[1], "--", 2) == 0; argc -= 2, argv += 2) {
+        if (strcmp(argv[1], "--kv-type") == 0) kv_type = argv[2];
+        if (strcmp(argv[1], "--activations") == 0) activations = argv[2];
     }
     if (!find_model(argc, argv, tiny_path, sizeof tiny_path)) {
         fprintf(stderr, "check_equality: cannot write %s\n", tiny_path);
@@ -538,8 +538,8 @@ int main(int argc, char **argv) {
     struct engine_info info;
     engine_info(engine, &info);
     can_chat = info.can_chat;
-    printf("%s, auto = %s, keys and values %s, seed %llu\n", info.model_name, info.isa, kv_type ? kv_type : "auto",
-           (unsigned long long)rng);
+    printf("%s, auto = %s, keys and values %s, activations %s, seed %llu\n", info.model_name, info.isa,
+           kv_type ? kv_type : "auto", activations ? activations : "auto", (unsigned long long)rng);
     engine_close(engine);
 
     make_cases(is_long);

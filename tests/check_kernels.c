@@ -223,6 +223,7 @@ struct matmul_case {
     enum dtype types[MOST_JOBS];
     int n_rows[MOST_JOBS];
     bool add, swiglu; /* swiglu: two jobs, one output */
+    bool rest;        /* activations have one */
 };
 
 struct matmul_data {
@@ -238,7 +239,7 @@ static int stride_of(const struct matmul_case *c, int job) { return row_group_pa
 /* Runs the case on rows first .. first + n - 1; out: a block of [n, stride] for each job. */
 static void run_matmul(const struct backend *b, const struct matmul_case *c, const struct matmul_data *data,
                        struct weight *const *weights, int first, int n, float *const *out) {
-    struct activation in = new_activation(b, n, c->n_cols);
+    struct activation in = c->rest ? new_refined(b, n, c->n_cols) : new_activation(b, n, c->n_cols);
     b->ops->quantize(b->self, data->x + first * c->n_cols, c->n_cols, n, &in);
     struct matmul_job jobs[MOST_JOBS];
     for (int j = 0; j < c->n_jobs; j++)
@@ -274,7 +275,8 @@ static void expect_glu_int8(const struct subject *s, const struct matmul_case *c
                             struct weight *const *weights, float *out) {
     const struct backend *b = &s->backend;
     if (c->n_rows[0] % QUANT_BLOCK != 0) return;
-    struct activation in = new_activation(b, c->n, c->n_cols), to = new_int8(b, c->n, c->n_rows[0]);
+    struct activation in = c->rest ? new_refined(b, c->n, c->n_cols) : new_activation(b, c->n, c->n_cols);
+    struct activation to = new_int8(b, c->n, c->n_rows[0]);
     b->ops->quantize(b->self, data->x, c->n_cols, c->n, &in);
     b->ops->matmul_glu(b->self, GLU_SILU, weights[0], weights[1], &in, c->n, out, stride_of(c, 0), &to);
     expect_int8(data->expected[0], stride_of(c, 0), c->n, &to, s->name, "GLU to int8");
@@ -339,6 +341,8 @@ static void check_matmul_type(enum dtype type) {
         check_matmul_case(&c);
         c.n_rows[0] = rows[(i + 2) % 5];
         c.n_cols = dtype_is_quantized(type) ? wide : wide + i;
+        check_matmul_case(&c);
+        c.rest = true;
         check_matmul_case(&c);
     }
     check_matmul_case(&(struct matmul_case){.n_jobs = 1, .types = {type}, .n_rows = {80}, .n_cols = tall, .n = 512});

@@ -264,6 +264,18 @@ static void check_gemm(void) {
     end_op();
 }
 
+enum { GATHER_COLS = 64 };
+
+static bool is_same_row(const struct activation *a, int a_row, const struct activation *b, int b_row) {
+    const size_t blocks = GATHER_COLS / QUANT_BLOCK, x = (size_t)a_row, y = (size_t)b_row;
+    return memcmp(a->f + x * GATHER_COLS, b->f + y * GATHER_COLS, GATHER_COLS * sizeof *a->f) == 0 &&
+           memcmp(a->q + x * GATHER_COLS, b->q + y * GATHER_COLS, GATHER_COLS) == 0 &&
+           memcmp(a->d + x * blocks, b->d + y * blocks, blocks * sizeof *a->d) == 0 &&
+           memcmp(a->ds + x * blocks, b->ds + y * blocks, blocks * sizeof *a->ds) == 0 &&
+           memcmp(a->sum + x * blocks, b->sum + y * blocks, blocks * sizeof *a->sum) == 0 &&
+           memcmp(a->sum16 + x * 2 * blocks, b->sum16 + y * 2 * blocks, 2 * blocks * sizeof *a->sum16) == 0;
+}
+
 static void check_combine(void) {
     begin_op("gather, combine");
     enum { USED = 3 };
@@ -286,18 +298,12 @@ static void check_combine(void) {
         memcpy(got, x, sizeof x);
         b->ops->combine(b->self, y, FAMILY_STRIDE, place, share, USED, FAMILY_COLS, FAMILY_ROWS, got, FAMILY_STRIDE);
         expect_floats(want, got, FAMILY_CELLS, subjects[s].name, "combine");
-        struct activation in = new_activation(b, FAMILY_ROWS, 64), out = new_activation(b, FAMILY_ROWS, 64);
+        struct activation in = new_refined(b, FAMILY_ROWS, GATHER_COLS), out = new_refined(b, FAMILY_ROWS, GATHER_COLS);
         b->ops->quantize(b->self, y, FAMILY_STRIDE, FAMILY_ROWS, &in);
         b->ops->gather(b->self, &in, rows, FAMILY_ROWS, &out);
-        for (int i = 0; i < FAMILY_ROWS; i++) {
-            const bool same = memcmp(in.f + rows[i] * 64, out.f + i * 64, 64 * sizeof *in.f) == 0 &&
-                              memcmp(in.q + rows[i] * 64, out.q + i * 64, 64) == 0 &&
-                              memcmp(in.d + rows[i] * 2, out.d + i * 2, 2 * sizeof *in.d) == 0 &&
-                              memcmp(in.ds + rows[i] * 2, out.ds + i * 2, 2 * sizeof *in.ds) == 0 &&
-                              memcmp(in.sum + rows[i] * 2, out.sum + i * 2, 2 * sizeof *in.sum) == 0 &&
-                              memcmp(in.sum16 + rows[i] * 4, out.sum16 + i * 4, 4 * sizeof *in.sum16) == 0;
-            expect(same, "%s: gathered row %d differs", subjects[s].name, i);
-        }
+        for (int i = 0; i < FAMILY_ROWS; i++)
+            expect(is_same_row(&in, rows[i], &out, i) && is_same_row(in.rest, rows[i], out.rest, i),
+                   "%s: gathered row %d differs", subjects[s].name, i);
         activation_free(b, &in);
         activation_free(b, &out);
     }

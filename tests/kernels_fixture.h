@@ -175,6 +175,14 @@ static struct activation new_activation(const struct backend *b, int n, int n_co
     return a;
 }
 
+/* With a rest, where it has int8. */
+static struct activation new_refined(const struct backend *b, int n, int n_cols) {
+    struct activation a = new_activation(b, n, n_cols);
+    const int rc = a.q ? activation_refine(b, &a) : KERNELS_OK;
+    assert(rc == KERNELS_OK);
+    return a;
+}
+
 /* Where an operation puts its result in int8 at once. */
 static struct activation new_int8(const struct backend *b, int n, int n_cols) {
     struct activation a;

@@ -573,6 +573,8 @@ static void bad_configurations_are_refused(void **state) {
     refused_to_open(c, ENGINE_ERR_ARGUMENT, "int3");
     c = small_config(), c.kv_type = "int4"; /* heads of 16 */
     refused_to_open(c, ENGINE_ERR_ARGUMENT, "this model's have 16: use int8 or f16");
+    c = small_config(), c.activations = "int9";
+    refused_to_open(c, ENGINE_ERR_ARGUMENT, "int9");
     c = small_config(), c.isa = "sse9";
     refused_to_open(c, ENGINE_ERR_ARGUMENT, "sse9");
     c = small_config(), c.model_path = "/nonexistent/model.gguf";

@@ -4,6 +4,7 @@
  * All give the same bits, so the choice is one of speed alone. Engine thread only. */
 #include "kernels/cpu/cpu.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -250,7 +251,20 @@ int activation_alloc(const struct backend *backend, int max_rows, int n_cols, bo
     return ok ? KERNELS_OK : KERNELS_ERR_MEMORY;
 }
 
+int activation_refine(const struct backend *backend, struct activation *a) {
+    assert(a->f && a->q && !a->rest);
+    struct activation *rest = calloc(1, sizeof *rest);
+    if (!rest || activation_alloc(backend, a->max_rows, a->n_cols, true, true, rest) != KERNELS_OK) {
+        free(rest);
+        return KERNELS_ERR_MEMORY;
+    }
+    a->rest = rest;
+    return KERNELS_OK;
+}
+
 void activation_free(const struct backend *backend, struct activation *a) {
+    if (a->rest) activation_free(backend, a->rest);
+    free(a->rest);
     const size_t cells = (size_t)a->max_rows * (size_t)a->n_cols,
                  blocks = (size_t)a->max_rows * (size_t)(a->n_cols / QUANT_BLOCK);
     backend->ops->free(backend->self, a->f, cells * sizeof(float));

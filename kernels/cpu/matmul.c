@@ -36,6 +36,16 @@ struct matmul_call {
 static int at_most(int a, int b) { return a < b ? a : b; }
 static int at_least(int a, int b) { return a > b ? a : b; }
 
+static void multiply(const struct cpu_kernels *kernels, const struct matmul_slice *slice) {
+    const enum dtype type = slice->weight->type;
+    kernels->matmul[type](slice);
+    if (!slice->in->rest || !dtype_is_quantized(type)) return;
+    struct matmul_slice rest = *slice;
+    rest.in = slice->in->rest;
+    rest.add = true;
+    kernels->matmul[type](&rest);
+}
+
 static void add_bias(const struct matmul_slice *slice, const float *bias) {
     for (int row = 0; row < slice->n_rows; row++) {
         float *out = slice->out + (size_t)row * (size_t)slice->out_stride;
@@ -63,7 +73,7 @@ static void run_job(const struct matmul_call *call, const struct matmul_job *job
         slice.out = job->out + (size_t)row * (size_t)job->out_stride + (size_t)from * ROW_GROUP;
         for (int i = 0; i < slice.n_rows; i++)
             fetch_for_write(slice.out + (size_t)i * (size_t)job->out_stride, (size_t)slice.n_groups * ROW_GROUP * sizeof(float));
-        kernels->matmul[job->weight->type](&slice);
+        multiply(kernels, &slice);
         if (job->bias) add_bias(&slice, job->bias + (size_t)from * ROW_GROUP);
         if (job->maxima) take_maxima(kernels, job, &slice);
     }
@@ -94,10 +104,10 @@ static void run_glu_tile(const struct matmul_call *call, struct matmul_slice sli
     slice.out_stride = stride;
     slice.weight = gate_job->weight;
     slice.out = gate;
-    kernels->matmul[slice.weight->type](&slice);
+    multiply(kernels, &slice);
     slice.weight = up_job->weight;
     slice.out = up;
-    kernels->matmul[slice.weight->type](&slice);
+    multiply(kernels, &slice);
     if (call->to) {
         kernels->glu(call->glu, gate, up, gate, slice.n_rows * stride);
         kernels->quantize_tile(gate, slice.n_rows, stride / QUANT_BLOCK, call->to, slice.first_row,

@@ -72,6 +72,16 @@ static const float *normed_row(const struct norm_call *call, int row) {
     return call->x + (size_t)(call->rows ? call->rows[row] : row) * (size_t)call->x_stride;
 }
 
+/* What the codes of a row have left of it. */
+static void quantize_rest(const struct cpu_kernels *kernels, const struct activation *a, int row) {
+    const struct activation_row at = activation_row_at(a, row);
+    struct activation_row rest = activation_row_at(a->rest, row);
+    float *x = rest.f;
+    for (int i = 0; i < a->n_cols; i++) x[i] = at.f[i] - at.d[i / QUANT_BLOCK] * (float)at.q[i];
+    rest.f = NULL;
+    kernels->quantize_row(x, a->n_cols, &rest);
+}
+
 static void norm_row(const void *arg, int row) {
     const struct norm_call *call = arg;
     const struct activation_row out = activation_row_at(call->out, row);
@@ -84,6 +94,7 @@ static void norm_row(const void *arg, int row) {
         call->kernels->rmsnorm_row(x, call->gamma, call->eps, call->out->n_cols, &out);
     else
         call->kernels->quantize_row(x, call->out->n_cols, &out);
+    if (call->out->rest) quantize_rest(call->kernels, call->out, row);
 }
 
 void cpu_rmsnorm(void *self, const float *x, int x_stride, const int32_t *rows, const float *gamma, float eps, int n,
@@ -165,10 +176,9 @@ void cpu_route(void *self, const float *logits, int stride, const struct route_s
     for_each_row(cpu, n, spec->n_experts, route_one, &call);
 }
 
-static void gather_one(const void *arg, int row) {
-    const struct expert_call *call = arg;
-    const struct activation_row from = activation_row_at(call->in, call->place[row]), to = activation_row_at(call->out, row);
-    const size_t n = (size_t)call->in->n_cols, n_blocks = n / QUANT_BLOCK;
+static void copy_row(const struct activation *in, int in_row, const struct activation *out, int out_row) {
+    const struct activation_row from = activation_row_at(in, in_row), to = activation_row_at(out, out_row);
+    const size_t n = (size_t)in->n_cols, n_blocks = n / QUANT_BLOCK;
     if (to.f) memcpy(to.f, from.f, n * sizeof *to.f);
     if (!to.q) return;
     memcpy(to.q, from.q, n);
@@ -176,6 +186,12 @@ static void gather_one(const void *arg, int row) {
     memcpy(to.ds, from.ds, n_blocks * sizeof *to.ds);
     memcpy(to.sum, from.sum, n_blocks * sizeof *to.sum);
     memcpy(to.sum16, from.sum16, 2 * n_blocks * sizeof *to.sum16);
+}
+
+static void gather_one(const void *arg, int row) {
+    const struct expert_call *call = arg;
+    copy_row(call->in, call->place[row], call->out, row);
+    if (call->out->rest) copy_row(call->in->rest, call->place[row], call->out->rest, row);
 }
 
 void cpu_gather(void *self, const struct activation *in, const int32_t *rows, int n, struct activation *out) {
