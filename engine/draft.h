@@ -46,6 +46,7 @@ struct drafting {
     struct drafter head;       /* ops NULL = none; there may be a model or a head, not both */
     struct gguf *head_file;    /* until it is open */
     bool is_own_head;          /* nobody named it, it is the binary's */
+    bool is_bare;              /* of the binary's own nothing is wanted */
     struct head_shape head_shape;
     struct controller controller;
     struct draft_odds odds;   /* of all sequences */

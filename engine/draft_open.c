@@ -1,6 +1,7 @@
 /* draft_open.c - opening and closing what drafts: tables, an n-gram store, a draft model, a drafting head.
  *
- * The files are named in one setting, separated by commas, and told apart by how they begin. A draft model or head is looked at
+ * The files are named in one setting, separated by commas, and told apart by how they begin; the word NO_BUILT_IN among them
+ * leaves away what the binary has of its own. A draft model or head is looked at
  * before anything large is allocated, so that its memory counts among the engine's. Engine thread, or before it runs. */
 #include <assert.h>
 #include <stdio.h>
@@ -13,6 +14,8 @@
 #include "engine/log.h"
 
 enum { STORE_MAX_BYTES = 1 << 30 };
+
+#define NO_BUILT_IN "none"
 
 static int fail(struct engine_error *error, int status, const char *path, const char *trouble) {
     snprintf(error->text, sizeof error->text, "%.300s %s", path, trouble);
@@ -77,7 +80,7 @@ static int find_store(struct engine *e, struct engine_error *error) {
     enum engine_drafter drafter = e->config.drafter;
     uint64_t vocab, target;
     draft_digests(e->tokenizer, e->model, &vocab, &target);
-    if (draft_find_store(&d->store, (uint32_t)tokenizer_vocab_size(e->tokenizer), vocab, target)) {
+    if (!d->is_bare && draft_find_store(&d->store, (uint32_t)tokenizer_vocab_size(e->tokenizer), vocab, target)) {
         log_info("engine", "this model's own n-gram store drafts, made of %llu tokens of its text",
                  (unsigned long long)d->store.header->n_text);
         return ENGINE_OK;
@@ -175,13 +178,16 @@ int draft_look(struct engine *e, const struct model_shape *shape, struct engine_
         if (n >= sizeof path) return fail(error, ENGINE_ERR_ARGUMENT, "--drafter", "names a file whose path is too long");
         memcpy(path, at, n);
         path[n] = 0;
-        int rc = look_at(e, shape, path, error);
+        const bool is_word = strcmp(path, NO_BUILT_IN) == 0;
+        int rc = is_word ? ENGINE_OK : look_at(e, shape, path, error);
         if (rc != ENGINE_OK) return rc;
+        d->is_bare = d->is_bare || is_word;
         at += n + (at[n] == ',');
     }
     bool wants_head =
         c->drafter == ENGINE_DRAFTER_AUTO || c->drafter == ENGINE_DRAFTER_MERGE || c->drafter == ENGINE_DRAFTER_RECURRENT;
-    if (wants_head && !d->model && !d->head_file) d->is_own_head = draft_find_head(&d->head_file, &d->head_shape, shape);
+    if (wants_head && !d->is_bare && !d->model && !d->head_file)
+        d->is_own_head = draft_find_head(&d->head_file, &d->head_shape, shape);
     return check_files(e, error);
 }
 

@@ -119,7 +119,8 @@ struct engine_config {
     enum engine_drafter drafter; /* of requests that ask for AUTO; NONE: no memory for drafts, so none can be asked for */
     /* An n-gram store that belongs to this model, a draft model (GGUF) of its vocabulary or a drafting head (GGUF) that was
      * trained for it, or a store and one of these with a comma between; NULL = none. Without a store the binary's own serves, if
-     * it has one for this model. Read during engine_open only. */
+     * it has one for this model, and so does its own head where AUTO, MERGE or RECURRENT has no other; the word "none" among the
+     * files forbids both. Read during engine_open only. */
     const char *draft_files;
     enum engine_verify verify; /* of requests that do not say */
     int draft_max;             /* tokens a sequence may guess in one step, 1 .. 63 */

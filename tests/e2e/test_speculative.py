@@ -122,6 +122,14 @@ def test_the_model_as_its_own_drafter_is_always_right():
         assert drafted["model_rounds"] == drafted["draft_rounds"] and sum(drafted["accepted_at"]) == drafted["accepted_tokens"]
 
 
+def test_the_word_none_leaves_the_built_in_drafters_away():
+    own = generate("--drafter", "merge", "--temp", 0)
+    bare = generate("--drafter", "auto:none", "--temp", 0)
+    assert own["ids"] == bare["ids"] and own["model_rounds"] > 0 and bare["model_rounds"] == 0
+    refused = foresay("generate", "--model", MODEL, "--prompt", "x", "--drafter", "merge:none")
+    assert refused.returncode == 1 and "merge needs a store" in refused.stderr
+
+
 def test_a_draft_model_that_does_not_fit_is_refused(tmp_path):
     def refused(file):
         result = foresay("generate", "--model", MODEL, "--prompt", "x", "--drafter", f"model:{file}")
