@@ -80,10 +80,14 @@ def oracle_perplexity(oracle, ids, bos):
     return torch.tensor(total / count).exp().item()
 
 
-def perplexities(model, path, oracle, text, folder, kv_type="auto"):
-    """Of foresay with the file at path, and of the oracle, on the same windows of the same text."""
+def perplexity(path, text, folder, *options):
+    """Of foresay with the file at path."""
     text_path = folder / "text.txt"
     text_path.write_text(text, encoding="utf-8")
-    output = foresay("perplexity", "--model", path, "--file", text_path, "--ctx", CTX, "--kv-type", kv_type)
-    ours = float(re.fullmatch(r"PPL = ([0-9.]+) \+/- [0-9.]+", output.strip().splitlines()[-1]).group(1))
-    return ours, oracle_perplexity(oracle, tokenize(model, text), model.bos)
+    output = foresay("perplexity", "--model", path, "--file", text_path, "--ctx", CTX, *options)
+    return float(re.fullmatch(r"PPL = ([0-9.]+) \+/- [0-9.]+", output.strip().splitlines()[-1]).group(1))
+
+
+def perplexities(model, path, oracle, text, folder, *options):
+    """Of foresay with the file at path, and of the oracle, on the same windows of the same text."""
+    return perplexity(path, text, folder, *options), oracle_perplexity(oracle, tokenize(model, text), model.bos)

@@ -119,7 +119,7 @@ def requantise(model, name, path):
 def test_perplexity(variable, name, tmp_path):
     model, path = real_model(variable), tmp_path / "model.gguf"
     oracle, carried = requantise(model, name, path)
-    ours, theirs = perplexities(model, path, oracle, english(TEXT_BYTES), tmp_path, "f16")
+    ours, theirs = perplexities(model, path, oracle, english(TEXT_BYTES), tmp_path, "--kv-type", "f16")
     path.unlink()
     share = ", ".join(f"{used} {100 * n / sum(carried.values()):.0f} %" for used, n in carried.items())
     print(f"\n{model.path.name} as {name} ({share}): ours {ours:.4f}, transformers {theirs:.4f}, {100 * (ours / theirs - 1):+.2f} %")
