@@ -1,6 +1,7 @@
 /* options.c - see options.h. The parser knows no command; everything it says comes from the rows. Main thread, at start. */
 #include "engine/options.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -165,6 +166,12 @@ static struct option_row *find_row(const struct option_set *set, const char *nam
 }
 
 /* --- help --- */
+
+bool options_seen(const struct option_set *set, const char *name) {
+    const struct option_row *row = find_row(set, name, strlen(name));
+    assert(row);
+    return row->seen;
+}
 
 static void print_default(const struct option_row *row) {
     switch (row->kind) {

@@ -48,6 +48,9 @@ int options_parse_flags(struct option_set *set, int argc, char **argv, int *n_po
 /* Sets one row by name from text, as a config file does; `source` is named in the error. 0 or 2. */
 int options_set(struct option_set *set, const char *name, const char *text, const char *source);
 
+/* Some source gave this option a value. */
+bool options_seen(const struct option_set *set, const char *name);
+
 /* The closest of n names, or NULL when none is close: for "did you mean" hints. */
 const char *options_closest(const char *word, const char *const *names, int n);
 

@@ -103,12 +103,12 @@ static int largest(const struct bench_series *series) {
 /* --- sizes --- */
 
 /* Lengths that the model cannot hold are left out of the defaults, and refused when they were asked for. */
-static int fit_series(struct bench *b, const char *option, bool asked, int room, struct bench_series *series) {
+static int fit_series(struct bench *b, const struct option_set *set, const char *option, int room, struct bench_series *series) {
     int n = 0;
     for (int i = 0; i < series->n; i++) {
         if (series->at[i] <= room) {
             series->at[n++] = series->at[i];
-        } else if (asked) {
+        } else if (options_seen(set, option)) {
             snprintf(b->error.text, sizeof b->error.text,
                      "--%s has %d, but with this model and --ctx there is room for %d tokens", option, series->at[i], room);
             return ENGINE_ERR_ARGUMENT;
@@ -118,11 +118,11 @@ static int fit_series(struct bench *b, const char *option, bool asked, int room,
     return ENGINE_OK;
 }
 
-static int fit_lists(struct bench *b, const struct option_row *prompt, const struct option_row *context) {
+static int fit_lists(struct bench *b, const struct option_set *set) {
     const struct bench_settings *s = &b->settings;
     const int limit = b->engine->limit, margin = 2, most_rows = largest(&b->result.verify);
-    int rc = fit_series(b, "prompt", prompt->seen, limit - margin, &b->result.prefill);
-    if (rc == ENGINE_OK) rc = fit_series(b, "context", context->seen, limit - margin, &b->result.context);
+    int rc = fit_series(b, set, "prompt", limit - margin, &b->result.prefill);
+    if (rc == ENGINE_OK) rc = fit_series(b, set, "context", limit - margin, &b->result.context);
     if (rc != ENGINE_OK || s->depth + most_rows + bench_decode_tokens(b, largest(&b->result.decode)) <= limit) return rc;
     snprintf(b->error.text, sizeof b->error.text, "--depth %d and --generate %d do not fit this model's context of %d tokens",
              s->depth, s->n_generate, limit);
@@ -177,12 +177,12 @@ static int open_engine(struct bench *b) {
     return rc;
 }
 
-static int run(struct bench *b, const struct option_row *prompt, const struct option_row *context) {
+static int run(struct bench *b, const struct option_set *set) {
     const struct bench_settings *s = &b->settings;
     int rc = read_cost(b);
     bench_progress("loading %s", b->settings.model);
     if (rc == ENGINE_OK) rc = open_engine(b);
-    if (rc == ENGINE_OK) rc = fit_lists(b, prompt, context);
+    if (rc == ENGINE_OK) rc = fit_lists(b, set);
     if (rc == ENGINE_OK) rc = s->speculative ? bench_speculative(b) : measure(b);
     if (rc == ENGINE_OK && !s->speculative) bench_report(b);
     engine_close(b->engine);
@@ -205,7 +205,6 @@ int tool_bench(int argc, char **argv) {
                                    .draft_width = engine_config_default().draft_width,
                                    .step_tokens = engine_config_default().step_tokens}};
     struct bench_settings *s = &b.settings;
-    enum { PROMPT = 3, BATCH = 4, CONTEXT = 6, GENERATE = 8, DRAFTER = 13 };
     struct option_row rows[] = {
         {"model", OPTION_STRING, &s->model, "FILE", "GGUF file", 0, 0, false},
         {"threads", OPTION_INT, &s->threads, "N", "compute threads, 0 = all that are granted", 0, 1024, false},
@@ -245,9 +244,9 @@ int tool_bench(int argc, char **argv) {
         fprintf(stderr, "foresay bench: --model is needed (foresay bench --help)\n");
         return 2;
     }
-    if (s->speculative && !rows[BATCH].seen) s->batches = "1,4,16";
-    if (s->speculative && !rows[GENERATE].seen) s->n_generate = 256;
-    if (s->speculative && !rows[DRAFTER].seen) s->drafter_name = "auto";
+    if (s->speculative && !options_seen(&set, "batch")) s->batches = "1,4,16";
+    if (s->speculative && !options_seen(&set, "generate")) s->n_generate = 256;
+    if (s->speculative && !options_seen(&set, "drafter")) s->drafter_name = "auto";
     if (!parse_lists(&b)) return 2;
     if (!engine_drafter_parse(s->drafter_name, &s->drafter, &s->draft_files)) {
         fprintf(stderr, "foresay bench: --drafter is " ENGINE_DRAFTER_FORMS ", not '%s'\n", s->drafter_name);
@@ -258,5 +257,5 @@ int tool_bench(int argc, char **argv) {
         return 2;
     }
     log_set_level(LOG_WARN);
-    return run(&b, &rows[PROMPT], &rows[CONTEXT]);
+    return run(&b, &set);
 }

@@ -85,6 +85,16 @@ def test_bench_prints_a_table(model):
         assert re.search(line, result.stdout), line
 
 
+def test_bench_guesses_with_the_drafter_that_is_named(model):
+    def lines(*options):
+        result = run("bench", "--model", model, "--json", "--speculative", "--batch", "1", "--generate", "8", "--runs", "1", *options)
+        return [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{"class"')]
+
+    assert len(lines("--drafter", "suffix")) == 20
+    assert sum(line["drafted_tokens"] for line in lines("--drafter", "suffix")) > 0
+    assert sum(line["drafted_tokens"] for line in lines("--drafter", "none")) == 0
+
+
 def test_bench_refuses_what_it_cannot_do(model, tmp_path):
     refused(run("bench"), "--model is needed", code=2)
     refused(run("bench", "--model", tmp_path / "no.gguf"), "no.gguf", code=1)
