@@ -1,8 +1,8 @@
 /* draft_open.c - opening and closing what drafts: tables, an n-gram store, a draft model, a drafting head.
  *
  * The files are named in one setting, separated by commas, and told apart by how they begin; the word NO_BUILT_IN among them
- * leaves away what the binary has of its own. A draft model or head is looked at
- * before anything large is allocated, so that its memory counts among the engine's. Engine thread, or before it runs. */
+ * leaves away what the binary has of its own. A draft model or head is looked at before anything large is allocated, so that its
+ * memory counts among the engine's. Engine thread, or before it runs. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>

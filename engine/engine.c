@@ -268,8 +268,8 @@ int engine_open(struct engine **out, const struct engine_config *config, struct 
     init_locks(e);
     if ((rc = gguf_open(&gguf, config->model_path, error)) || (rc = open_model(e, gguf, error))) goto done;
     e->news_ms = NEWS_MS;
-    e->config.model_path = e->config.kv_type = e->config.activations = e->config.draft_files =
-        NULL; /* the caller's; not to be read from here on */
+    /* The caller's; not to be read from here on. */
+    e->config.model_path = e->config.kv_type = e->config.activations = e->config.draft_files = NULL;
     e->stats.blocks_total = e->stats.blocks_free = e->cache.n_blocks;
     if ((rc = open_threads(e, error))) goto done;
     log_opened(e, started_ms);

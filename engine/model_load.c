@@ -324,8 +324,8 @@ uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_
     for (int i = 0; i < N_BUFFERS; i++) n += list[i].n * sizeof(float);
     uint64_t inputs = (uint64_t)shape->n_embd * (shape->n_experts > 0 ? 2 : 1) + (uint64_t)(shape->n_heads * shape->head_dim) +
                       (uint64_t)shape->n_ffn;
-    return n + rows * inputs * (sizeof(float) + 1 + 8 / QUANT_BLOCK + 1) *
-                   (limits->has_rests ? 2 : 1); /* floats, int8, scales and sums */
+    const uint64_t input = sizeof(float) + 1 + 8 / QUANT_BLOCK + 1; /* floats, int8, scales and sums */
+    return n + rows * inputs * input * (limits->has_rests ? 2 : 1);
 }
 
 static int open_buffers(struct loader *ld) {

@@ -122,7 +122,7 @@ struct activation {
     float *ds;               /* [max_rows, n_cols / 32] */
     int32_t *sum;            /* [max_rows, n_cols / 32] */
     int32_t *sum16;          /* [max_rows, n_cols / 16] */
-    struct activation *rest; /* NULL, or x - d * q, quantised; then f is there, too */
+    struct activation *rest; /* NULL, or x - d * q, quantised (its own f is scratch); then f is there, too */
 };
 
 /* How keys and values are kept. The quantised types turn keys, and KV_INT4 values too, by a Hadamard matrix first, which spreads

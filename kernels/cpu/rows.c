@@ -176,11 +176,10 @@ void cpu_route(void *self, const float *logits, int stride, const struct route_s
     for_each_row(cpu, n, spec->n_experts, route_one, &call);
 }
 
-static void copy_row(const struct activation *in, int in_row, const struct activation *out, int out_row) {
+/* Without the floats. */
+static void copy_codes(const struct activation *in, int in_row, const struct activation *out, int out_row) {
     const struct activation_row from = activation_row_at(in, in_row), to = activation_row_at(out, out_row);
     const size_t n = (size_t)in->n_cols, n_blocks = n / QUANT_BLOCK;
-    if (to.f) memcpy(to.f, from.f, n * sizeof *to.f);
-    if (!to.q) return;
     memcpy(to.q, from.q, n);
     memcpy(to.d, from.d, n_blocks * sizeof *to.d);
     memcpy(to.ds, from.ds, n_blocks * sizeof *to.ds);
@@ -190,8 +189,11 @@ static void copy_row(const struct activation *in, int in_row, const struct activ
 
 static void gather_one(const void *arg, int row) {
     const struct expert_call *call = arg;
-    copy_row(call->in, call->place[row], call->out, row);
-    if (call->out->rest) copy_row(call->in->rest, call->place[row], call->out->rest, row);
+    const struct activation *in = call->in, *out = call->out;
+    const int from = call->place[row];
+    if (out->f) memcpy(activation_row_at(out, row).f, activation_row_at(in, from).f, (size_t)in->n_cols * sizeof *out->f);
+    if (out->q) copy_codes(in, from, out, row);
+    if (out->rest) copy_codes(in->rest, from, out->rest, row);
 }
 
 void cpu_gather(void *self, const struct activation *in, const int32_t *rows, int n, struct activation *out) {
