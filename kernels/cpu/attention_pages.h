@@ -32,14 +32,13 @@ struct attention_state {
     const uint8_t *k[PAGES_OF_CHUNK], *v[PAGES_OF_CHUNK], *k_scales[PAGES_OF_CHUNK], *v_scales[PAGES_OF_CHUNK];
     const uint8_t *next_k[PAGES_OF_CHUNK], *next_v[PAGES_OF_CHUNK]; /* to be fetched; where there are none, of this chunk */
     float p[ATTENTION_TILE][ATTENTION_CHUNK];                       /* scores, then weights */
-    float highest[VECTOR_LANES], before[VECTOR_LANES], factor[VECTOR_LANES]; /* highest score; softmax_factors: before, chunk */
+    float highest[VECTOR_LANES], factor[VECTOR_LANES], peak[VECTOR_LANES]; /* highest score, and softmax_factors */
     float weight[ATTENTION_TILE][ATTENTION_CHUNK]; /* of KV_INT4: times the scales of the current dimensions */
     /* of KV_INT8 */
     struct wide_weights wide[ATTENTION_TILE];
     float scales[ATTENTION_CHUNK];     /* of the values; anything where no vector sees, 0 in pages behind */
-    int most_of, most_begin, most_end; /* the last vector whose weight_scale was looked for, and where; -1: none in this chunk */
-    struct weight_scale weight_scale[ATTENTION_TILE]; /* by the largest scale that a vector sees */
-    float chunk_sum[ATTENTION_TILE][LANES];           /* of the chunk's weights */
+    int most_of, most_begin, most_end; /* the last vector whose largest scale was looked for, and where; -1: none in this chunk */
+    float most[VECTOR_LANES], step[VECTOR_LANES], inverse[VECTOR_LANES]; /* largest scale that a vector sees, and weight_scale */
 };
 
 /* So many vectors of scores or values are accumulated in registers for each of n query vectors. Fewer than eight sums would wait
@@ -247,18 +246,15 @@ INLINE void sum_dims(struct attention_state *s, const int n, const int vectors, 
         }
     }
 #pragma GCC unroll 6
-    for (int i = 0; i < n; i++) {
-        const float step = s->weight_scale[from + i].step * s->factor[from + i];
+    for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) {
             float *acc = s->acc + (from + i) * QUERY_STRIDE + d + j * VECTOR_LANES;
-            const vfloat total = vf_from_int(wide_total(&sum[2 * (i * vectors + j)])), before = vf_set(s->before[from + i]);
-            vf_store(acc, vf_fma(total, vf_set(step), vf_mul(vf_load(acc), before)));
+            vf_store(acc, vf_fma(vf_from_int(wide_total(&sum[2 * (i * vectors + j)])), vf_set(s->step[from + i]), vf_load(acc)));
         }
-    }
 }
 
-/* acc and weights * V over the chunk, brought to one maximum, for the last n vectors of the tile. */
+/* acc += weights * V over the chunk, for the last n vectors of the tile. */
 INLINE void sums(struct attention_state *s, const int n, int n_quads) {
     const int vectors = sums_beside(n), head_dim = s->tile->head_dim;
     int d = 0;
@@ -274,10 +270,10 @@ static void read_scales(struct attention_state *s) {
         vf_store(s->scales + token, vf_from_halves(s->v_scales[token / KV_BLOCK] + token % KV_BLOCK * 2));
 }
 
-/* By the largest scale among the positions begin .. end - 1; mostly those of the vector before. */
-static void find_weight_scale(struct attention_state *s, int i, int begin, int end) {
+/* The largest scale among the positions begin .. end - 1; mostly those of the vector before. */
+static void find_most(struct attention_state *s, int i, int begin, int end) {
     if (s->most_of >= 0 && begin == s->most_begin && end == s->most_end) {
-        s->weight_scale[i] = s->weight_scale[s->most_of];
+        s->most[i] = s->most[s->most_of];
         return;
     }
     s->most_of = i, s->most_begin = begin, s->most_end = end;
@@ -285,7 +281,14 @@ static void find_weight_scale(struct attention_state *s, int i, int begin, int e
 #pragma GCC unroll 8
     for (int j = 0; j < CHUNK_VECTORS; j++)
         most = vi_max(most, vi_magnitude(keep_seen(vf_load(s->scales + j * VECTOR_LANES), j, begin, end, 0)));
-    s->weight_scale[i] = weight_scale_of(float_of((uint32_t)vi_largest(most)));
+    s->most[i] = float_of((uint32_t)vi_largest(most));
+}
+
+/* weight_scale_of, for all vectors at once. */
+static void scale_weights(struct attention_state *s) {
+    const vfloat most = vf_mul(vf_load(s->peak), vf_load(s->most)), full = vf_set(MOST_WEIGHT);
+    vf_store(s->step, vf_unless_below(most, LEAST_WEIGHT, vf_add(vf_div(most, full), vf_sub(most, most))));
+    vf_store(s->inverse, vf_unless_below(most, LEAST_WEIGHT, vf_div(full, most)));
 }
 
 /* Weights of vector i for the positions begin .. end - 1 of the chunk, which alone it sees; the others weigh nothing. */
@@ -296,7 +299,7 @@ static void code_weights(struct attention_state *s, int i, int begin, int end, c
 #pragma GCC unroll 4
         for (int l = j; l < j + 4; l++) {
             const vfloat scaled = keep_seen(vf_mul(weight[l], vf_load(s->scales + l * VECTOR_LANES)), l, begin, end, 0);
-            code[l - j] = vi_nearest(vf_mul(scaled, vf_set(s->weight_scale[i].inverse)));
+            code[l - j] = vi_nearest(vf_mul(scaled, vf_set(s->inverse[i])));
         }
         wide_store(&s->wide[i], j * VECTOR_LANES, code);
     }

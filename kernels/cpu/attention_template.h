@@ -62,12 +62,12 @@ static void find_highest(struct attention_state *s, int i) {
     const struct attention_spec *spec = s->tile->spec;
     const int begin = token_begin(s, i), seen = tokens_seen(s, i);
     s->highest[i] = -INFINITY;
-    s->weight_scale[i] = (struct weight_scale){0, 0};
+    s->most[i] = 0;
     if (begin >= ATTENTION_CHUNK) return;
     if (spec->soft_cap > 0) soft_cap_row(s->p[i], ATTENTION_CHUNK, spec->soft_cap);
     if (begin > 0 || seen < ATTENTION_CHUNK) hide_scores(s->p[i], begin, seen);
     s->highest[i] = vector_highest_score(s->p[i]);
-    if (s->tile->type == KV_INT8) find_weight_scale(s, i, begin, seen < ATTENTION_CHUNK ? seen : ATTENTION_CHUNK);
+    if (s->tile->type == KV_INT8) find_most(s, i, begin, seen < ATTENTION_CHUNK ? seen : ATTENTION_CHUNK);
 }
 
 /* softmax_factors_of, for all vectors at once. */
@@ -76,71 +76,40 @@ static void raise_maxima(struct attention_state *s) {
     const vint higher = vi_max(vi_ordered_bits(before), vi_ordered_bits(chunk));
     const vfloat max = vf_from_bits(vi_ordered_bits(vf_from_bits(higher)));
     vf_store(s->max, max);
-    vf_store(s->before, vf_exp(vf_sub(before, max)));
-    vf_store(s->factor, vf_exp(vf_sub(chunk, max)));
-}
-
-static bool rests(const struct attention_state *s, int i) { return token_begin(s, i) >= ATTENTION_CHUNK; }
-
-/* Where a window begins in this chunk, whatever was summed in earlier ones is not the vector's. */
-static void join_late(struct attention_state *s, int i) {
-    if (s->chunk > s->first_chunk && attention_first_seen(s->tile->spec, s->tile->pos[i]) >= s->chunk) clear_sums(s, i);
+    vf_store(s->factor, vf_exp(vf_sub(before, max)));
+    vf_store(s->peak, vf_exp(vf_sub(chunk, max)));
 }
 
 /* Scores of vector i to weights; what was summed before follows the new maximum. */
 static void weigh_chunk(struct attention_state *s, int i) {
-    vfloat weight[CHUNK_VECTORS], sum[SUM_VECTORS];
-#pragma GCC unroll 2
-    for (int j = 0; j < SUM_VECTORS; j++) sum[j] = vf_mul(vf_load(s->lane_sum[i] + j * VECTOR_LANES), vf_set(s->before[i]));
-    if (rests(s, i)) {
-        memset(s->p[i], 0, sizeof s->p[i]);
+    const struct attention_tile *tile = s->tile;
+    const int begin = token_begin(s, i), seen = tokens_seen(s, i);
+    const bool rests = begin >= ATTENTION_CHUNK;
+    const float factor = s->factor[i];
+    vfloat weight[CHUNK_VECTORS];
+#pragma GCC unroll 8
+    for (int j = 0; rests && j < CHUNK_VECTORS; j++) weight[j] = vf_zero();
+    if (!rests) {
+        if (s->chunk > s->first_chunk && attention_first_seen(tile->spec, tile->pos[i]) >= s->chunk) clear_sums(s, i);
+        vector_weights(s->p[i], s->max[i], factor, s->lane_sum[i], weight);
+        if (factor != 1.0f) scale_sums(s, i, factor); /* the maximum rarely moves after the first chunks */
+    }
+    if (tile->type == KV_INT8) {
+        code_weights(s, i, begin, seen, weight);
         return;
     }
-    join_late(s, i);
-    vector_weights(s->p[i], s->max[i], weight, sum);
-    if (s->before[i] != 1.0f) scale_sums(s, i, s->before[i]); /* the maximum rarely moves after the first chunks */
-#pragma GCC unroll 2
-    for (int j = 0; j < SUM_VECTORS; j++) vf_store(s->lane_sum[i] + j * VECTOR_LANES, sum[j]);
 #pragma GCC unroll 8
     for (int j = 0; j < CHUNK_VECTORS; j++) vf_store(&s->p[i][j * VECTOR_LANES], weight[j]);
-    if (s->tile->type == KV_INT4) sum_minima(s, i, tokens_seen(s, i));
-}
-
-/* Scores of vector i to codes of weights relative to the chunk's own highest score: the new maximum, which takes an exponential,
- * is waited for by what has been summed up alone. */
-static void weigh_chunk_apart(struct attention_state *s, int i) {
-    vfloat weight[CHUNK_VECTORS], sum[SUM_VECTORS];
-#pragma GCC unroll 8
-    for (int j = 0; j < CHUNK_VECTORS; j++) weight[j] = vf_zero();
-#pragma GCC unroll 2
-    for (int j = 0; j < SUM_VECTORS; j++) sum[j] = vf_zero();
-    if (!rests(s, i)) {
-        join_late(s, i);
-        vector_weights(s->p[i], s->highest[i], weight, sum);
-    }
-#pragma GCC unroll 2
-    for (int j = 0; j < SUM_VECTORS; j++) vf_store(s->chunk_sum[i] + j * VECTOR_LANES, sum[j]);
-    code_weights(s, i, token_begin(s, i), tokens_seen(s, i), weight);
-}
-
-static void add_chunk_sum(struct attention_state *s, int i) {
-    if (rests(s, i)) return;
-#pragma GCC unroll 2
-    for (int j = 0; j < LANES; j += VECTOR_LANES) {
-        const vfloat before = vf_mul(vf_load(s->lane_sum[i] + j), vf_set(s->before[i]));
-        vf_store(s->lane_sum[i] + j, vf_fma(vf_load(s->chunk_sum[i] + j), vf_set(s->factor[i]), before));
-    }
+    if (tile->type == KV_INT4 && !rests) sum_minima(s, i, seen);
 }
 
 /* Scores of the vectors from `first` on to weights: each stage for all, so that the processor need not wait for any. */
 static void soften(struct attention_state *s, int first) {
-    const bool apart = s->tile->type == KV_INT8;
-    if (apart) read_scales(s);
+    if (s->tile->type == KV_INT8) read_scales(s);
     for (int i = first; i < s->tile->n; i++) find_highest(s, i);
-    for (int i = first; apart && i < s->tile->n; i++) weigh_chunk_apart(s, i);
     raise_maxima(s);
-    for (int i = first; apart && i < s->tile->n; i++) add_chunk_sum(s, i);
-    for (int i = first; !apart && i < s->tile->n; i++) weigh_chunk(s, i);
+    if (s->tile->type == KV_INT8) scale_weights(s);
+    for (int i = first; i < s->tile->n; i++) weigh_chunk(s, i);
 }
 
 /* Vectors that end before the chunk stay out, those that end in it drop out on the way. */

@@ -53,13 +53,18 @@ INLINE float vector_highest_score(const float *scores) {
     return float_of((uint32_t)ordered_bits(vi_largest(highest)));
 }
 
-/* Scores to weights relative to max, and what a lane adds. */
-INLINE void vector_weights(const float *scores, float max, vfloat weight[CHUNK_VECTORS], vfloat sum[SUM_VECTORS]) {
+/* Scores to weights relative to max; the sum so far comes to that by `factor`. */
+INLINE void vector_weights(const float *scores, float max, float factor, float lane_sum[LANES], vfloat weight[CHUNK_VECTORS]) {
+    vfloat sum[SUM_VECTORS];
+#pragma GCC unroll 2
+    for (int j = 0; j < SUM_VECTORS; j++) sum[j] = vf_mul(vf_load(lane_sum + j * VECTOR_LANES), vf_set(factor));
 #pragma GCC unroll 8
     for (int i = 0; i < CHUNK_VECTORS; i++) {
         weight[i] = vf_exp(vf_sub(vf_load(scores + i * VECTOR_LANES), vf_set(max)));
         sum[i % SUM_VECTORS] = vf_add(sum[i % SUM_VECTORS], weight[i]);
     }
+#pragma GCC unroll 2
+    for (int j = 0; j < SUM_VECTORS; j++) vf_store(lane_sum + j * VECTOR_LANES, sum[j]);
 }
 
 /* --- gates --- */

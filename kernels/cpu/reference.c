@@ -141,9 +141,9 @@ static void add_value(const struct attention_tile *tile, int pos, float p, float
     }
 }
 
-/* KV_INT8: acc and p * values of the positions first + begin .. first + end - 1 of a chunk, both brought to one maximum. */
-static void add_values_int8(const struct attention_tile *tile, int first, int begin, int end, const float *p,
-                            const struct softmax_factors *factors, float *acc) {
+/* acc += p * values, for the positions first + begin .. first + end - 1 of a chunk, whose largest weight is `peak` (KV_INT8). */
+static void add_values_int8(const struct attention_tile *tile, int first, int begin, int end, const float *p, float peak,
+                            float *acc) {
     float weight[ATTENTION_CHUNK];
     uint32_t most = 0;
     for (int t = begin; t < end; t++) {
@@ -152,7 +152,7 @@ static void add_values_int8(const struct attention_tile *tile, int first, int be
         weight[t] = p[t] * d;
         most = magnitude > most ? magnitude : most;
     }
-    const struct weight_scale scale = weight_scale_of(float_of(most));
+    const struct weight_scale scale = weight_scale_of(peak * float_of(most));
     for (int d = 0; d < tile->head_dim; d++) {
         int32_t sum = 0;
         for (int t = begin; t < end && scale.inverse > 0; t++) {
@@ -160,7 +160,7 @@ static void add_values_int8(const struct attention_tile *tile, int first, int be
             sum += nearest_within(weight[t] * scale.inverse, 0, MOST_WEIGHT) *
                    page[int8_value_at(tile->head_dim, (first + t) % KV_BLOCK, d)];
         }
-        acc[d] = fmaf((float)sum, scale.step * factors->chunk, acc[d] * factors->before);
+        acc[d] = fmaf((float)sum, scale.step, acc[d]);
     }
 }
 
@@ -184,17 +184,14 @@ static void attend_one(const struct attention_tile *tile, int index) {
         if (tile->spec->soft_cap > 0) soft_cap_row(p, ATTENTION_CHUNK, tile->spec->soft_cap);
         for (int t = 0; t < ATTENTION_CHUNK; t++)
             if (first + t > last || first + t < begin) p[t] = -INFINITY;
-        const int seen = last + 1 - first < ATTENTION_CHUNK ? last + 1 - first : ATTENTION_CHUNK;
-        if (tile->type == KV_INT8) {
-            const struct softmax_factors factors = softmax_chunk_apart(&softmax, p);
-            add_values_int8(tile, first, begin > first ? begin - first : 0, seen, p, &factors, acc);
-            continue;
-        }
-        const float factor = softmax_chunk(&softmax, p).before;
+        const struct softmax_factors factors = softmax_chunk(&softmax, p);
+        const float factor = factors.before;
         for (int i = 0; i < head_dim; i++) acc[i] *= factor;
         for (int g = 0; g < MAX_HEAD_DIM / KV_GROUP; g++)
             for (int l = 0; l < LANES; l++) minima[g][l] *= factor;
-        for (int t = 0; t < seen; t++) add_value(tile, first + t, p[t], acc, minima);
+        const int seen = last + 1 - first < ATTENTION_CHUNK ? last + 1 - first : ATTENTION_CHUNK;
+        if (tile->type == KV_INT8) add_values_int8(tile, first, begin > first ? begin - first : 0, seen, p, factors.chunk, acc);
+        for (int t = 0; t < seen && tile->type != KV_INT8; t++) add_value(tile, first + t, p[t], acc, minima);
     }
     if (tile->type == KV_INT4) add_minima(acc, head_dim, minima);
     tile->part[index][PART_MAX] = softmax.max;

@@ -331,21 +331,6 @@ INLINE struct softmax_factors softmax_chunk(struct softmax *s, float *scores) {
     return factors;
 }
 
-/* Likewise, but the weights are relative to the chunk's own highest score, and come to the new maximum by `chunk`. */
-INLINE struct softmax_factors softmax_chunk_apart(struct softmax *s, float *scores) {
-    const float highest = highest_score(scores);
-    const struct softmax_factors factors = softmax_factors_of(s->max, highest);
-    float lane_sum[LANES] = {0};
-    for (int i = 0; i < ATTENTION_CHUNK; i += LANES)
-        for (int l = 0; l < LANES; l++) {
-            scores[i + l] = exp_row(scores[i + l] - highest);
-            lane_sum[l] += scores[i + l];
-        }
-    s->max = factors.max;
-    for (int l = 0; l < LANES; l++) s->lane_sum[l] = fmaf(lane_sum[l], factors.chunk, s->lane_sum[l] * factors.before);
-    return factors;
-}
-
 /* Two parts (cpu.h), both brought to the higher of their maxima. */
 static void attention_join(float *to, const float *from, int head_dim) {
     const int32_t to_key = ordered_bits((int32_t)bits_of(to[PART_MAX])), key = ordered_bits((int32_t)bits_of(from[PART_MAX]));
