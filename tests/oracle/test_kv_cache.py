@@ -1,8 +1,8 @@
 """Protects the quality of quantised keys and values: perplexity beside half floats, and a number found again in a longer text.
 
-Activations have 16 bits in both: beside the noise of int8 activations, some 0.3 % on the 1,000 tokens here, what a type costs is small.
-README.md has the numbers over a longer text. Both sides are our own, whose bits depend on nothing, so a ratio is the same number in every
-run: 1.0011 and 1.0073 (SmolLM2), 1.0014 and 1.0012 (Gemma).
+Beside the noise of int8 activations, some 0.3 % on the 1,000 tokens here, what a type costs is small, so the bounds are those of the
+README with activations of 16 bits, and with those of 8 bits that noise more. README.md has the numbers over a longer text. Both sides are
+our own, whose bits depend on nothing, so a ratio is the same number in every run.
 
 Run as a program it prints how often a pass key is found, by length and type: tests/oracle/test_kv_cache.py [LENGTH ...]
 """
@@ -22,6 +22,7 @@ GEMMA = pathlib.Path(os.environ.get("FORESAY_GEMMA", ""))
 pytestmark = pytest.mark.skipif(not MODEL.is_file(), reason="FORESAY_MODEL names no file")
 
 TYPES = ["f16", "int8", "int4"]
+NOISE = {"int16": 0, "int8": 0.003}  # by activations
 BOUNDS = {"int8": 0.003, "int4": 0.03}
 WINDOWS = 4
 LICENSE = pathlib.Path("/usr/share/common-licenses/GPL-3")  # English on every Debian
@@ -32,20 +33,21 @@ def foresay(*arguments):
     return subprocess.run([BIN, *map(str, arguments)], stdout=subprocess.PIPE, check=True, timeout=900).stdout.decode()
 
 
-def perplexity(model, kv_type):
-    output = foresay("perplexity", "--model", model, "--file", LICENSE, "--windows", WINDOWS, "--kv-type", kv_type, "--activations", "int16")
+def perplexity(model, kv_type, activations):
+    output = foresay("perplexity", "--model", model, "--file", LICENSE, "--windows", WINDOWS, "--kv-type", kv_type, "--activations", activations)
     return float(re.search(r"PPL = ([0-9.]+)", output).group(1))
 
 
+@pytest.mark.parametrize("activations", NOISE)
 @pytest.mark.parametrize("model", [MODEL, GEMMA], ids=["smollm2", "gemma"])
-def test_perplexity_stays(model):
+def test_perplexity_stays(model, activations):
     if not model.is_file() or not LICENSE.exists():
         pytest.skip("no model file, or no English text on this machine")
-    plain = perplexity(model, "f16")
+    plain = perplexity(model, "f16", activations)
     for kv_type, bound in BOUNDS.items():
-        ratio = perplexity(model, kv_type) / plain
-        print(f"{model.name}: {kv_type} {ratio:.4f} of f16's {plain:.4f}")
-        assert abs(ratio - 1) < bound
+        ratio = perplexity(model, kv_type, activations) / plain
+        print(f"{model.name}, activations {activations}: {kv_type} {ratio:.4f} of f16's {plain:.4f}")
+        assert abs(ratio - 1) < bound + NOISE[activations]
 
 
 def answer(n_words, depth, kv_type):

@@ -30,34 +30,37 @@ PROMPTS = [
 ]
 
 
-# Bytes of text to predict: beside the oracle, and with int8 against 16 bits. Of int8 every other rounding gives 0.3 % more or less on
-# 50 kB, so it takes the longer text.
-EXACT = ("--activations", "int16", "--kv-type", "f16")
-MODELS = {"smollm2": ("FORESAY_MODEL", 50_000, 200_000), "gemma3": ("FORESAY_GEMMA", 9_000, 100_000)}
+# Bytes of text to predict, and how far perplexity may be off. The larger model reads less, so that rounding's noise weighs more: on its
+# three first windows it is 0.6 % off, and transformers with activations rounded to int8 in the same blocks 0.4 %.
+MODELS = {"smollm2": ("FORESAY_MODEL", 50_000, 0.005), "gemma3": ("FORESAY_GEMMA", 9_000, 0.01)}
+EXACT, TOLERANCE = ("--activations", "int16", "--kv-type", "f16"), 0.0005
+LONG_TEXT = 100_000
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def model_and_bytes(request):
-    variable, *n_bytes = MODELS[request.param]
-    return real_model(variable), *n_bytes
+def model_and_bounds(request):
+    variable, n_bytes, tolerance = MODELS[request.param]
+    return real_model(variable), n_bytes, tolerance
 
 
-def test_perplexity_is_the_oracles(model_and_bytes, tmp_path):
-    model, n_bytes, _ = model_and_bytes
-    ours, theirs = perplexities(model, model.path, model.oracle, english(n_bytes), tmp_path, *EXACT)
-    print(f"perplexity: ours {ours:.4f}, transformers {theirs:.4f}, ratio {ours / theirs:.5f}")
-    assert abs(ours / theirs - 1) < 0.0005
+def test_perplexity_is_the_oracles(model_and_bounds, tmp_path):
+    model, n_bytes, tolerance = model_and_bounds
+    exact, theirs = perplexities(model, model.path, model.oracle, english(n_bytes), tmp_path, *EXACT)
+    ours = perplexity(model.path, english(n_bytes), tmp_path)
+    print(f"perplexity: 16 bits {exact:.4f}, int8 {ours:.4f}, transformers {theirs:.4f}, ratios {exact / theirs:.5f}, {ours / theirs:.5f}")
+    assert abs(exact / theirs - 1) < TOLERANCE
+    assert abs(ours / theirs - 1) < tolerance
 
 
-def test_int8_costs_less_than_half_a_percent(model_and_bytes, tmp_path):
-    model, _, n_bytes = model_and_bytes
-    exact, ours = (perplexity(model.path, english(n_bytes), tmp_path, *options) for options in (EXACT, ()))
+def test_int8_costs_less_than_half_a_percent(model_and_bounds, tmp_path):
+    model, _, _ = model_and_bounds
+    exact, ours = (perplexity(model.path, english(LONG_TEXT), tmp_path, *options) for options in (EXACT, ()))
     print(f"perplexity: int8 {ours:.4f}, 16 bits {exact:.4f}, ratio {ours / exact:.5f}")
     assert abs(ours / exact - 1) < 0.005
 
 
-def test_greedy_tokens_are_the_oracles_best_or_nearly_tied(model_and_bytes):
-    model, _, _ = model_and_bytes
+def test_greedy_tokens_are_the_oracles_best_or_nearly_tied(model_and_bounds):
+    model, _, _ = model_and_bounds
     n_same = n_all = 0
     for prompt in PROMPTS if model.bos is None else PROMPTS[::2]:  # the larger model is asked less
         answer = json.loads(foresay("generate", "--model", model.path, "--prompt", prompt, "-n", 32, "--temp", 0, "--json"))
