@@ -158,24 +158,31 @@ static int compare(const struct trial *t, int run, struct side sides[2]) {
     return ENGINE_OK;
 }
 
-/* The last run's counts, and the median time of each side: with many answers at once a class is few, long measurements. */
-static int compare_often(const struct trial *t, struct side sides[2]) {
+/* What all runs of a trial say. */
+struct outcome {
+    struct side drafted; /* the last run's counts */
+    double rate[2];      /* medians, tokens per second */
+    double speedup;      /* the median of the runs' own: both sides of a run have met much the same machine */
+};
+
+static int compare_often(const struct trial *t, struct outcome *out) {
     const int n_runs = t->bench->settings.n_runs;
-    double ms[2][BENCH_MAX_RUNS];
+    double rates[2][BENCH_MAX_RUNS], speedups[BENCH_MAX_RUNS];
     for (int run = 0; run < n_runs; run++) {
-        sides[0] = sides[1] = (struct side){0};
+        struct side sides[2] = {0};
         int rc = compare(t, run, sides);
         if (rc != ENGINE_OK) return rc;
-        for (int i = 0; i < 2; i++) ms[i][run] = sides[i].ms;
+        for (int i = 0; i < 2; i++) rates[i][run] = sides[i].n_measured * 1e3 / sides[i].ms;
+        speedups[run] = rates[1][run] / rates[0][run];
+        out->drafted = sides[1];
     }
-    for (int i = 0; i < 2; i++) sides[i].ms = bench_median(ms[i], n_runs);
+    for (int i = 0; i < 2; i++) out->rate[i] = bench_median(rates[i], n_runs);
+    out->speedup = bench_median(speedups, n_runs);
     return ENGINE_OK;
 }
 
 /* --- the report --- */
 
-static double rate_of(const struct side *side) { return side->n_measured * 1e3 / side->ms; }
-static double speedup_of(const struct side sides[2]) { return rate_of(&sides[1]) / rate_of(&sides[0]); }
 /* Of one answer: each step gives the tokens that were accepted and one more. */
 static double per_step(const struct side *side) { return (double)side->n_tokens / (side->n_tokens - side->n_accepted); }
 
@@ -185,17 +192,18 @@ static const char *main_reason(const struct side *side) {
     return engine_draft_off_name((enum engine_draft_off)most);
 }
 
-static void print_class(const struct trial *t, const struct side sides[2]) {
-    const struct side *plain = &sides[0], *drafted = &sides[1];
+static void print_class(const struct trial *t, const struct outcome *outcome) {
+    const struct side *drafted = &outcome->drafted;
     if (t->bench->settings.json) {
         printf("{\"class\": \"%s\", \"batch\": %d, \"temperature\": %g, \"plain\": %.2f, \"drafted\": %.2f, \"speedup\": %.4f, "
                "\"tokens_per_step\": %.4f, \"rounds\": %d, \"drafted_tokens\": %d, \"accepted\": %d}\n",
-               t->class->name, t->n, (double)t->temperature, rate_of(plain), rate_of(drafted), speedup_of(sides),
+               t->class->name, t->n, (double)t->temperature, outcome->rate[0], outcome->rate[1], outcome->speedup,
                per_step(drafted), drafted->n_rounds, drafted->n_drafted, drafted->n_accepted);
         return;
     }
-    printf("  %-10s %8.1f %8.1f %7.2fx %7.2f %7d %6.1f %%  ", t->class->name, rate_of(plain), rate_of(drafted), speedup_of(sides),
-           per_step(drafted), drafted->n_rounds, drafted->n_drafted > 0 ? 100.0 * drafted->n_accepted / drafted->n_drafted : 0.0);
+    printf("  %-10s %8.1f %8.1f %7.2fx %7.2f %7d %6.1f %%  ", t->class->name, outcome->rate[0], outcome->rate[1],
+           outcome->speedup, per_step(drafted), drafted->n_rounds,
+           drafted->n_drafted > 0 ? 100.0 * drafted->n_accepted / drafted->n_drafted : 0.0);
     for (int i = 0; i < 4; i++)
         printf(" %4.0f", drafted->n_rounds > 0 ? 100.0 * drafted->accepted_at[i] / drafted->n_rounds : 0.0);
     printf("   %s\n", main_reason(drafted));
@@ -210,15 +218,15 @@ static int run_classes(struct bench *b, float temperature, int n) {
                n, (double)temperature);
     for (int c = 0; c < BENCH_PROMPT_CLASSES; c++) {
         const struct trial t = {.bench = b, .class = &bench_prompt_classes[c], .temperature = temperature, .n = n};
-        struct side sides[2] = {0};
+        struct outcome outcome = {0};
         bench_progress("batch %d, temperature %g: %s", n, (double)temperature, t.class->name);
-        int rc = compare_often(&t, sides);
+        int rc = compare_often(&t, &outcome);
         if (rc != ENGINE_OK) return rc;
         bench_progress_end();
-        print_class(&t, sides);
+        print_class(&t, &outcome);
         fflush(stdout);
-        sum += log(speedup_of(sides));
-        if (speedup_of(sides) < worst) worst = speedup_of(sides);
+        sum += log(outcome.speedup);
+        worst = fmin(worst, outcome.speedup);
     }
     if (!b->settings.json) printf("  geometric mean %.2fx, worst %.2fx\n\n", exp(sum / BENCH_PROMPT_CLASSES), worst);
     return ENGINE_OK;
