@@ -6,16 +6,21 @@ import { expect, test } from '../server-test.ts';
 test.use({ program: process.env.FORESAY_BIN ?? '', model: process.env.FORESAY_MODEL ?? '' });
 test.describe.configure({ mode: 'serial', timeout: 180_000 });
 
+async function setNumber(page: Page, name: string, value: number): Promise<void> {
+    await page.keyboard.press('Control+,');
+    await page.getByRole('spinbutton', { name }).fill(String(value));
+    await page.keyboard.press('Escape');
+}
+
 /* Long enough to be interrupted, short enough for a busy machine. */
 async function limitAnswers(page: Page, tokens: number): Promise<void> {
-    await page.keyboard.press('Control+,');
-    await page.getByRole('spinbutton', { name: 'Longest answer' }).fill(String(tokens));
-    await page.keyboard.press('Escape');
+    await setNumber(page, 'Longest answer', tokens);
 }
 
 const LONG = 'Tell me a long story about a lighthouse keeper, in at least ten paragraphs.';
 
 test('a question is answered by the model, in the sidebar, with its numbers', async ({ page }) => {
+    await setNumber(page, 'Temperature', 0); /* a drawn answer may leave the city out */
     await ask(page, 'What is the capital of France? Answer in one sentence.');
     await expect(lastAnswer(page)).toContainText('Paris');
     await expect(lastAnswer(page).locator('button.stats')).toContainText(/tok\/s.*to first token.*tokens/);
@@ -60,9 +65,7 @@ test('kill -9 in the middle, restart: marked as interrupted, Continue works', as
 
 test('the same seed gives the same answer; stop keeps what was written', async ({ page }) => {
     await limitAnswers(page, 40);
-    await page.keyboard.press('Control+,');
-    await page.getByRole('spinbutton', { name: 'Seed' }).fill('7');
-    await page.keyboard.press('Escape');
+    await setNumber(page, 'Seed', 7);
     await ask(page, 'Name three fruits.');
     await lastAnswer(page).hover();
     await lastAnswer(page).getByRole('button', { name: 'Answer again' }).click();
