@@ -5,7 +5,8 @@
  * prefix is in the cache before, so that both compute the same. The two texts must be equal, or the run ends with an error. With
  * batch N, N answers are written at once, the prompts of the class in turn, each with a seed of its own, and where one ends the
  * next begins, as a server has it. What is measured is decoding: the tokens between the moment that N answers have begun and
- * the first end after which there is none to follow, on the wall clock. Main thread. */
+ * the first end after which there is none to follow, on the wall clock; how many those are depends on when answers end, so each
+ * run has a rate of its own. Main thread. */
 #include <math.h>
 #include <string.h>
 
