@@ -201,7 +201,7 @@ check-equality: $(BUILD)/tests/check_equality $(MODEL) ## texts: same bits for b
 	$(BUILD)/tests/check_equality --experts
 	$(BUILD)/tests/check_equality --activations int16 --experts
 	$(BUILD)/tests/check_equality --kv-type f16 --activations int8
-	$(BUILD)/tests/check_equality --kv-type int4
+	$(BUILD)/tests/check_equality --kv-type int4 --activations mixed
 
 e2e: $(BUILD)/foresay $(BUILD)/foresay-fake $(MODEL) $(VENV)/.done ## real sockets, real clients
 	FORESAY_BIN=$(abspath $(BUILD)/foresay) FORESAY_FAKE_BIN=$(abspath $(BUILD)/foresay-fake) FORESAY_MODEL=$(abspath $(MODEL)) \

@@ -97,7 +97,7 @@ static int look(struct draft_model *d, struct engine_error *error) {
     d->limits = (struct model_limits){.max_rows = PASS_ROWS,
                                       .max_logits = c->max_seqs < MOST_ASKS ? c->max_seqs : MOST_ASKS,
                                       .ctx_len = c->ctx_len < d->shape.ctx_train ? c->ctx_len : d->shape.ctx_train};
-    return model_activations(&d->shape, c->activations, &d->limits.has_rests, error);
+    return model_activations(&d->shape, c->activations, &d->limits.rests, error);
 }
 
 int draft_model_look(struct draft_model **out, const char *path, struct engine *e, struct engine_error *error) {

@@ -210,7 +210,7 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
         .max_rows = e->config.step_tokens, .max_logits = e->config.max_seqs, .ctx_len = e->config.ctx_len};
     if (e->config.drafter != ENGINE_DRAFTER_NONE) limits.max_logits += DRAFT_ROWS;
     memcpy(limits.feature_layers, e->drafting.head_shape.layers, sizeof limits.feature_layers);
-    if ((rc = model_activations(&shape, e->config.activations, &limits.has_rests, error)) ||
+    if ((rc = model_activations(&shape, e->config.activations, &limits.rests, error)) ||
         (rc = choose_memory(e, &shape, &kv_shape, model_weight_memory(gguf), &limits, &n_blocks, error)) ||
         (rc = open_backend(e, error)))
         return rc;
@@ -238,10 +238,11 @@ static void log_opened(const struct engine *e, double started_ms) {
     log_info("engine", "%s: %s, %.1f M parameters, %s, %s of weights, loaded in %.1f s", e->model_name, s->family->architecture,
              (double)s->n_parameters / 1e6, gguf_type_name(s->main_type), memory_format(s->weight_bytes, weights, sizeof weights),
              (now_ms() - started_ms) / 1e3);
-    log_info("engine", "%s, %d threads; context %d, %d sequences at once; KV memory %s = %d blocks of %d tokens as %s%s",
+    log_info("engine",
+             "%s, %d threads; context %d, %d sequences at once; KV memory %s = %d blocks of %d tokens as %s; activations %s",
              backend_cpu_isa(&e->backend), backend_cpu_threads(&e->backend), e->config.ctx_len, e->config.max_seqs,
              memory_format((uint64_t)e->pool.n_blocks * e->pool.block_bytes, kv, sizeof kv), e->pool.n_blocks, KV_BLOCK,
-             kv_type_name(e->pool.shape.type), e->model->limits.has_rests ? "; activations int16" : "");
+             kv_type_name(e->pool.shape.type), model_rests_name(e->model->limits.rests));
 }
 
 static void init_locks(struct engine *e) {

@@ -109,7 +109,7 @@ struct engine_config {
     /* Keys and values: "f16", "int8" (half the memory, faster), "int4" (a third); NULL or "auto": int8, where the model's heads
      * suit it. */
     const char *kv_type;
-    const char *activations; /* inputs of products: "int8", "int16"; NULL or "auto": see model_activations */
+    const char *activations; /* inputs of products: "int8", "mixed", "int16"; NULL or "auto": see model_activations */
     int n_threads;           /* compute threads; 0 = as many as this process may use */
     int ctx_len;             /* tokens a sequence may hold; 0 = the model's own limit, at most 8192 */
     int max_seqs;            /* sequences that run at once */

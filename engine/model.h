@@ -58,15 +58,19 @@ struct model_shape {
     struct model_rope rope, local_rope; /* local_rope.base 0 = one table serves all layers */
     bool has_head;                      /* false: the embedding matrix is the head too */
     uint64_t n_parameters, weight_bytes;
-    uint32_t main_type; /* ggml's number of the type that most parameters have */
-    bool has_two_bits;  /* some of them are Q2_K */
+    uint32_t main_type;  /* ggml's number of the type that most parameters have */
+    bool has_two_bits;   /* some of them are Q2_K */
+    bool has_three_bits; /* or Q3_K */
 };
 
+/* Which inputs of products with quantised weights keep what int8 leaves of them (struct activation). */
+enum model_rests { MODEL_RESTS_NONE, MODEL_RESTS_DOWN, MODEL_RESTS_ALL };
+
 struct model_limits {
-    int max_rows;   /* tokens of one forward pass */
-    int max_logits; /* rows of one forward pass whose logits are wanted */
-    int ctx_len;    /* positions */
-    bool has_rests; /* see model_activations */
+    int max_rows;           /* tokens of one forward pass */
+    int max_logits;         /* rows of one forward pass whose logits are wanted */
+    int ctx_len;            /* positions */
+    enum model_rests rests; /* see model_activations */
     /* What drafting heads read: the residual stream as it enters these layers, 1 .. n_layers - 1. All 0 = nobody reads it. */
     int feature_layers[MODEL_FEATURES];
 };
@@ -144,10 +148,12 @@ uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_
  * there is no such type or it does not suit the heads of the model. */
 int model_kv_shape(const struct model_shape *shape, const char *kv_type, struct kv_shape *out, struct engine_error *error);
 
-/* How exactly inputs of products with quantised weights are kept, by name: "int8", or "int16", int8 and a rest (struct
- * activation). NULL or "auto": int16 for models with weights of 2 bits, which make an error of their inputs so much larger that
- * int8 costs them 1 to 3 % of perplexity; one row is bound by memory and takes little longer. Fails if there is no such name. */
-int model_activations(const struct model_shape *shape, const char *name, bool *has_rests, struct engine_error *error);
+/* How exactly inputs of products with quantised weights are kept, by name: "int8"; "int16", int8 and a rest; or "mixed", a rest
+ * for the input of the down projection alone. NULL or "auto": the coarser the weights, the more an error of their inputs costs.
+ * With weights of 2 bits int8 costs 1 to 3 % of perplexity, so they have int16 (one row is bound by memory and takes little
+ * longer); with 3 bits it is a little beyond half a percent, so they are mixed. Fails if there is no such name. */
+int model_activations(const struct model_shape *shape, const char *name, enum model_rests *rests, struct engine_error *error);
+const char *model_rests_name(enum model_rests rests); /* as above; static */
 
 /* backend must outlive the model; gguf may be closed afterwards. On failure *out is NULL. */
 int model_open(struct model **out, const struct gguf *gguf, const struct model_shape *shape, const struct backend *backend,

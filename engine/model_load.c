@@ -322,10 +322,12 @@ uint64_t model_buffer_bytes(const struct model_shape *shape, const struct model_
     uint64_t n = 0, rows = (uint64_t)limits->max_rows;
     list_buffers(shape, limits, list);
     for (int i = 0; i < N_BUFFERS; i++) n += list[i].n * sizeof(float);
-    uint64_t inputs = (uint64_t)shape->n_embd * (shape->n_experts > 0 ? 2 : 1) + (uint64_t)(shape->n_heads * shape->head_dim) +
-                      (uint64_t)shape->n_ffn;
+    uint64_t down = (uint64_t)shape->n_ffn,
+             others = (uint64_t)shape->n_embd * (shape->n_experts > 0 ? 2 : 1) + (uint64_t)(shape->n_heads * shape->head_dim);
     const uint64_t input = sizeof(float) + 1 + 8 / QUANT_BLOCK + 1; /* floats, int8, scales and sums */
-    return n + rows * inputs * input * (limits->has_rests ? 2 : 1);
+    if (limits->rests == MODEL_RESTS_ALL) others *= 2;
+    if (limits->rests != MODEL_RESTS_NONE) down *= 2;
+    return n + rows * (down + others) * input;
 }
 
 static int open_buffers(struct loader *ld) {
@@ -355,7 +357,8 @@ static int open_buffers(struct loader *ld) {
                   {ld->expert, s->n_embd, &m->expert_act}};
     for (size_t i = 0; i < sizeof inputs / sizeof inputs[0]; i++) {
         const struct forms *forms = &inputs[i].forms;
-        const bool has_rest = m->limits.has_rests && forms->want_int8;
+        const enum model_rests at_least = inputs[i].out == &m->ffn_act ? MODEL_RESTS_DOWN : MODEL_RESTS_ALL;
+        const bool has_rest = m->limits.rests >= at_least && forms->want_int8;
         if (activation_alloc(&m->backend, m->limits.max_rows, inputs[i].n_cols, forms->want_float || has_rest, forms->want_int8,
                              inputs[i].out) != KERNELS_OK)
             goto no_memory;

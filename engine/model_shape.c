@@ -279,7 +279,9 @@ static void count_parameters(struct model_shape *s, const struct gguf *gguf) {
     for (uint32_t type = 0; type < N_TYPES; type++) {
         if (of_type[type] > of_type[s->main_type]) s->main_type = type;
         enum dtype dtype;
-        if (of_type[type] > 0 && gguf_type_to_dtype(type, &dtype) && dtype == DTYPE_Q2_K) s->has_two_bits = true;
+        if (of_type[type] == 0 || !gguf_type_to_dtype(type, &dtype)) continue;
+        s->has_two_bits |= dtype == DTYPE_Q2_K;
+        s->has_three_bits |= dtype == DTYPE_Q3_K;
     }
 }
 
@@ -326,10 +328,18 @@ int model_kv_shape(const struct model_shape *shape, const char *kv_type, struct 
     return rc;
 }
 
-int model_activations(const struct model_shape *shape, const char *name, bool *has_rests, struct engine_error *error) {
-    if (!name || strcmp(name, "auto") == 0) name = shape->has_two_bits ? "int16" : "int8";
-    *has_rests = strcmp(name, "int16") == 0;
-    if (*has_rests || strcmp(name, "int8") == 0) return ENGINE_OK;
-    snprintf(error->text, sizeof error->text, "--activations is \"%.40s\"; there are auto, int8 and int16", name);
+const char *model_rests_name(enum model_rests rests) {
+    static const char *const names[] = {[MODEL_RESTS_NONE] = "int8", [MODEL_RESTS_DOWN] = "mixed", [MODEL_RESTS_ALL] = "int16"};
+    return names[rests];
+}
+
+int model_activations(const struct model_shape *shape, const char *name, enum model_rests *rests, struct engine_error *error) {
+    if (!name || strcmp(name, "auto") == 0) {
+        *rests = shape->has_two_bits ? MODEL_RESTS_ALL : shape->has_three_bits ? MODEL_RESTS_DOWN : MODEL_RESTS_NONE;
+        return ENGINE_OK;
+    }
+    for (*rests = MODEL_RESTS_NONE; *rests <= MODEL_RESTS_ALL; (*rests)++)
+        if (strcmp(name, model_rests_name(*rests)) == 0) return ENGINE_OK;
+    snprintf(error->text, sizeof error->text, "--activations is \"%.40s\"; there are auto, int8, mixed and int16", name);
     return ENGINE_ERR_ARGUMENT;
 }

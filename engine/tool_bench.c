@@ -219,7 +219,7 @@ int tool_bench(int argc, char **argv) {
          false},
         {"step-tokens", OPTION_INT, &s->step_tokens, "N", "rows of one step of the engine", 1, 1 << 16, false},
         {"kv-type", OPTION_STRING, &s->kv_type, "TYPE", "keys and values as auto, f16, int8 or int4", 0, 0, false},
-        {"activations", OPTION_STRING, &s->activations, "TYPE", "inputs of products as auto, int8 or int16", 0, 0, false},
+        {"activations", OPTION_STRING, &s->activations, "TYPE", "inputs of products as auto, int8, mixed or int16", 0, 0, false},
         {"isa", OPTION_STRING, &s->isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
         {"drafter", OPTION_STRING, &s->drafter_name, "NAME", "who guesses ahead: " ENGINE_DRAFTER_FORMS, 0, 0, false},
         {"verify", OPTION_STRING, &s->verify_name, "NAME", "how guesses are checked: " ENGINE_VERIFY_FORMS " (lossy)", 0, 0,

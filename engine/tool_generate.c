@@ -238,7 +238,7 @@ int tool_generate(int argc, char **argv) {
         {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as auto (int8 if heads allow), f16, int8 or int4", 0, 0,
          false},
         {"activations", OPTION_STRING, &s.activations, "TYPE",
-         "inputs of products as auto (int16 for models with weights of 2 bits), int8 or int16", 0, 0, false},
+         "inputs of products as auto (int16 for models with weights of 2 bits, mixed with 3), int8, mixed or int16", 0, 0, false},
         {"kv-mem", OPTION_SIZE, &s.kv_bytes, "SIZE", "memory for keys and values, such as 512M", 0, 0, false},
         {"drafter", OPTION_STRING, &s.drafter_name, "NAME",
          "who guesses ahead: " ENGINE_DRAFTER_FORMS "; does not change the text", 0, 0, false},

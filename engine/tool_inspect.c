@@ -98,7 +98,7 @@ static struct memory_need memory_need(const struct gguf *gguf, const struct mode
     struct model_limits limits = {.max_rows = config.step_tokens, .max_logits = config.max_seqs, .ctx_len = need.ctx};
     struct engine_error unused;
     struct kv_shape kv;
-    model_activations(shape, NULL, &limits.has_rests, &unused);
+    model_activations(shape, NULL, &limits.rests, &unused);
     need.buffers = model_buffer_bytes(shape, &limits);
     need.all = need.weights + need.buffers;
     for (int type = 0; type < KV_TYPE_COUNT; type++) {

@@ -72,7 +72,7 @@ static int open_model(struct bench_model *m, const struct gguf *gguf, const stru
     struct model_limits limits = {.max_rows = CHUNK, .max_logits = CHUNK, .ctx_len = settings->ctx};
     int rc, n_blocks = kv_blocks_for(settings->ctx);
     if ((rc = model_read_shape(&shape, gguf, error)) || (rc = model_kv_shape(&shape, settings->kv_type, &kv_shape, error)) ||
-        (rc = model_activations(&shape, settings->activations, &limits.has_rests, error)) ||
+        (rc = model_activations(&shape, settings->activations, &limits.rests, error)) ||
         (rc = tokenizer_open(&m->tokenizer, gguf, error)))
         return rc;
     if (settings->ctx > shape.ctx_train) {
@@ -193,7 +193,7 @@ int tool_perplexity(int argc, char **argv) {
         {"windows", OPTION_INT, &s.max_windows, "N", "stop after N windows, 0 = all", 0, 1 << 24, false},
         {"threads", OPTION_INT, &s.threads, "N", "compute threads, 0 = all that are granted", 0, 1024, false},
         {"kv-type", OPTION_STRING, &s.kv_type, "TYPE", "keys and values as auto, f16, int8 or int4", 0, 0, false},
-        {"activations", OPTION_STRING, &s.activations, "TYPE", "inputs of products as auto, int8 or int16", 0, 0, false},
+        {"activations", OPTION_STRING, &s.activations, "TYPE", "inputs of products as auto, int8, mixed or int16", 0, 0, false},
         {"isa", OPTION_STRING, &s.isa, "NAME", "auto, scalar, avx2, avxvnni, avx512 or amx", 0, 0, false},
     };
     struct option_set set = {.command = "perplexity",

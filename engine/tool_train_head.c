@@ -137,7 +137,7 @@ static int open_model(struct head_training *t, struct engine_error *error) {
     int rc;
     if ((rc = gguf_open(&t->gguf, t->settings->model, error)) || (rc = model_read_shape(&shape, t->gguf, error)) ||
         (rc = head_default_shape(&t->head.shape, t->settings->kind, &shape, t->settings->n_vocab, error)) ||
-        (rc = model_activations(&shape, NULL, &limits.has_rests, error)))
+        (rc = model_activations(&shape, NULL, &limits.rests, error)))
         return rc;
     memcpy(limits.feature_layers, t->head.shape.layers, sizeof limits.feature_layers);
     if (backend_open_cpu(&t->backend, &config, reason, sizeof reason) != KERNELS_OK) {

@@ -155,9 +155,8 @@ int serve_config_load(struct serve_config *config, int argc, char **argv) {
          "keys and values as f16, int8 (half the memory, faster) or int4 (a third, less exact); auto: int8 if heads allow", 0, 0,
          false},
         {"activations", OPTION_STRING, &config->activations, "TYPE",
-         "inputs of products with quantised weights as int8, or int16 (nearly exact; prompts and batches take twice as long); "
-         "auto: "
-         "int16 for models with weights of 2 bits",
+         "inputs of products with quantised weights as int8, int16 (nearly exact; prompts and batches take twice as long) or "
+         "mixed (int16 before the down projection alone); auto: int16 for models with weights of 2 bits, mixed with 3",
          0, 0, false},
         {"step-tokens", OPTION_INT, &config->step_tokens, "N", "tokens computed in one step, prompts included", 1, 1 << 20,
          false},

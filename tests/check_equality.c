@@ -1,7 +1,7 @@
 /* check_equality.c - the first promise of DESIGN, on a real model: text is a function of model, prompt, sampling parameters and
  * seed, and of nothing else.
  *
- *     check_equality [--kv-type f16|int8|int4] [--activations int8|int16] [MODEL.gguf | --windows | --experts]
+ *     check_equality [--kv-type f16|int8|int4] [--activations int8|mixed|int16] [MODEL.gguf | --windows | --experts]
  *
  * Without a model a tiny random one with weights of every type is written, or one with sliding windows, or one with experts.
  *

@@ -139,7 +139,7 @@ struct fast {
     int32_t blocks[8];
 };
 
-static void fast_open(struct fast *f, const struct gguf *gguf, const char *isa, int max_rows) {
+static void fast_open(struct fast *f, const struct gguf *gguf, const char *isa, int max_rows, const char *activations) {
     struct engine_error error = {""};
     struct backend_config config = {.isa = isa, .n_threads = 1};
     char reason[256];
@@ -147,6 +147,7 @@ static void fast_open(struct fast *f, const struct gguf *gguf, const char *isa, 
     assert_int_equal(backend_open_cpu(&f->backend, &config, reason, sizeof reason), KERNELS_OK);
     assert_int_equal(model_read_shape(&shape, gguf, &error), ENGINE_OK);
     struct model_limits limits = {.max_rows = max_rows, .max_logits = max_rows, .ctx_len = 256};
+    assert_int_equal(model_activations(&shape, activations, &limits.rests, &error), ENGINE_OK);
     int rc = model_open(&f->model, gguf, &shape, &f->backend, &limits, &error);
     if (rc != ENGINE_OK) print_message("%s\n", error.text);
     assert_int_equal(rc, ENGINE_OK);
@@ -181,7 +182,7 @@ static void make_tokens(int32_t *tokens) {
 }
 
 /* Root mean square of the difference, relative to the spread of the logits. */
-static double compare(const struct tiny_model *t, int chunk) {
+static double compare(const struct tiny_model *t, int chunk, const char *activations) {
     struct engine_error error;
     struct gguf *gguf;
     struct fast fast;
@@ -192,7 +193,7 @@ static double compare(const struct tiny_model *t, int chunk) {
     assert_true(tiny_model_write(path, t));
     assert_int_equal(gguf_open(&gguf, path, &error), ENGINE_OK);
     make_tokens(tokens);
-    fast_open(&fast, gguf, "scalar", N_TOKENS);
+    fast_open(&fast, gguf, "scalar", N_TOKENS, activations);
     fast_logits(&fast, tokens, N_TOKENS, chunk, got);
     for (int i = 0; i < N_TOKENS; i++) {
         slow_logits(gguf, t, &slow, tokens[i], i, want);
@@ -226,7 +227,7 @@ static void float_models_match_the_definition(void **state) {
     cases[2].n_layers = 3;
     cases[3].linear_scaling = 4;
     for (int i = 0; i < 4; i++) {
-        double error = compare(&cases[i], i % 2 ? 7 : N_TOKENS);
+        double error = compare(&cases[i], i % 2 ? 7 : N_TOKENS, "int8");
         printf("case %d: relative error %.1e\n", i, error);
         assert_true(error < 1e-3);
     }
@@ -241,7 +242,7 @@ static void quantized_models_are_close(void **state) {
         t.matrix_type = t.embedding_type = type;
         if (dtype_block_cols(type) > t.n_embd) t.n_embd = t.n_ffn = dtype_block_cols(type);
         t.seed = 20 + (uint64_t)i;
-        double error = compare(&t, 16);
+        double error = compare(&t, 16, "int8");
         printf("%s: relative error %.1e\n", dtype_name(type), error);
         assert_true(error < (dtype_is_quantized(type) ? 0.05 : 1e-3));
     }
@@ -249,9 +250,32 @@ static void quantized_models_are_close(void **state) {
     t.every_type = true;
     t.n_embd = t.n_ffn = 256;
     t.n_layers = 4;
-    double error = compare(&t, 16);
+    double error = compare(&t, 16, "int8");
     printf("all types in turn: relative error %.1e\n", error);
     assert_true(error < 0.1); /* twice the layers */
+}
+
+/* Protects: what int8 leaves of inputs is kept where it was asked for, so each step up is nearer to the definition (before the
+ * down projection alone by a little, seen over all cases); and "auto" takes the step that the coarsest weights need. */
+static void activations_are_as_exact_as_told(void **state) {
+    (void)state;
+    const struct {
+        enum dtype type;
+        enum model_rests rests;
+    } cases[] = {{DTYPE_Q2_K, MODEL_RESTS_ALL}, {DTYPE_Q3_K, MODEL_RESTS_DOWN}, {DTYPE_Q4_K, MODEL_RESTS_NONE}};
+    double sums[MODEL_RESTS_ALL + 1] = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct tiny_model t = tiny_model_default();
+        t.matrix_type = t.embedding_type = cases[i].type;
+        t.n_embd = t.n_ffn = 256;
+        double errors[MODEL_RESTS_ALL + 1];
+        for (enum model_rests rests = MODEL_RESTS_NONE; rests <= MODEL_RESTS_ALL; rests++)
+            sums[rests] += errors[rests] = compare(&t, 16, model_rests_name(rests));
+        printf("%s: relative errors %.2e, %.2e, %.2e\n", dtype_name(cases[i].type), errors[0], errors[1], errors[2]);
+        assert_true(errors[MODEL_RESTS_ALL] < errors[MODEL_RESTS_DOWN] / 4);
+        assert_true(compare(&t, 16, "auto") == errors[cases[i].rests]);
+    }
+    assert_true(sums[MODEL_RESTS_DOWN] < sums[MODEL_RESTS_NONE]);
 }
 
 static void expect_same_chunks(const struct tiny_model *t) {
@@ -263,7 +287,7 @@ static void expect_same_chunks(const struct tiny_model *t) {
     assert_true(tiny_model_write(path, t));
     assert_int_equal(gguf_open(&gguf, path, &error), ENGINE_OK);
     make_tokens(tokens);
-    fast_open(&fast, gguf, NULL, N_TOKENS);
+    fast_open(&fast, gguf, NULL, N_TOKENS, "int8");
     fast_logits(&fast, tokens, N_TOKENS, N_TOKENS, whole);
     for (int i = 0; i < N_TOKENS * TINY_VOCAB; i++) assert_true(isfinite(whole[i]));
     const int chunks[] = {1, 2, 5, 16, 17, 31};
@@ -400,10 +424,15 @@ static void chunks_of_families_do_not_change_a_bit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(float_models_match_the_definition),    cmocka_unit_test(quantized_models_are_close),
-        cmocka_unit_test(chunks_do_not_change_a_bit),           cmocka_unit_test(foreign_shapes_are_refused),
-        cmocka_unit_test(foreign_family_keys_are_refused),      cmocka_unit_test(foreign_family_tensors_are_refused),
-        cmocka_unit_test(foreign_types_and_shapes_are_refused), cmocka_unit_test(chunks_of_families_do_not_change_a_bit),
+        cmocka_unit_test(float_models_match_the_definition),
+        cmocka_unit_test(quantized_models_are_close),
+        cmocka_unit_test(activations_are_as_exact_as_told),
+        cmocka_unit_test(chunks_do_not_change_a_bit),
+        cmocka_unit_test(foreign_shapes_are_refused),
+        cmocka_unit_test(foreign_family_keys_are_refused),
+        cmocka_unit_test(foreign_family_tensors_are_refused),
+        cmocka_unit_test(foreign_types_and_shapes_are_refused),
+        cmocka_unit_test(chunks_of_families_do_not_change_a_bit),
     };
     snprintf(path, sizeof path, "/tmp/foresay_test_model_%d.gguf", getpid());
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
