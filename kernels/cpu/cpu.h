@@ -190,6 +190,7 @@ struct cpu_kernels {
     void (*attention_end)(const float *part, enum kv_type type, int head_dim, float *out);
     void (*rmsnorm_row)(const float *x, const float *gamma, float eps, int n_cols, const struct activation_row *out);
     void (*quantize_row)(const float *x, int n_cols, const struct activation_row *out);
+    void (*rest_row)(const struct activation_row *of, int n_cols, const struct activation_row *rest); /* struct activation's */
     /* x: n_rows rows of n_blocks blocks, one after the other; to int8 in rows first_row .. of out, from block first_block on. */
     void (*quantize_tile)(const float *x, int n_rows, int n_blocks, const struct activation *out, int first_row, int first_block);
     void (*rmsnorm_add_row)(const float *y, const float *gamma, float eps, int n_cols, float *x);
@@ -211,7 +212,7 @@ struct cpu_kernels {
 /* Of its initialiser: what every instruction set calls by the name of the member. */
 #define KERNELS_BY_NAME                                                                                                          \
     .attention = attention, .attention_join = attention_join, .attention_end = attention_end, .rmsnorm_row = rmsnorm_row,        \
-    .quantize_row = quantize_row, .quantize_tile = quantize_tile, .rmsnorm_add_row = rmsnorm_add_row,                            \
+    .quantize_row = quantize_row, .rest_row = rest_row, .quantize_tile = quantize_tile, .rmsnorm_add_row = rmsnorm_add_row,      \
     .soft_cap_row = soft_cap_row, .maxima_row = maxima_row, .glu = glu, .route_row = route_row, .combine_row = combine_row,      \
     .gemm_tile = gemm_tile, .rope_query = rope_query, .rope_key_value = rope_key_value
 

@@ -184,6 +184,17 @@ static void quantize_row(const float *x, int n_cols, const struct activation_row
     if (out->q) quantize_blocks(x, n_cols / QUANT_BLOCK, 0, out);
 }
 
+/* Its own floats are where the rest is made. */
+static void rest_row(const struct activation_row *of, int n_cols, const struct activation_row *rest) {
+    for (int block = 0; block < n_cols / QUANT_BLOCK; block++) {
+        const float *x = of->f + block * QUANT_BLOCK, d = of->d[block];
+        const int8_t *q = of->q + block * QUANT_BLOCK;
+        float *left = rest->f + block * QUANT_BLOCK;
+        for (int i = 0; i < QUANT_BLOCK; i++) left[i] = x[i] - d * (float)q[i];
+    }
+    quantize_blocks(rest->f, n_cols / QUANT_BLOCK, 0, rest);
+}
+
 static void quantize_tile(const float *x, int n_rows, int n_blocks, const struct activation *out, int first_row,
                           int first_block) {
 #if defined(__AVX2__)

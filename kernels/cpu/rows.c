@@ -74,12 +74,8 @@ static const float *normed_row(const struct norm_call *call, int row) {
 
 /* What the codes of a row have left of it. */
 static void quantize_rest(const struct cpu_kernels *kernels, const struct activation *a, int row) {
-    const struct activation_row at = activation_row_at(a, row);
-    struct activation_row rest = activation_row_at(a->rest, row);
-    float *x = rest.f;
-    for (int i = 0; i < a->n_cols; i++) x[i] = at.f[i] - at.d[i / QUANT_BLOCK] * (float)at.q[i];
-    rest.f = NULL;
-    kernels->quantize_row(x, a->n_cols, &rest);
+    const struct activation_row at = activation_row_at(a, row), rest = activation_row_at(a->rest, row);
+    kernels->rest_row(&at, a->n_cols, &rest);
 }
 
 static void norm_row(const void *arg, int row) {
