@@ -400,6 +400,7 @@ class HttpClient(Client):
         super().__init__(*args, **options)
         self.transport, self.wait_s, self.lose = transport, wait, 0
         self.posts, self.after, self.numbers, self.reading = 0, 0, [], None
+        self.posting = asyncio.Lock()  # like the page, one at a time: of two on their way the second may be there first
 
     async def __aenter__(self):
         self.http = aiohttp.ClientSession(headers={"Cookie": self.cookie, "Origin": self.origin})
@@ -504,9 +505,10 @@ class HttpClient(Client):
         await self.post(json.dumps(message, ensure_ascii=False))
 
     async def post(self, body, n=None):
-        self.posts += n is None
-        async with self.http.post(self.url("/api/cmd", n=n or self.posts), data=body.encode()) as response:
-            assert response.status == 204, await response.text()
+        async with self.posting:
+            self.posts += n is None
+            async with self.http.post(self.url("/api/cmd", n=n or self.posts), data=body.encode()) as response:
+                assert response.status == 204, await response.text()
 
 
 def run(coroutine):
