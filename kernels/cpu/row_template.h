@@ -184,7 +184,7 @@ static void quantize_row(const float *x, int n_cols, const struct activation_row
     if (out->q) quantize_blocks(x, n_cols / QUANT_BLOCK, 0, out);
 }
 
-/* Its own floats are where the rest is made. */
+/* What the codes of a row have left of it; made in the rest's own floats. */
 static void rest_row(const struct activation_row *of, int n_cols, const struct activation_row *rest) {
     for (int block = 0; block < n_cols / QUANT_BLOCK; block++) {
         const float *x = of->f + block * QUANT_BLOCK, d = of->d[block];

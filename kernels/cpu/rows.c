@@ -72,12 +72,6 @@ static const float *normed_row(const struct norm_call *call, int row) {
     return call->x + (size_t)(call->rows ? call->rows[row] : row) * (size_t)call->x_stride;
 }
 
-/* What the codes of a row have left of it. */
-static void quantize_rest(const struct cpu_kernels *kernels, const struct activation *a, int row) {
-    const struct activation_row at = activation_row_at(a, row), rest = activation_row_at(a->rest, row);
-    kernels->rest_row(&at, a->n_cols, &rest);
-}
-
 static void norm_row(const void *arg, int row) {
     const struct norm_call *call = arg;
     const struct activation_row out = activation_row_at(call->out, row);
@@ -90,7 +84,9 @@ static void norm_row(const void *arg, int row) {
         call->kernels->rmsnorm_row(x, call->gamma, call->eps, call->out->n_cols, &out);
     else
         call->kernels->quantize_row(x, call->out->n_cols, &out);
-    if (call->out->rest) quantize_rest(call->kernels, call->out, row);
+    if (!call->out->rest) return;
+    const struct activation_row rest = activation_row_at(call->out->rest, row);
+    call->kernels->rest_row(&out, call->out->n_cols, &rest);
 }
 
 void cpu_rmsnorm(void *self, const float *x, int x_stride, const int32_t *rows, const float *gamma, float eps, int n,
