@@ -36,51 +36,57 @@ static void count_loaded(struct loader *ld, const struct gguf_tensor *tensor, si
     if (all >= worth_telling && !ld->only_looks) log_progress("model", "loading", (int)(100 * ld->bytes_done / (all + 1)));
 }
 
-/* Rows first .. first + n_rows of a tensor whose rows, over all its dimensions, have n_cols weights. */
-static int load_rows(struct loader *ld, const struct gguf_tensor *tensor, enum dtype type, int64_t first, int n_rows, int n_cols,
-                     struct forms *forms, struct weight **out) {
-    struct model *m = ld->model;
-    size_t row_bytes = dtype_row_bytes(type, n_cols);
-    const char *rows = (const char *)tensor->data + (size_t)first * row_bytes;
-    if (first == 0 && !ld->only_looks) gguf_want_pages(ld->gguf, tensor);
-    int status = m->backend.ops->weight_load(m->backend.self, rows, type, n_rows, n_cols, out);
+/* A matrix in the file: rows of a tensor from `first` on, over all its dimensions. */
+struct source {
+    const struct gguf_tensor *tensor;
+    enum dtype type;
+    int64_t first;
+};
+
+static int find_source(const struct loader *ld, const char *name, int n_rows, int n_cols, struct source *out) {
+    out->first = 0;
+    return gguf_require_tensor(ld->gguf, name, n_rows, n_cols, &out->tensor, &out->type, ld->error);
+}
+
+/* Of sources that could not be loaded. */
+static int refuse_sources(const struct loader *ld, int status, const struct source *from, int n, int n_rows, int n_cols) {
     if (status == KERNELS_ERR_MEMORY) {
         snprintf(ld->error->text, sizeof ld->error->text, "%s: no memory for tensor %s (%zu bytes)", gguf_path(ld->gguf),
-                 tensor->name, row_bytes * (size_t)n_rows);
+                 from->tensor->name, dtype_row_bytes(from->type, n_cols) * (size_t)n_rows * (size_t)n);
         return ENGINE_ERR_MEMORY;
     }
-    if (status != KERNELS_OK)
-        return model_refuse(ld->error, "%s: tensor %s: no kernel for type %s with %d rows of %d", gguf_path(ld->gguf),
-                            tensor->name, dtype_name(type), n_rows, n_cols);
-    *(dtype_is_quantized(type) ? &forms->want_int8 : &forms->want_float) = true;
-    count_loaded(ld, tensor, row_bytes * (size_t)n_rows);
+    if (n > 1 && backend_weight_bytes(from->type, n_rows, n_cols) > 0) from++;
+    return model_refuse(ld->error, "%s: tensor %s: no kernel for type %s with %d rows of %d", gguf_path(ld->gguf),
+                        from->tensor->name, dtype_name(from->type), n_rows, n_cols);
+}
+
+/* One matrix, or a pair that is multiplied together. With its last rows a tensor is done. */
+static int load_sources(struct loader *ld, const struct source *from, int n, int n_rows, int n_cols, struct forms *forms,
+                        struct weight **out) {
+    const struct backend *b = &ld->model->backend;
+    const void *rows[2];
+    enum dtype types[2];
+    for (int i = 0; i < n; i++) {
+        types[i] = from[i].type;
+        rows[i] = (const char *)from[i].tensor->data + (size_t)from[i].first * dtype_row_bytes(types[i], n_cols);
+        if (from[i].first == 0 && !ld->only_looks) gguf_want_pages(ld->gguf, from[i].tensor);
+    }
+    int status = n == 2 ? b->ops->weight_load_pair(b->self, rows, types, n_rows, n_cols, out)
+                        : b->ops->weight_load(b->self, rows[0], types[0], n_rows, n_cols, out);
+    if (status != KERNELS_OK) return refuse_sources(ld, status, from, n, n_rows, n_cols);
+    for (int i = 0; i < n; i++) {
+        const int64_t *dims = from[i].tensor->dims;
+        *(dtype_is_quantized(types[i]) ? &forms->want_int8 : &forms->want_float) = true;
+        count_loaded(ld, from[i].tensor, dtype_row_bytes(types[i], n_cols) * (size_t)n_rows);
+        if (from[i].first + n_rows == dims[1] * dims[2] * dims[3]) gguf_release_pages(ld->gguf, from[i].tensor);
+    }
     return ENGINE_OK;
 }
 
-/* One of several matrices that may lie one below the other in a tensor. */
-struct part {
-    int n_rows;
-    struct weight **out;
-};
-
-static int load_stack(struct loader *ld, const char *name, const struct part *parts, int n_parts, int n_cols,
-                      struct forms *forms) {
-    const struct gguf_tensor *tensor;
-    enum dtype type;
-    int total = 0, first = 0;
-    for (int i = 0; i < n_parts; i++) total += parts[i].n_rows;
-    int rc = gguf_require_tensor(ld->gguf, name, total, n_cols, &tensor, &type, ld->error);
-    for (int i = 0; i < n_parts && rc == ENGINE_OK; i++) {
-        rc = load_rows(ld, tensor, type, first, parts[i].n_rows, n_cols, forms, parts[i].out);
-        first += parts[i].n_rows;
-    }
-    if (rc == ENGINE_OK) gguf_release_pages(ld->gguf, tensor);
-    return rc;
-}
-
 static int load_matrix(struct loader *ld, const char *name, int n_rows, int n_cols, struct forms *forms, struct weight **out) {
-    const struct part whole = {n_rows, out};
-    return load_stack(ld, name, &whole, 1, n_cols, forms);
+    struct source source;
+    int rc = find_source(ld, name, n_rows, n_cols, &source);
+    return rc == ENGINE_OK ? load_sources(ld, &source, 1, n_rows, n_cols, forms, out) : rc;
 }
 
 /* A vector of n floats; room is row_group_pad(n), zeros behind. */
@@ -106,46 +112,60 @@ static int load_attention(struct loader *ld, int layer) {
     struct model_layer *l = &ld->model->layers[layer];
     int rc, n_q = s->n_heads * s->head_dim, n_kv = s->n_kv_heads * s->head_dim;
     char name[GGUF_NAME_SIZE];
-    const struct part qkv[] = {{n_q, &l->q}, {n_kv, &l->k}, {n_kv, &l->v}};
+    const int n_rows[] = {n_q, n_kv, n_kv};
+    struct weight **const out[] = {&l->q, &l->k, &l->v};
     static const char *const names[] = {"attn_q.weight", "attn_k.weight", "attn_v.weight"};
+    struct source source;
     if (s->family->fused) {
-        if ((rc = load_stack(ld, layer_name(layer, "attn_qkv.weight", name), qkv, 3, s->n_embd, &ld->norm))) return rc;
-    } else {
-        for (int i = 0; i < 3; i++)
-            if ((rc = load_stack(ld, layer_name(layer, names[i], name), &qkv[i], 1, s->n_embd, &ld->norm))) return rc;
+        layer_name(layer, "attn_qkv.weight", name);
+        if ((rc = find_source(ld, name, n_q + 2 * n_kv, s->n_embd, &source))) return rc;
+    }
+    for (int i = 0; i < 3; i++) {
+        if (!s->family->fused && (rc = find_source(ld, layer_name(layer, names[i], name), n_rows[i], s->n_embd, &source)))
+            return rc;
+        if ((rc = load_sources(ld, &source, 1, n_rows[i], s->n_embd, &ld->norm, out[i]))) return rc;
+        source.first += n_rows[i];
     }
     return load_matrix(ld, layer_name(layer, "attn_output.weight", name), s->n_embd, n_q, &ld->attn, &l->o);
 }
 
-/* The matrices of all experts: a tensor of three dimensions, or (older files) a tensor each. */
-static int load_expert_part(struct loader *ld, int layer, const char *part, int n_rows, int n_cols, struct forms *forms,
-                            size_t offset) {
-    const struct model_shape *s = &ld->model->shape;
-    struct model_layer *l = &ld->model->layers[layer];
+/* A matrix of expert e: in a tensor of three dimensions that has those of all, or (older files) a tensor of its own. */
+static int find_expert(const struct loader *ld, int layer, const char *part, int e, int n_rows, int n_cols, struct source *out) {
+    const int n_experts = ld->model->shape.n_experts;
     char name[GGUF_NAME_SIZE];
-    int rc = ENGINE_OK;
-    enum dtype type = DTYPE_F32;
     snprintf(name, sizeof name, "blk.%d.%s_exps.weight", layer, part);
     const struct gguf_tensor *all = gguf_find_tensor(ld->gguf, name);
-    if (all && (all->dims[0] != n_cols || all->dims[1] != n_rows || all->dims[2] != s->n_experts || all->dims[3] != 1))
+    if (!all) {
+        snprintf(name, sizeof name, "blk.%d.%s.%d.weight", layer, part, e);
+        return find_source(ld, name, n_rows, n_cols, out);
+    }
+    if (all->dims[0] != n_cols || all->dims[1] != n_rows || all->dims[2] != n_experts || all->dims[3] != 1)
         return model_refuse(ld->error,
                             "%s: tensor %s is %lld x %lld x %lld, but the model's metadata ask for %d experts of %d rows of %d",
                             gguf_path(ld->gguf), name, (long long)all->dims[0], (long long)all->dims[1], (long long)all->dims[2],
-                            s->n_experts, n_rows, n_cols);
-    if (all && !gguf_type_to_dtype(all->type, &type))
+                            n_experts, n_rows, n_cols);
+    if (!gguf_type_to_dtype(all->type, &out->type))
         return model_refuse(ld->error, "%s: tensor %s has type %s, which this program cannot compute with", gguf_path(ld->gguf),
                             name, gguf_type_name(all->type));
-    for (int e = 0; e < s->n_experts && rc == ENGINE_OK; e++) {
-        struct weight **out = (struct weight **)(void *)((char *)&l->experts[e] + offset);
-        if (all) {
-            rc = load_rows(ld, all, type, (int64_t)e * n_rows, n_rows, n_cols, forms, out);
-            continue;
-        }
-        snprintf(name, sizeof name, "blk.%d.%s.%d.weight", layer, part, e);
-        rc = load_matrix(ld, name, n_rows, n_cols, forms, out);
-    }
-    if (all && rc == ENGINE_OK) gguf_release_pages(ld->gguf, all);
-    return rc;
+    out->tensor = all;
+    out->first = (int64_t)e * n_rows;
+    return ENGINE_OK;
+}
+
+static int load_expert(struct loader *ld, int layer, int e) {
+    const struct model_shape *s = &ld->model->shape;
+    struct model_expert *expert = &ld->model->layers[layer].experts[e];
+    struct source gate_up[2], down;
+    struct weight *pair[2];
+    int rc;
+    if ((rc = find_expert(ld, layer, "ffn_gate", e, s->n_ffn, s->n_embd, &gate_up[0])) ||
+        (rc = find_expert(ld, layer, "ffn_up", e, s->n_ffn, s->n_embd, &gate_up[1])) ||
+        (rc = find_expert(ld, layer, "ffn_down", e, s->n_embd, s->n_ffn, &down)) ||
+        (rc = load_sources(ld, gate_up, 2, s->n_ffn, s->n_embd, &ld->expert, pair)))
+        return rc;
+    expert->gate = pair[0];
+    expert->up = pair[1];
+    return load_sources(ld, &down, 1, s->n_embd, s->n_ffn, &ld->ffn, &expert->down);
 }
 
 static int load_experts(struct loader *ld, int layer) {
@@ -160,13 +180,11 @@ static int load_experts(struct loader *ld, int layer) {
     }
     rc = load_matrix(ld, layer_name(layer, "ffn_gate_inp.weight", name), s->n_experts, s->n_embd, &ld->norm, &l->router);
     if (rc != ENGINE_OK) return rc;
-    if ((rc = load_expert_part(ld, layer, "ffn_gate", s->n_ffn, s->n_embd, &ld->expert, offsetof(struct model_expert, gate))) ||
-        (rc = load_expert_part(ld, layer, "ffn_up", s->n_ffn, s->n_embd, &ld->expert, offsetof(struct model_expert, up))))
-        return rc;
-    rc = load_expert_part(ld, layer, "ffn_down", s->n_embd, s->n_ffn, &ld->ffn, offsetof(struct model_expert, down));
+    for (int e = 0; e < s->n_experts; e++)
+        if ((rc = load_expert(ld, layer, e))) return rc;
     ld->norm.want_float |= ld->expert.want_float; /* the rows of an expert are copied from there */
     ld->norm.want_int8 |= ld->expert.want_int8;
-    return rc;
+    return ENGINE_OK;
 }
 
 static int load_ffn(struct loader *ld, int layer) {
@@ -174,15 +192,20 @@ static int load_ffn(struct loader *ld, int layer) {
     struct model_layer *l = &ld->model->layers[layer];
     char name[GGUF_NAME_SIZE];
     int rc;
-    const struct part gate_up[] = {{s->n_ffn, &l->gate}, {s->n_ffn, &l->up}};
+    struct source gate_up[2];
+    struct weight *pair[2];
     if (s->n_experts > 0) return load_experts(ld, layer);
     if (s->family->fused) {
-        rc = load_stack(ld, layer_name(layer, "ffn_up.weight", name), gate_up, 2, s->n_embd, &ld->norm);
-    } else {
-        rc = load_stack(ld, layer_name(layer, "ffn_gate.weight", name), &gate_up[0], 1, s->n_embd, &ld->norm);
-        if (rc == ENGINE_OK) rc = load_stack(ld, layer_name(layer, "ffn_up.weight", name), &gate_up[1], 1, s->n_embd, &ld->norm);
+        if ((rc = find_source(ld, layer_name(layer, "ffn_up.weight", name), 2 * s->n_ffn, s->n_embd, &gate_up[0]))) return rc;
+        gate_up[1] = gate_up[0];
+        gate_up[1].first = s->n_ffn;
+    } else if ((rc = find_source(ld, layer_name(layer, "ffn_gate.weight", name), s->n_ffn, s->n_embd, &gate_up[0])) ||
+               (rc = find_source(ld, layer_name(layer, "ffn_up.weight", name), s->n_ffn, s->n_embd, &gate_up[1]))) {
+        return rc;
     }
-    if (rc != ENGINE_OK) return rc;
+    if ((rc = load_sources(ld, gate_up, 2, s->n_ffn, s->n_embd, &ld->norm, pair))) return rc;
+    l->gate = pair[0];
+    l->up = pair[1];
     return load_matrix(ld, layer_name(layer, "ffn_down.weight", name), s->n_embd, s->n_ffn, &ld->ffn, &l->down);
 }
 
@@ -419,11 +442,17 @@ static int look_at_weight(void *self, const void *src, enum dtype type, int n_ro
     *out = NULL;
     return backend_weight_bytes(type, n_rows, n_cols) > 0 ? KERNELS_OK : KERNELS_ERR_DTYPE;
 }
+static int look_at_pair(void *self, const void *const src[2], const enum dtype types[2], int n_rows, int n_cols,
+                        struct weight *out[2]) {
+    int rc = look_at_weight(self, src[0], types[0], n_rows, n_cols, &out[0]);
+    return rc == KERNELS_OK ? look_at_weight(self, src[1], types[1], n_rows, n_cols, &out[1]) : rc;
+}
 static void forget_weight(void *self, struct weight *weight) { (void)self, (void)weight; }
 static void forget_memory(void *self, void *memory, size_t bytes) { (void)self, (void)memory, (void)bytes; }
 
 int model_check(const struct gguf *gguf, const struct model_shape *shape, struct engine_error *error) {
-    static const struct backend_ops ops = {.weight_load = look_at_weight, .weight_free = forget_weight, .free = forget_memory};
+    static const struct backend_ops ops = {
+        .weight_load = look_at_weight, .weight_load_pair = look_at_pair, .weight_free = forget_weight, .free = forget_memory};
     const struct backend looker = {.ops = &ops};
     const struct model_limits limits = {0};
     struct loader ld;

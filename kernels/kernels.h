@@ -248,6 +248,10 @@ struct backend_ops {
 
     /* Repacks src (file layout, row after row, any alignment) into *out. src is not needed afterwards. */
     int (*weight_load)(void *self, const void *src, enum dtype type, int n_rows, int n_cols, struct weight **out);
+    /* The same for two matrices of one shape that matmul_glu will read together: they become one run of memory, the group of one
+     * beside that of the other. Each is a weight like others. out: both, or on failure neither. */
+    int (*weight_load_pair)(void *self, const void *const src[2], const enum dtype types[2], int n_rows, int n_cols,
+                            struct weight *out[2]);
     void (*weight_free)(void *self, struct weight *weight); /* accepts NULL */
 
     /* x[i] = row tokens[i] of weight, as floats, times scale. x: [n, x_stride] */

@@ -76,6 +76,21 @@ static struct weight *bench_weight(const struct bench_model *m, enum dtype type,
     return weight;
 }
 
+/* Gate and up of a layer. */
+static void bench_pair(struct bench_model *m, int layer) {
+    const size_t bytes = dtype_row_bytes(DTYPE_Q4_1, BENCH_WIDTH) * (size_t)BENCH_FFN;
+    uint8_t *src = malloc(bytes);
+    struct weight *pair[2];
+    assert(src);
+    for (size_t i = 0; i < bytes; i++) src[i] = (uint8_t)(i * 31 % 61);
+    const int rc = m->b.ops->weight_load_pair(m->b.self, (const void *const[2]){src, src},
+                                              (const enum dtype[2]){DTYPE_Q4_1, DTYPE_Q4_1}, BENCH_FFN, BENCH_WIDTH, pair);
+    assert(rc == KERNELS_OK);
+    m->gate[layer] = pair[0];
+    m->up[layer] = pair[1];
+    free(src);
+}
+
 static void bench_one(struct bench_model *m, const struct weight *weight, const struct activation *in, int n, int stride,
                       bool add) {
     const struct matmul_job job = {.weight = weight, .out = m->y, .out_stride = stride, .add = add};
@@ -139,8 +154,7 @@ static void bench_open(struct bench_model *m, enum kv_type type) {
     for (int l = 0; l < BENCH_LAYERS; l++) {
         m->qkv[l] = bench_weight(m, DTYPE_Q4_1, BENCH_QKV, BENCH_WIDTH);
         m->o[l] = bench_weight(m, DTYPE_Q4_1, BENCH_WIDTH, BENCH_WIDTH);
-        m->gate[l] = bench_weight(m, DTYPE_Q4_1, BENCH_FFN, BENCH_WIDTH);
-        m->up[l] = bench_weight(m, DTYPE_Q4_1, BENCH_FFN, BENCH_WIDTH);
+        bench_pair(m, l);
         m->down[l] = bench_weight(m, DTYPE_Q4_1, BENCH_WIDTH, BENCH_FFN);
     }
     m->head = bench_weight(m, DTYPE_Q8_0, BENCH_VOCAB, BENCH_WIDTH);

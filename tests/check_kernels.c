@@ -88,6 +88,10 @@ static void check_open(void) {
            "128 columns of Q6_K");
     expect(reference.ops->weight_load(reference.self, bytes, DTYPE_COUNT, 1, 32, &weight) == KERNELS_ERR_DTYPE, "unknown type");
     expect(reference.ops->weight_load(reference.self, bytes, DTYPE_F32, 0, 8, &weight) == KERNELS_ERR_DTYPE, "no rows");
+    const void *const pair[2] = {bytes, bytes};
+    const enum dtype types[2] = {DTYPE_F32, DTYPE_Q4_1};
+    struct weight *out[2];
+    expect(reference.ops->weight_load_pair(reference.self, pair, types, 1, 48, out) == KERNELS_ERR_DTYPE, "second of a pair");
     reference.ops->weight_free(reference.self, NULL);
     struct kv_pool pool;
     expect(kv_pool_alloc(&reference, 1, &(struct kv_shape){KV_F16, 1, 1, 100000}, &pool) == KERNELS_ERR_DTYPE, "head_dim 100000");
@@ -223,6 +227,7 @@ struct matmul_case {
     enum dtype types[MOST_JOBS];
     int n_rows[MOST_JOBS];
     bool add, swiglu; /* swiglu: two jobs, one output */
+    bool pair;        /* and their weights are loaded as such, where that is looked at */
     bool rest;        /* activations have one */
 };
 
@@ -253,6 +258,12 @@ static void run_matmul(const struct backend *b, const struct matmul_case *c, con
 
 static void load_all(const struct backend *b, const struct matmul_case *c, const struct matmul_data *data,
                      struct weight **weights) {
+    if (c->pair && b != &reference) {
+        const void *const src[2] = {data->src[0], data->src[1]};
+        const int rc = b->ops->weight_load_pair(b->self, src, c->types, c->n_rows[0], c->n_cols, weights);
+        assert(rc == KERNELS_OK);
+        return;
+    }
     for (int j = 0; j < c->n_jobs; j++) weights[j] = load(b, data->src[j], c->types[j], c->n_rows[j], c->n_cols);
 }
 static void free_all(const struct backend *b, const struct matmul_case *c, struct weight **weights) {
@@ -378,6 +389,11 @@ static void check_swiglu(void) {
             struct matmul_case c = {.n_jobs = 2, .n_cols = suit_cols((enum dtype)type, 96), .n = counts[i], .swiglu = true};
             c.n_rows[0] = c.n_rows[1] = i % 2 ? 100 : 416; /* the latter: whole blocks of int8 */
             c.types[0] = c.types[1] = (enum dtype)type;
+            check_matmul_case(&c);
+            c.pair = true;
+            check_matmul_case(&c);
+            c.types[1] = dtype_is_quantized(c.types[0]) ? DTYPE_Q8_0 : DTYPE_F32;
+            c.rest = i & 1;
             check_matmul_case(&c);
         }
     end_op();

@@ -62,6 +62,29 @@ static void test_rows_survive_parallel_repacking(void **state) {
     }
 }
 
+/* Protects: matrices of a pair lie group beside group, each with its own rows; one is freed without the other. */
+static void test_pairs_lie_group_beside_group(void **state) {
+    (void)state;
+    struct backend backend;
+    struct backend_config config = {.n_threads = 2};
+    assert_int_equal(backend_open_cpu(&backend, &config, NULL, 0), KERNELS_OK);
+    const enum dtype types[2] = {DTYPE_Q4_1, DTYPE_Q8_0};
+    const void *src[2];
+    struct weight *pair[2];
+    for (int i = 0; i < 2; i++) src[i] = random_bytes((size_t)N_ROWS * dtype_row_bytes(types[i], N_COLS));
+    assert_int_equal(backend.ops->weight_load_pair(backend.self, src, types, N_ROWS, N_COLS, pair), KERNELS_OK);
+    assert_ptr_equal(pair[1]->data, pair[0]->data + pair[0]->group_bytes);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pair[i]->group_stride, pair[0]->group_bytes + pair[1]->group_bytes);
+        check_rows(&backend, types[i], src[i], pair[i]);
+    }
+    backend.ops->weight_free(backend.self, pair[0]);
+    check_rows(&backend, types[1], src[1], pair[1]);
+    backend.ops->weight_free(backend.self, pair[1]);
+    for (int i = 0; i < 2; i++) free((void *)(uintptr_t)src[i]);
+    backend.ops->close(backend.self);
+}
+
 static void test_unknown_types_take_nothing(void **state) {
     (void)state;
     assert_int_equal(backend_weight_bytes(DTYPE_COUNT, 16, 32), 0);
@@ -124,6 +147,7 @@ static void test_probes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows_survive_parallel_repacking),
+                                       cmocka_unit_test(test_pairs_lie_group_beside_group),
                                        cmocka_unit_test(test_unknown_types_take_nothing),
                                        cmocka_unit_test(test_a_token_costs_what_it_reads), cmocka_unit_test(test_probes)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -140,7 +140,7 @@ INLINE void tile_matmul(const enum dtype type, const struct matmul_slice *slice)
     configure_tiles(n_full ? TILE_ROWS : n_rows);
     for (int g = 0; g < slice->n_groups; g++) {
         float *out = slice->out + (size_t)g * ROW_GROUP;
-        unpack_run(type, slice->weight->data + (size_t)(slice->first_group + g) * slice->weight->group_bytes, 0, n_blocks, w);
+        unpack_run(type, slice->weight->data + (size_t)(slice->first_group + g) * slice->weight->group_stride, 0, n_blocks, w);
         for (int row = 0; row < n_full; row += TILE_ROWS)
             group_rows(type, slice, row, TILE_ROWS, w, s + row / TILE_ROWS * n_blocks, out);
         if (n_full == n_rows) continue;

@@ -124,25 +124,55 @@ static void cpu_free(void *self, void *memory, size_t bytes) {
     memory_unmap(memory, bytes);
 }
 
-static int cpu_weight_load(void *self, const void *src, enum dtype type, int n_rows, int n_cols, struct weight **out) {
-    if ((unsigned)type >= DTYPE_COUNT || n_rows < 1 || group_bytes(type, n_cols) == 0) return KERNELS_ERR_DTYPE;
-    struct cpu *cpu = self;
+/* Without its data. NULL if refused. */
+static struct weight *new_weight(const struct cpu *cpu, enum dtype type, int n_rows, int n_cols) {
     struct weight *weight = calloc(1, sizeof *weight);
-    if (!weight) return KERNELS_ERR_MEMORY;
-    weight->type = type;
-    weight->n_rows = n_rows;
-    weight->n_cols = n_cols;
-    weight->n_groups = row_group_pad(n_rows) / ROW_GROUP;
+    if (!weight) return NULL;
+    *weight = (struct weight){.type = type, .n_rows = n_rows, .n_cols = n_cols, .n_groups = row_group_pad(n_rows) / ROW_GROUP};
     weight->group_bytes = group_bytes(type, n_cols);
     weight->ahead = calloc(1, sizeof *weight->ahead + (size_t)pool_threads(cpu->pool) * sizeof *weight->ahead->at);
-    if (!weight->ahead || !weight_chunk_take(cpu, weight->group_bytes * (size_t)weight->n_groups, weight)) {
-        free(weight->ahead);
-        free(weight);
+    if (weight->ahead) return weight;
+    free(weight);
+    return NULL;
+}
+
+static void forget_weight(struct weight *weight) {
+    if (!weight) return;
+    free(weight->ahead);
+    free(weight);
+}
+
+/* One matrix or two, group beside group. */
+static int load_weights(struct cpu *cpu, int n, const void *const *src, const enum dtype *types, int n_rows, int n_cols,
+                        struct weight **out) {
+    struct weight *weights[2] = {NULL, NULL};
+    size_t stride = 0, offset = 0;
+    bool is_ready = true;
+    for (int i = 0; i < n; i++) {
+        if ((unsigned)types[i] >= DTYPE_COUNT || n_rows < 1 || group_bytes(types[i], n_cols) == 0) return KERNELS_ERR_DTYPE;
+        stride += group_bytes(types[i], n_cols);
+    }
+    for (int i = 0; i < n; i++) is_ready &= (weights[i] = new_weight(cpu, types[i], n_rows, n_cols)) != NULL;
+    if (!is_ready || !weight_chunk_take(cpu, stride * (size_t)weights[0]->n_groups, weights[0])) {
+        for (int i = 0; i < n; i++) forget_weight(weights[i]);
         return KERNELS_ERR_MEMORY;
     }
-    weight_repack_parallel(cpu, weight, src);
-    *out = weight;
+    for (int i = 0; i < n; offset += weights[i++]->group_bytes) {
+        if (i > 0) weight_chunk_share(weights[0], offset, weights[i]);
+        weights[i]->group_stride = stride;
+        weight_repack_parallel(cpu, weights[i], src[i]);
+        out[i] = weights[i];
+    }
     return KERNELS_OK;
+}
+
+static int cpu_weight_load(void *self, const void *src, enum dtype type, int n_rows, int n_cols, struct weight **out) {
+    return load_weights(self, 1, &src, &type, n_rows, n_cols, out);
+}
+
+static int cpu_weight_load_pair(void *self, const void *const src[2], const enum dtype types[2], int n_rows, int n_cols,
+                                struct weight *out[2]) {
+    return load_weights(self, 2, src, types, n_rows, n_cols, out);
 }
 
 static void cpu_weight_free(void *self, struct weight *weight) {
@@ -150,8 +180,7 @@ static void cpu_weight_free(void *self, struct weight *weight) {
     if (!weight) return;
     if (cpu->last == weight->ahead) cpu->last = NULL;
     weight_chunk_release(cpu, weight);
-    free(weight->ahead);
-    free(weight);
+    forget_weight(weight);
 }
 
 static void cpu_parallel(void *self, int n, void (*task)(const void *arg, int i), const void *arg) {
@@ -165,6 +194,7 @@ static const struct backend_ops ops = {
     .alloc = cpu_alloc,
     .free = cpu_free,
     .weight_load = cpu_weight_load,
+    .weight_load_pair = cpu_weight_load_pair,
     .weight_free = cpu_weight_free,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,

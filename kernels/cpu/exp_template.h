@@ -69,12 +69,13 @@ INLINE void vector_weights(const float *scores, float max, float factor, float l
 
 /* --- gates --- */
 
-static void glu(enum glu_kind kind, const float *gate, const float *up, float *out, int n) {
+static void glu(enum glu_kind kind, const float *gate, const float *up, int step, float *out, int n) {
     for (int i = 0; i < n; i += VECTOR_LANES) {
-        const vfloat g = vf_load(gate + i);
+        const int at = i / ROW_GROUP * step + i % ROW_GROUP;
+        const vfloat g = vf_load(gate + at);
         const vfloat exponent =
             kind == GLU_SILU ? vf_sub(vf_zero(), g) : vf_mul(g, vf_fma(vf_mul(g, g), vf_set(GELU_CUBIC), vf_set(GELU_LINEAR)));
-        vf_store(out + i, vf_mul(vf_div(g, vf_add(vf_set(1.0f), vf_exp(exponent))), vf_load(up + i)));
+        vf_store(out + i, vf_mul(vf_div(g, vf_add(vf_set(1.0f), vf_exp(exponent))), vf_load(up + at)));
     }
 }
 

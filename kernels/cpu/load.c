@@ -1,7 +1,8 @@
 /* load.c - weights into the backend's layout, by all compute threads.
  *
  * A matrix is cut into runs of row groups. A run is a matrix by itself: its own rows of the file, its own bytes of the repacked
- * form. So the threads share nothing, the first touch of the pages is spread too, and the result does not depend on the cut.
+ * form, of a pair every other group. So the threads share nothing, the first touch of the pages is spread too, and the result
+ * does not depend on the cut.
  * Engine thread only. */
 #include "kernels/cpu/cpu.h"
 
@@ -21,7 +22,7 @@ static void repack_run(const void *arg, int chunk) {
     struct weight run = *call->weight;
     run.n_groups = n_groups;
     run.n_rows = rows_left < n_groups * ROW_GROUP ? rows_left : n_groups * ROW_GROUP;
-    run.data += (size_t)first * run.group_bytes;
+    run.data += (size_t)first * run.group_stride;
     weight_repack(&run, call->src + (size_t)first * ROW_GROUP * dtype_row_bytes(run.type, run.n_cols));
 }
 

@@ -15,6 +15,7 @@ enum {
     TALL_CHUNKS_PER_THREAD = 4,  /* with tall slices, which prepare their activations once for all groups of a chunk */
     SERIAL_PRODUCTS = 24 * 1024, /* products below which a fork costs more than it saves */
     GLU_GROUPS = 8,
+    TILE_AHEAD_BYTES = 8 * 1024,            /* what a thread reads while it combines a tile of a row, and more */
     FEW_ROWS = 4,                           /* whose quantisation does not matter */
     QUANT_GROUPS = QUANT_BLOCK / ROW_GROUP, /* of a block of a quantised row */
     BLOCK_GROUPS = ROW_BLOCK / ROW_GROUP,
@@ -91,42 +92,76 @@ static void run_jobs(const struct matmul_call *call, int first, int end) {
     }
 }
 
-/* Gate and up of a few groups into a tile on the stack, combined there, and from there to where it is wanted: what would quantise
- * it later might run on a thread that has none of it in its caches. */
-static void run_glu_tile(const struct matmul_call *call, struct matmul_slice slice) {
-    float gate[MAX_SLICE_ROWS * GLU_GROUPS * ROW_GROUP], up[MAX_SLICE_ROWS * GLU_GROUPS * ROW_GROUP];
-    const int stride = slice.n_groups * ROW_GROUP;
-    const struct matmul_job *gate_job = &call->jobs[0], *up_job = &call->jobs[1];
+/* Outputs of gate and up, before they are combined. */
+struct glu_tile {
+    float values[2 * MAX_SLICE_ROWS * GLU_GROUPS * ROW_GROUP];
+    const float *up; /* gate is values */
+    int row, step;   /* from a row to the next, from a group to the next, of both */
+};
+
+/* Weights of one type that weight_load_pair has laid are read as one, groups of gate and up by turns: a thread then has one run
+ * of memory before it. Two runs by turns are read a third slower. */
+static void multiply_glu(const struct matmul_call *call, struct matmul_slice slice, struct glu_tile *tile) {
     const struct cpu_kernels *kernels = call->cpu->kernels;
-    if (call->to)
-        fetch_activation_for_write(call->to, slice.first_row, slice.n_rows, slice.first_group / QUANT_GROUPS,
-                                   stride / QUANT_BLOCK);
-    slice.out_stride = stride;
-    slice.weight = gate_job->weight;
-    slice.out = gate;
-    multiply(kernels, &slice);
-    slice.weight = up_job->weight;
-    slice.out = up;
-    multiply(kernels, &slice);
-    if (call->to) {
-        kernels->glu(call->glu, gate, up, gate, slice.n_rows * stride);
-        kernels->quantize_tile(gate, slice.n_rows, stride / QUANT_BLOCK, call->to, slice.first_row,
-                               slice.first_group / QUANT_GROUPS);
+    const struct weight *gate = slice.weight, *up = call->jobs[1].weight;
+    const int width = slice.n_groups * ROW_GROUP;
+    slice.out = tile->values;
+    if (up->type == gate->type && up->data == gate->data + gate->group_bytes) {
+        struct weight both = *gate;
+        both.group_stride = both.group_bytes;
+        slice.weight = &both;
+        slice.first_group *= 2;
+        slice.n_groups *= 2;
+        slice.out_stride = tile->row = 2 * width;
+        tile->step = 2 * ROW_GROUP;
+        tile->up = tile->values + ROW_GROUP;
+        multiply(kernels, &slice);
         return;
     }
-    float *out = gate_job->out + (size_t)slice.first_row * (size_t)gate_job->out_stride + (size_t)slice.first_group * ROW_GROUP;
-    for (int i = 0; i < slice.n_rows; i++)
-        kernels->glu(call->glu, gate + i * stride, up + i * stride, out + (size_t)i * (size_t)gate_job->out_stride, stride);
+    slice.out_stride = tile->row = width;
+    tile->step = ROW_GROUP;
+    tile->up = tile->values + slice.n_rows * width;
+    multiply(kernels, &slice);
+    slice.weight = up;
+    slice.out += slice.n_rows * width;
+    multiply(kernels, &slice);
+}
+
+/* While a tile is combined its thread reads nothing: what is far enough behind it is asked for before. */
+static void fetch_next_tile(const struct matmul_slice *slice) {
+    const int next = slice->first_group + slice->n_groups;
+    if (next < slice->weight->n_groups)
+        fetch_far(slice->weight->data + (size_t)next * slice->weight->group_stride + PREFETCH_BYTES, TILE_AHEAD_BYTES);
+}
+
+/* Gate and up of a few groups into a tile on the stack, combined there, and from there to where it is wanted: what would quantise
+ * it later might run on a thread that has none of it in its caches. */
+static void run_glu_tile(const struct matmul_call *call, const struct matmul_slice *slice) {
+    struct glu_tile tile;
+    const int width = slice->n_groups * ROW_GROUP, block = slice->first_group / QUANT_GROUPS;
+    const struct cpu_kernels *kernels = call->cpu->kernels;
+    if (call->to) fetch_activation_for_write(call->to, slice->first_row, slice->n_rows, block, width / QUANT_BLOCK);
+    multiply_glu(call, *slice, &tile);
+    if (call->n <= TOKEN_TILE) fetch_next_tile(slice);
+    if (call->to) {
+        kernels->glu(call->glu, tile.values, tile.up, tile.step, tile.values, slice->n_rows * width);
+        kernels->quantize_tile(tile.values, slice->n_rows, width / QUANT_BLOCK, call->to, slice->first_row, block);
+        return;
+    }
+    const size_t stride = (size_t)call->jobs->out_stride;
+    float *out = call->jobs->out + (size_t)slice->first_row * stride + (size_t)slice->first_group * ROW_GROUP;
+    for (int i = 0; i < slice->n_rows; i++)
+        kernels->glu(call->glu, tile.values + i * tile.row, tile.up + i * tile.row, tile.step, out + (size_t)i * stride, width);
 }
 
 static void run_glu(const struct matmul_call *call, int first, int end) {
-    struct matmul_slice slice = {.in = call->in};
+    struct matmul_slice slice = {.weight = call->jobs->weight, .in = call->in};
     const int slice_rows = call->cpu->kernels->slice_rows;
     for (slice.first_row = 0; slice.first_row < call->n; slice.first_row += slice_rows) {
         slice.n_rows = at_most(call->n - slice.first_row, slice_rows);
         for (slice.first_group = first; slice.first_group < end; slice.first_group += GLU_GROUPS) {
             slice.n_groups = at_most(end - slice.first_group, GLU_GROUPS);
-            run_glu_tile(call, slice);
+            run_glu_tile(call, &slice);
         }
     }
 }
@@ -167,7 +202,7 @@ static const uint8_t *chunk_data(const struct matmul_call *call, int chunk) {
     int group = chunk_begin(call, chunk);
     const struct matmul_job *job = call->jobs;
     for (; job->weight->n_groups <= group && job + 1 < call->jobs + call->n_jobs; job++) group -= job->weight->n_groups;
-    return job->weight->data + (size_t)group * job->weight->group_bytes;
+    return job->weight->data + (size_t)group * job->weight->group_stride;
 }
 
 /* What was computed before will likely be followed by this again. */

@@ -86,7 +86,7 @@ INLINE void quantized_tile(const enum dtype type, const int m, const int parts, 
  * part fill the registers and the group is read from L1 again. */
 INLINE void quantized_rows(const enum dtype type, const int m, const struct matmul_slice *s, int row) {
     const int parts = m <= 2 ? PARTS : 1;
-    const size_t stride = (size_t)s->out_stride, bytes = s->weight->group_bytes;
+    const size_t stride = (size_t)s->out_stride, bytes = s->weight->group_stride;
     for (int g = 0; g < s->n_groups; g++) {
         const uint8_t *group = s->weight->data + (size_t)(s->first_group + g) * bytes;
         float *out = s->out + (size_t)row * stride + (size_t)g * ROW_GROUP;
@@ -158,7 +158,7 @@ INLINE vfloat load_weights(const enum dtype type, const uint8_t *at) {
 INLINE void float_tile(const enum dtype type, const int m, const int groups, const struct matmul_slice *s, int group, int row) {
     enum { MOST = 16 };
     const int vectors = groups * PARTS;
-    const size_t size = type == DTYPE_F32 ? 4 : 2, n_cols = (size_t)s->in->n_cols, bytes = s->weight->group_bytes;
+    const size_t size = type == DTYPE_F32 ? 4 : 2, n_cols = (size_t)s->in->n_cols, bytes = s->weight->group_stride;
     const uint8_t *w = s->weight->data + (size_t)(s->first_group + group) * bytes;
     const float *x = s->in->f + (size_t)(s->first_row + row) * n_cols;
     vfloat acc[MOST];

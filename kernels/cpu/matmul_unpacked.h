@@ -218,7 +218,7 @@ INLINE void group_lines(const enum dtype type, const int m, const struct matmul_
 
 INLINE void lines_tile(const enum dtype type, const int m, const struct matmul_slice *s, int g, int row) {
     vfloat acc[TILE * PARTS];
-    group_lines(type, m, s, s->weight->data + (size_t)(s->first_group + g) * s->weight->group_bytes, row, acc);
+    group_lines(type, m, s, s->weight->data + (size_t)(s->first_group + g) * s->weight->group_stride, row, acc);
     float *out = s->out + (size_t)row * (size_t)s->out_stride + (size_t)g * ROW_GROUP;
 #pragma GCC unroll 8
     for (int i = 0; i < m * PARTS; i++)
@@ -261,7 +261,7 @@ INLINE void unpacked_matmul(const enum dtype type, const struct matmul_slice *s)
     for (int g = 0; g < s->n_groups; g++) {
         float acc[TILED_SLICE_ROWS][ROW_GROUP];
         memset(acc, 0, (size_t)s->n_rows * sizeof *acc);
-        group_unpacked(type, s, s->weight->data + (size_t)(s->first_group + g) * s->weight->group_bytes, acc);
+        group_unpacked(type, s, s->weight->data + (size_t)(s->first_group + g) * s->weight->group_stride, acc);
         for (int row = 0; row < s->n_rows; row++)
             for (int p = 0; p < PARTS; p++) {
                 const int lane = p * VECTOR_LANES;

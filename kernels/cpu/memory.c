@@ -76,6 +76,12 @@ bool weight_chunk_take(struct cpu *cpu, size_t bytes, struct weight *weight) {
     return true;
 }
 
+void weight_chunk_share(const struct weight *first, size_t offset, struct weight *weight) {
+    weight->chunk = first->chunk;
+    weight->data = first->data + offset;
+    weight->chunk->n_weights++;
+}
+
 void weight_chunk_release(struct cpu *cpu, struct weight *weight) {
     struct weight_chunk *chunk = weight->chunk;
     if (--chunk->n_weights > 0) return;

@@ -85,7 +85,7 @@ static void float_outputs(enum dtype type, const uint8_t *group, const struct ac
 static void matmul(const struct matmul_slice *slice) {
     const struct weight *weight = slice->weight;
     for (int g = 0; g < slice->n_groups; g++) {
-        const uint8_t *group = weight->data + (size_t)(slice->first_group + g) * weight->group_bytes;
+        const uint8_t *group = weight->data + (size_t)(slice->first_group + g) * weight->group_stride;
         float acc[TOKEN_TILE][ROW_GROUP] = {{0}};
         (dtype_is_quantized(weight->type) ? quantized_outputs : float_outputs)(weight->type, group, slice->in, slice->first_row,
                                                                                slice->n_rows, acc);

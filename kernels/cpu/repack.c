@@ -130,7 +130,7 @@ void lane_get(enum dtype type, const uint8_t *group, int block, int lane, struct
 /* --- rows --- */
 
 static void put_row(struct weight *weight, int row, const uint8_t *src) {
-    uint8_t *group = weight->data + (size_t)(row / ROW_GROUP) * weight->group_bytes;
+    uint8_t *group = weight->data + (size_t)(row / ROW_GROUP) * weight->group_stride;
     const int lane = row % ROW_GROUP;
     if (dtype_is_quantized(weight->type)) {
         for (int b = 0; b < weight->n_cols / QUANT_BLOCK; b++) {
@@ -147,12 +147,12 @@ static void put_row(struct weight *weight, int row, const uint8_t *src) {
 
 void weight_repack(struct weight *weight, const void *src) {
     const size_t row_bytes = dtype_row_bytes(weight->type, weight->n_cols);
-    memset(weight->data, 0, weight->group_bytes * (size_t)weight->n_groups);
+    for (int g = 0; g < weight->n_groups; g++) memset(weight->data + (size_t)g * weight->group_stride, 0, weight->group_bytes);
     for (int row = 0; row < weight->n_rows; row++) put_row(weight, row, (const uint8_t *)src + (size_t)row * row_bytes);
 }
 
 void weight_row_to_float(const struct weight *weight, int row, float *out) {
-    const uint8_t *group = weight->data + (size_t)(row / ROW_GROUP) * weight->group_bytes;
+    const uint8_t *group = weight->data + (size_t)(row / ROW_GROUP) * weight->group_stride;
     const int lane = row % ROW_GROUP;
     if (dtype_is_quantized(weight->type)) {
         for (int b = 0; b < weight->n_cols / QUANT_BLOCK; b++) {

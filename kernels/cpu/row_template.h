@@ -249,10 +249,11 @@ static float plain_maximum(const float *x, int n) {
 INLINE float gelu_exponent(float g) { return g * fmaf(g * g, GELU_CUBIC, GELU_LINEAR); }
 
 #if !defined(__AVX2__) /* else in exp_template.h */
-static void glu(enum glu_kind kind, const float *gate, const float *up, float *out, int n) {
+static void glu(enum glu_kind kind, const float *gate, const float *up, int step, float *out, int n) {
     for (int i = 0; i < n; i++) {
-        const float exponent = kind == GLU_SILU ? -gate[i] : gelu_exponent(gate[i]);
-        out[i] = gate[i] / (1.0f + exp_row(exponent)) * up[i];
+        const int at = i / ROW_GROUP * step + i % ROW_GROUP;
+        const float exponent = kind == GLU_SILU ? -gate[at] : gelu_exponent(gate[at]);
+        out[i] = gate[at] / (1.0f + exp_row(exponent)) * up[at];
     }
 }
 #endif
