@@ -29,7 +29,7 @@ struct tile {
 /* Block b at `place` for m activation rows. */
 INLINE void tile_block(const enum dtype type, const int m, const int parts, const struct tile *tile, struct block_place place,
                        const struct block_factors halves[], size_t b, vfloat acc[]) {
-    prefetch_block(type, place.codes + PREFETCH_BYTES);
+    prefetch_block(type, m, place.codes + PREFETCH_BYTES);
 #pragma GCC unroll 2
     for (int p = 0; p < parts; p++) {
         vint w[8];

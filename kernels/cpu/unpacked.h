@@ -34,7 +34,7 @@ INLINE void unpack_run(const enum dtype type, const uint8_t *group, int first, i
             const struct block_factors halves = load_halves(type, &place, p);
             for (int j = 0; j < together; j++) {
                 place = block_place(type, group, first + i + j);
-                if (p == 0) prefetch_block(type, place.codes + PREFETCH_BYTES);
+                if (p == 0) prefetch_block(type, 1, place.codes + PREFETCH_BYTES);
                 unpack_block(type, p, &place, &halves, &to[i + j]);
             }
         }

@@ -24,10 +24,19 @@ enum { PARTS = ROW_GROUP / VECTOR_LANES };
 
 INLINE void store_out(float *out, vfloat result, bool add) { vf_store(out, add ? vf_add(vf_load(out), result) : result); }
 
-/* A block's code lines and one more, so that the lines of scales between them are covered too. */
-INLINE void prefetch_block(const enum dtype type, const uint8_t *ahead) {
+/* A block's code lines and one more, so that the lines of scales between them are covered too; for K types also the one before,
+ * since two follow each other between super-blocks. Few rows keep up with the memory and want the lines in L1. Where a byte takes
+ * several products, lines that come early only take L1 from the activations: they stop in L2 until they are read. Beyond 8 rows
+ * it does not matter. */
+INLINE void prefetch_block(const enum dtype type, const int m, const uint8_t *ahead) {
+    const bool has_time = m <= 8 && 2 * m >= type_stored_bits(type);
 #pragma GCC unroll 9
-    for (int line = 0; line < type_stored_bits(type) + 1; line++) __builtin_prefetch(ahead + line * LINE);
+    for (int line = type_is_k(type) ? -1 : 0; line < type_stored_bits(type) + 1; line++) {
+        if (has_time)
+            __builtin_prefetch(ahead + line * LINE, 0, 2);
+        else
+            __builtin_prefetch(ahead + line * LINE);
+    }
 }
 
 /* --- codes --- */
