@@ -430,6 +430,7 @@ int model_open(struct model **out, const struct gguf *gguf, const struct model_s
         model_close(ld.model);
         return rc;
     }
+    backend_cpu_tune(backend, ld.model->head);
     ld.model->shape.rope.factors = ld.model->shape.rope.long_factors = NULL; /* pointed into the file, which may be closed now */
     *out = ld.model;
     return ENGINE_OK;

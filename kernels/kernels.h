@@ -343,6 +343,10 @@ int backend_cpu_threads(const struct backend *backend);
 double backend_cpu_read_speed(const struct backend *backend); /* bytes per second, over all weights that are loaded */
 double backend_cpu_int8_speed(const struct backend *backend); /* operations per second, two a product with its addition */
 
+/* Chooses by measuring, in a tenth of a second, how the weight is fetched for products with one row; does nothing for small ones.
+ * No result depends on it. Engine thread. */
+void backend_cpu_tune(const struct backend *backend, struct weight *weight);
+
 /* Bytes that a matrix takes once weight_load has repacked it; 0 if there is no kernel for it. */
 size_t backend_weight_bytes(enum dtype type, int64_t n_rows, int n_cols);
 

@@ -145,10 +145,43 @@ static void test_probes(void **state) {
     }
 }
 
+/* Protects: whichever way a large matrix is fetched, and whichever is found to be the faster, a product is the same. */
+static void test_tuning_changes_no_result(void **state) {
+    (void)state;
+    enum { ROWS = 8192, COLS = 2048 };
+    struct backend backend;
+    struct backend_config config = {.n_threads = 2};
+    struct weight *weight = NULL;
+    struct activation in;
+    assert_int_equal(backend_open_cpu(&backend, &config, NULL, 0), KERNELS_OK);
+    uint8_t *src = random_bytes((size_t)ROWS * dtype_row_bytes(DTYPE_Q8_0, COLS));
+    assert_int_equal(backend.ops->weight_load(backend.self, src, DTYPE_Q8_0, ROWS, COLS, &weight), KERNELS_OK);
+    assert_int_equal(activation_alloc(&backend, 1, COLS, false, true, &in), KERNELS_OK);
+    float *out = malloc(2 * ROWS * sizeof *out), x[COLS];
+    for (int i = 0; i < COLS; i++) x[i] = (float)(i % 37) - 18.0f;
+    backend.ops->quantize(backend.self, x, COLS, 1, &in);
+    for (int i = 0; i < 3; i++) {
+        const struct matmul_job job = {.weight = weight, .out = out + (i > 0) * ROWS, .out_stride = ROWS};
+        if (i < 2)
+            weight->comes_unasked = i > 0;
+        else
+            backend_cpu_tune(&backend, weight);
+        backend.ops->matmul(backend.self, &job, 1, &in, 1);
+        if (i > 0) assert_memory_equal(out, out + ROWS, ROWS * sizeof *out);
+    }
+    free(out);
+    free(src);
+    activation_free(&backend, &in);
+    backend.ops->weight_free(backend.self, weight);
+    backend.ops->close(backend.self);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows_survive_parallel_repacking),
                                        cmocka_unit_test(test_pairs_lie_group_beside_group),
                                        cmocka_unit_test(test_unknown_types_take_nothing),
-                                       cmocka_unit_test(test_a_token_costs_what_it_reads), cmocka_unit_test(test_probes)};
+                                       cmocka_unit_test(test_a_token_costs_what_it_reads),
+                                       cmocka_unit_test(test_probes),
+                                       cmocka_unit_test(test_tuning_changes_no_result)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,6 +50,7 @@ struct weight {
     int n_rows, n_cols, n_groups;
     size_t group_bytes, group_stride; /* from one group to the next: group_bytes, or with a pair's other group between them */
     uint8_t *data;
+    bool comes_unasked; /* for one row nothing is asked for ahead, see tune.c */
     struct weight_chunk *chunk;
     struct weight_ahead *ahead;
 };

@@ -24,12 +24,13 @@ struct tile {
     const struct activation *in;
     size_t first, n_blocks; /* of the first row's blocks; blocks of a row */
     int first_part;
+    bool comes_unasked; /* the weight */
 };
 
 /* Block b at `place` for m activation rows. */
 INLINE void tile_block(const enum dtype type, const int m, const int parts, const struct tile *tile, struct block_place place,
                        const struct block_factors halves[], size_t b, vfloat acc[]) {
-    prefetch_block(type, m, place.codes + PREFETCH_BYTES);
+    if (m > 1 || !tile->comes_unasked) prefetch_block(type, m, place.codes + PREFETCH_BYTES);
 #pragma GCC unroll 2
     for (int p = 0; p < parts; p++) {
         vint w[8];
@@ -67,10 +68,11 @@ INLINE void tile_blocks(const enum dtype type, const int m, const int parts, con
     }
 }
 
+/* out: of this group */
 INLINE void quantized_tile(const enum dtype type, const int m, const int parts, const uint8_t *group, int first_part,
-                           const struct activation *in, int first_row, float *out, size_t out_stride, bool add) {
-    const size_t n_blocks = (size_t)in->n_cols / QUANT_BLOCK;
-    const struct tile tile = {in, (size_t)first_row * n_blocks, n_blocks, first_part};
+                           const struct matmul_slice *s, int row, float *out) {
+    const size_t n_blocks = (size_t)s->in->n_cols / QUANT_BLOCK, out_stride = (size_t)s->out_stride;
+    const struct tile tile = {s->in, (size_t)(s->first_row + row) * n_blocks, n_blocks, first_part, s->weight->comes_unasked};
     vfloat acc[TOKEN_TILE];
 #pragma GCC unroll 16
     for (int i = 0; i < m * parts; i++) acc[i] = vf_zero();
@@ -79,7 +81,7 @@ INLINE void quantized_tile(const enum dtype type, const int m, const int parts, 
 #pragma GCC unroll 16
     for (int t = 0; t < m; t++)
 #pragma GCC unroll 2
-        for (int p = 0; p < parts; p++) store_out(out + (size_t)t * out_stride + p * VECTOR_LANES, acc[t * parts + p], add);
+        for (int p = 0; p < parts; p++) store_out(out + (size_t)t * out_stride + p * VECTOR_LANES, acc[t * parts + p], s->add);
 }
 
 /* All groups of the slice for m rows. With few rows a group is read once, all parts together; with more, the accumulators of one
@@ -90,8 +92,7 @@ INLINE void quantized_rows(const enum dtype type, const int m, const struct matm
     for (int g = 0; g < s->n_groups; g++) {
         const uint8_t *group = s->weight->data + (size_t)(s->first_group + g) * bytes;
         float *out = s->out + (size_t)row * stride + (size_t)g * ROW_GROUP;
-        for (int part = 0; part < PARTS; part += parts)
-            quantized_tile(type, m, parts, group, part, s->in, s->first_row + row, out, stride, s->add);
+        for (int part = 0; part < PARTS; part += parts) quantized_tile(type, m, parts, group, part, s, row, out);
     }
 }
 

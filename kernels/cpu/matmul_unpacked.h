@@ -199,7 +199,7 @@ INLINE void group_lines(const enum dtype type, const int m, const struct matmul_
         const struct block_place place = block_place(type, group, (int)b);
         const int8_t *q = s->in->q + (first_block + b) * QUANT_BLOCK;
         vint first[TILE * PARTS], second[TILE * PARTS];
-        prefetch_block(type, m, place.codes + PREFETCH_BYTES);
+        if (m > 1 || !s->weight->comes_unasked) prefetch_block(type, m, place.codes + PREFETCH_BYTES);
         begin_dots(type, m, s->in, first_block + b, first, second);
         line_dots(type, m, 0, halved ? 4 : 8, place.codes, q, stride, first);
         if (halved) line_dots(type, m, 4, 4, place.codes, q, stride, second);
