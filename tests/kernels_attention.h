@@ -201,8 +201,9 @@ static void naive_hadamard(const double *x, int n, double *y) {
     }
 }
 
-/* The query as attention sees it: scaled, and of the quantised types turned and rounded to codes. */
-static void naive_query(const struct kv_case *c, const float *q, double *out) {
+/* The query as attention sees it: scaled, and of the quantised types turned and rounded to codes. Floats decide otherwise than
+ * doubles what is nearest where that is a hair's breadth: lean, in codes. */
+static void naive_query(const struct kv_case *c, const float *q, double lean, double *out) {
     const int n = c->shape.head_dim;
     double x[MOST_DIMS], most = 0;
     for (int d = 0; d < n; d++) out[d] = x[d] = (double)q[d] * 0.125;
@@ -210,17 +211,18 @@ static void naive_query(const struct kv_case *c, const float *q, double *out) {
     naive_hadamard(x, n, out);
     for (int d = 0; d < n; d++) most = fmax(most, fabs(out[d]));
     const double step = (double)half_to_float(float_to_half((float)(most / 127)));
-    for (int d = 0; d < n; d++) out[d] = rint(out[d] / step) * step;
+    for (int d = 0; d < n; d++) out[d] = rint(out[d] / step + lean) * step;
 }
 
 /* Softmax attention of one head of one row of the first sequence, in double, over the pool's pages. */
-static void naive_attention(const struct kv_case *c, const struct kv_pool *pool, const float *q, int row, int head, double *out) {
+static void naive_attention(const struct kv_case *c, const struct kv_pool *pool, const float *q, int row, int head, double lean,
+                            double *out) {
     const struct kernels_seq *seq = &c->seqs[0];
     const int kv_head = head / (c->shape.n_heads / c->shape.n_kv_heads), dims = c->shape.head_dim;
     const int end = seq->first_pos + row + 1, begin = c->spec.window > 0 && end > c->spec.window ? end - c->spec.window : 0;
     const double cap = (double)c->spec.soft_cap;
     double p[MAX_POS], query[MOST_DIMS], sum[MOST_DIMS] = {0}, most = -INFINITY, total = 0;
-    naive_query(c, q + row * q_width(c) + head * dims, query);
+    naive_query(c, q + row * q_width(c) + head * dims, lean, query);
     for (int t = begin; t < end; t++) {
         p[t] = 0;
         for (int d = 0; d < dims; d++) p[t] += query[d] * pool_value(pool, seq, t, kv_head, d, false, NULL);
@@ -269,6 +271,23 @@ static void expect_rotated(const struct kv_case *c, const float *q) {
     }
 }
 
+/* One head of one row; a leaning query may explain a quantised type's. */
+static void expect_attended(const struct kv_case *c, const struct kv_pool *pool, const float *q, int row, int head,
+                            const float *got) {
+    static const double leans[] = {0, 2e-4, -2e-4};
+    const double tolerance = c->type == KV_F16 ? 1e-5 : 1e-3;
+    double expected[MOST_DIMS];
+    int wrong = 0;
+    for (int i = 0; i < 3; i++) {
+        naive_attention(c, pool, q, row, head, leans[i], expected);
+        for (wrong = 0; wrong < c->shape.head_dim && near(got[wrong], expected[wrong], tolerance);) wrong++;
+        if (wrong == c->shape.head_dim || c->type == KV_F16) break;
+    }
+    expect(wrong == c->shape.head_dim, "%s, window %d, cap %g: row %d head %d dim %d: %g, not %g", kv_type_name(c->type),
+           c->spec.window, (double)c->spec.soft_cap, row, head, wrong, (double)got[wrong % c->shape.head_dim],
+           expected[wrong % c->shape.head_dim]);
+}
+
 static void check_against_double(const struct kv_case *c) {
     const size_t bytes = sizeof(float) * (size_t)(c->n_rows * q_width(c));
     float *q = take(bytes), *out = take(bytes);
@@ -276,18 +295,10 @@ static void check_against_double(const struct kv_case *c) {
     struct kv_pool pool = new_pool(&reference, c);
     run_kv(&reference, c, q, &pool, out);
     expect_rotated(c, q);
-    const double tolerance = c->type == KV_F16 ? 1e-5 : 3e-3; /* a code of the query may round the other way */
     for (int row = 0; row < c->n_rows; row++) expect_stored(c, &pool, row);
     for (int row = 0; row < c->n_rows; row++)
-        for (int head = 0; head < c->shape.n_heads; head++) {
-            double expected[MOST_DIMS];
-            naive_attention(c, &pool, q, row, head, expected);
-            for (int d = 0; d < c->shape.head_dim; d++) {
-                const float got = out[row * q_width(c) + head * c->shape.head_dim + d];
-                expect(near(got, expected[d], tolerance), "%s, window %d, cap %g: row %d head %d dim %d: %g, not %g",
-                       kv_type_name(c->type), c->spec.window, (double)c->spec.soft_cap, row, head, d, (double)got, expected[d]);
-            }
-        }
+        for (int head = 0; head < c->shape.n_heads; head++)
+            expect_attended(c, &pool, q, row, head, out + row * q_width(c) + head * c->shape.head_dim);
     kv_pool_free(&reference, &pool);
     free(q);
     free(out);
