@@ -285,6 +285,10 @@ void cpu_kv_move(void *self, struct kv_pool *kv, const int32_t *blocks, int firs
 void cpu_copy_blocks(void *self, struct kv_pool *kv, const int32_t *src, const int32_t *dst, int n);
 void cpu_kv_touch(void *self, struct kv_pool *kv, int32_t block);
 
+/* --- probe.c --- */
+double cpu_now_s(void);
+double cpu_median(double *values, size_t n); /* sorts them; n > 0 */
+
 /* --- kv.c --- */
 struct kv_pages kv_pages(const struct kv_pool *kv, int block, int layer, int head);
 /* Bytes of one head of 16 tokens. */

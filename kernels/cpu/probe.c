@@ -21,7 +21,7 @@ enum {
 
 static const double ENOUGH_S = 0.1;
 
-static double now_s(void) {
+double cpu_now_s(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -32,18 +32,22 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+double cpu_median(double *values, size_t n) {
+    qsort(values, n, sizeof *values, by_value);
+    return values[n / 2];
+}
+
 /* Seconds of a pass. */
 static double time_passes(const struct cpu *cpu, int n_chunks, pool_function *function, const void *call) {
     double seconds[MAX_PASSES];
     size_t n = 0;
     pool_run(cpu->pool, n_chunks, function, call); /* wakes the threads */
-    for (const double begin = now_s(); n < MAX_PASSES && (n < MIN_PASSES || now_s() - begin < ENOUGH_S); n++) {
-        const double start = now_s();
+    for (const double begin = cpu_now_s(); n < MAX_PASSES && (n < MIN_PASSES || cpu_now_s() - begin < ENOUGH_S); n++) {
+        const double start = cpu_now_s();
         pool_run(cpu->pool, n_chunks, function, call);
-        seconds[n] = now_s() - start;
+        seconds[n] = cpu_now_s() - start;
     }
-    qsort(seconds, n, sizeof *seconds, by_value);
-    return seconds[n / 2];
+    return cpu_median(seconds, n);
 }
 
 /* --- reading --- */

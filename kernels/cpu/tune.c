@@ -5,32 +5,18 @@
  * matrix of 8 bits is read a tenth faster unasked by a Zen 4. Results do not depend on it. Engine thread only. */
 #include "kernels/cpu/cpu.h"
 
-#include <stdlib.h>
-#include <time.h>
-
 enum { LEAST_PAIRS = 5, MOST_PAIRS = 25 };
 
 static const size_t LEAST_BYTES = (size_t)16 << 20; /* what is smaller may stay in a cache from one look to the next */
 static const double ENOUGH_S = 0.1;
 
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double time_product(const struct backend *backend, struct weight *weight, bool unasked, const struct activation *in,
                            float *out) {
     const struct matmul_job job = {.weight = weight, .out = out, .out_stride = weight->n_groups * ROW_GROUP};
-    const double start = now_s();
+    const double start = cpu_now_s();
     weight->comes_unasked = unasked;
     backend->ops->matmul(backend->self, &job, 1, in, 1);
-    return now_s() - start;
+    return cpu_now_s() - start;
 }
 
 /* By turns, since a memory that others use, too, changes its speed; the median of the pairs decides. */
@@ -38,13 +24,12 @@ static bool is_faster_unasked(const struct backend *backend, struct weight *weig
     double ratios[MOST_PAIRS];
     size_t n = 0;
     time_product(backend, weight, false, in, out);
-    for (const double begin = now_s(); n < MOST_PAIRS && (n < LEAST_PAIRS || now_s() - begin < ENOUGH_S); n++) {
+    for (const double begin = cpu_now_s(); n < MOST_PAIRS && (n < LEAST_PAIRS || cpu_now_s() - begin < ENOUGH_S); n++) {
         const bool first = n % 2;
         const double one = time_product(backend, weight, first, in, out), other = time_product(backend, weight, !first, in, out);
         ratios[n] = first ? one / other : other / one;
     }
-    qsort(ratios, n, sizeof *ratios, by_value);
-    return ratios[n / 2] < 1;
+    return cpu_median(ratios, n) < 1;
 }
 
 void backend_cpu_tune(const struct backend *backend, struct weight *weight) {
