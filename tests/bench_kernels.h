@@ -64,12 +64,18 @@ static void bench_time(const char *name, void (*run)(struct bench_model *m, int 
     printf("\n");
 }
 
-static struct weight *bench_weight(const struct bench_model *m, enum dtype type, int n_rows, int n_cols) {
+/* Owned by the caller. */
+static uint8_t *bench_source(enum dtype type, int n_rows, int n_cols) {
     const size_t bytes = dtype_row_bytes(type, n_cols) * (size_t)n_rows;
-    struct weight *weight = NULL;
     uint8_t *src = malloc(bytes);
     assert(src);
     for (size_t i = 0; i < bytes; i++) src[i] = (uint8_t)(i * 31 % 61);
+    return src;
+}
+
+static struct weight *bench_weight(const struct bench_model *m, enum dtype type, int n_rows, int n_cols) {
+    uint8_t *src = bench_source(type, n_rows, n_cols);
+    struct weight *weight = NULL;
     const int rc = m->b.ops->weight_load(m->b.self, src, type, n_rows, n_cols, &weight);
     assert(rc == KERNELS_OK);
     free(src);
@@ -78,13 +84,10 @@ static struct weight *bench_weight(const struct bench_model *m, enum dtype type,
 
 /* Gate and up of a layer. */
 static void bench_pair(struct bench_model *m, int layer) {
-    const size_t bytes = dtype_row_bytes(DTYPE_Q4_1, BENCH_WIDTH) * (size_t)BENCH_FFN;
-    uint8_t *src = malloc(bytes);
+    static const enum dtype types[2] = {DTYPE_Q4_1, DTYPE_Q4_1};
+    uint8_t *src = bench_source(DTYPE_Q4_1, BENCH_FFN, BENCH_WIDTH);
     struct weight *pair[2];
-    assert(src);
-    for (size_t i = 0; i < bytes; i++) src[i] = (uint8_t)(i * 31 % 61);
-    const int rc = m->b.ops->weight_load_pair(m->b.self, (const void *const[2]){src, src},
-                                              (const enum dtype[2]){DTYPE_Q4_1, DTYPE_Q4_1}, BENCH_FFN, BENCH_WIDTH, pair);
+    const int rc = m->b.ops->weight_load_pair(m->b.self, (const void *const[2]){src, src}, types, BENCH_FFN, BENCH_WIDTH, pair);
     assert(rc == KERNELS_OK);
     m->gate[layer] = pair[0];
     m->up[layer] = pair[1];

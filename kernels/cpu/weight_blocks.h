@@ -27,7 +27,7 @@ INLINE void store_out(float *out, vfloat result, bool add) { vf_store(out, add ?
 /* A block's code lines and one more, so that the lines of scales between them are covered too; for K types also the one before,
  * since two follow each other between super-blocks. Few rows keep up with the memory and want the lines in L1. Where a byte takes
  * several products, lines that come early only take L1 from the activations: they stop in L2 until they are read. Beyond 8 rows
- * it does not matter. */
+ * L1 is as good or a little better. */
 INLINE void prefetch_block(const enum dtype type, const int m, const uint8_t *ahead) {
     const bool has_time = m <= 8 && 2 * m >= type_stored_bits(type);
 #pragma GCC unroll 9
