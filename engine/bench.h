@@ -62,7 +62,7 @@ struct bench_result {
 
 struct bench {
     struct bench_settings settings;
-    struct engine *engine;
+    struct engine *engine, *rival; /* rival: --speculative has a second one, NULL else */
     struct bench_result result;
     struct engine_error error;
     const char *words[BENCH_MAX_WORDS]; /* each is one token of the model */

@@ -1,17 +1,26 @@
 /* bench_speculative.c - `foresay bench --speculative`: what guessing ahead gains, class by class, against the same engine
  * without.
  *
- * Each prompt of bench_prompts.h is answered twice, once plainly and once with the drafter; which comes first alternates. Its
- * prefix is in the cache before, so that both compute the same. The two texts must be equal, or the run ends with an error. With
- * batch N, N answers are written at once, the prompts of the class in turn, each with a seed of its own, and where one ends the
- * next begins, as a server has it. What is measured is decoding: the tokens between the moment that N answers have begun and
- * the first end after which there is none to follow, on the wall clock; how many those are depends on when answers end, so each
- * run has a rate of its own. Main thread. */
+ * Each prompt of bench_prompts.h is answered twice, once plainly and once with the drafter. Its prefix is in the cache before, so
+ * that both compute the same. The two texts must be equal, or the run ends with an error. With batch N, N answers are written at
+ * once, the prompts of the class in turn, each with a seed of its own, and where one ends the next begins, as a server has it.
+ * What is measured is decoding: the tokens between the moment that N answers have begun and the first end after which there is
+ * none to follow, on the wall clock.
+ *
+ * Both sides are written by turns of TURN_TOKENS, by two engines of which one stands still: what a neighbour does to the machine
+ * changes within a second, and then meets both. Between runs the engines change sides, since memory differs, too. Two measures:
+ * of one answer at a time, a run's tokens by its time, since a turn may gain much and the next one nothing; then the median of
+ * the runs. Of several, where turns are alike and the gain is small, the median of the pairs of turns: on a shared machine one
+ * step in a hundred takes three times as long, which a mean of a thousand steps still shows. Main thread. */
+#include <limits.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/bench.h"
 #include "engine/bench_prompts.h"
+
+enum { TURN_TOKENS = 32, TURN_STEPS = 8 /* at least, of plain ones: the first finds cold caches */ };
 
 struct side {
     double ms;
@@ -21,30 +30,37 @@ struct side {
     uint64_t text; /* digest of the ids, answer by answer */
 };
 
+/* Of the pairs of turns that were measured: the drafted one's tokens per ms by the plain one's. */
+struct gains {
+    double *at;
+    int n, room;
+};
+
+static bool note_gain(struct gains *gains, const double rates[2]) {
+    if (!(rates[0] > 0 && rates[1] > 0)) return true;
+    if (gains->n == gains->room) {
+        const int room = gains->room > 0 ? 2 * gains->room : 1024;
+        double *at = realloc(gains->at, (size_t)room * sizeof *at);
+        if (!at) return false;
+        gains->at = at;
+        gains->room = room;
+    }
+    gains->at[gains->n++] = rates[1] / rates[0];
+    return true;
+}
+
 /* One measurement: a class, at a temperature, n at once. */
 struct trial {
     struct bench *bench;
     const struct bench_prompt_class *class;
     float temperature;
     int n;
+    struct gains *gains;
 };
 
 static int fail(struct bench *bench, int status, const char *what, const char *class) {
     snprintf(bench->error.text, sizeof bench->error.text, "%s (class %s)", what, class);
     return status;
-}
-
-static int submit(const struct trial *t, int prompt, int i, enum engine_drafter drafter, int max_tokens, uint64_t *id) {
-    const char *text = t->class->prompts[prompt % BENCH_PROMPTS];
-    const struct engine_message message = {ENGINE_ROLE_USER, text, strlen(text)};
-    struct engine_request request = {.messages = &message,
-                                     .n_messages = 1,
-                                     .max_tokens = max_tokens,
-                                     .sampling = engine_sampling_default(),
-                                     .drafter = drafter};
-    request.sampling.temperature = t->temperature;
-    request.sampling.seed = (uint64_t)(prompt * 100 + i);
-    return engine_submit(t->bench->engine, &request, id, &t->bench->error);
 }
 
 static void add_usage(struct side *side, const struct engine_usage *usage) {
@@ -61,20 +77,32 @@ enum { WAVES = 3, MOST_ANSWERS = WAVES * BENCH_MAX_BATCH }; /* of a trial with s
 /* Answers first_id .. first_id + n_total - 1, n of them at once. */
 struct race {
     const struct trial *trial;
+    struct engine *engine;
     int first_prompt, max_tokens, n_total;
     enum engine_drafter drafter;
     int n_submitted, n_ended, n_begun; /* n_begun: of the first n */
     uint64_t first_id, text[MOST_ANSWERS];
     bool has_begun[MOST_ANSWERS];
-    int n_measured; /* tokens while n run; ms: when that began, then how long it was */
+    int n_tokens, n_measured; /* all, and while n run */
     bool is_measuring;
-    double ms;
+    double since_ms, ms; /* measured since then, and before */
+    struct side *side;
 };
 
 static int submit_next(struct race *race) {
+    const struct trial *t = race->trial;
+    const int i = race->n_submitted, prompt = race->first_prompt + i;
+    const char *text = t->class->prompts[prompt % BENCH_PROMPTS];
+    const struct engine_message message = {ENGINE_ROLE_USER, text, strlen(text)};
+    struct engine_request request = {.messages = &message,
+                                     .n_messages = 1,
+                                     .max_tokens = race->max_tokens,
+                                     .sampling = engine_sampling_default(),
+                                     .drafter = race->drafter};
     uint64_t id;
-    const int i = race->n_submitted;
-    int rc = submit(race->trial, race->first_prompt + i, i, race->drafter, race->max_tokens, &id);
+    request.sampling.temperature = t->temperature;
+    request.sampling.seed = (uint64_t)(prompt * 100 + i);
+    int rc = engine_submit(race->engine, &request, &id, &t->bench->error);
     if (rc != ENGINE_OK) return rc;
     if (i == 0) race->first_id = id;
     race->text[i] = 0xcbf29ce484222325u;
@@ -87,21 +115,26 @@ static void note_begin(struct race *race, int answer) {
     race->has_begun[answer] = true;
     if (answer >= race->trial->n || ++race->n_begun < race->trial->n) return;
     race->is_measuring = true;
-    race->ms = now_ms();
+    race->since_ms = now_ms();
+}
+
+static void stop_clock(struct race *race) {
+    if (race->is_measuring) race->ms += now_ms() - race->since_ms;
+    race->is_measuring = false;
 }
 
 static int note_end(struct race *race) {
     race->n_ended++;
     if (race->n_submitted < race->n_total) return submit_next(race);
-    if (race->is_measuring) race->ms = now_ms() - race->ms;
-    race->is_measuring = false;
+    stop_clock(race);
     return ENGINE_OK;
 }
 
-static int take_event(struct race *race, const struct engine_event *event, struct side *side) {
+static int take_event(struct race *race, const struct engine_event *event) {
     const int answer = (int)(event->id - race->first_id);
     if (event->kind == ENGINE_EVENT_TEXT && event->n_tokens > 0) {
         race->text[answer] = (race->text[answer] ^ (uint32_t)event->token) * 0x100000001b3u;
+        race->n_tokens += event->n_tokens;
         race->n_measured += race->is_measuring ? event->n_tokens : 0;
         note_begin(race, answer);
     }
@@ -109,52 +142,104 @@ static int take_event(struct race *race, const struct engine_event *event, struc
     if (event->finish == ENGINE_FINISH_ERROR)
         return fail(race->trial->bench, event->status, event->message, race->trial->class->name);
     note_begin(race, answer);
-    add_usage(side, &event->usage);
+    add_usage(race->side, &event->usage);
     return note_end(race);
 }
 
-/* n_total answers from prompt `first` on, as many at once as the trial has. */
-static int answer(const struct trial *t, int first, int n_total, enum engine_drafter drafter, int max_tokens, struct side *side) {
+static bool is_over(const struct race *race) { return race->n_ended == race->n_total; }
+
+static int take_events(struct race *race) {
     struct engine_event event;
-    struct race race = {.trial = t, .first_prompt = first, .max_tokens = max_tokens, .n_total = n_total, .drafter = drafter};
     int rc = ENGINE_OK;
-    while (rc == ENGINE_OK && race.n_submitted < t->n) rc = submit_next(&race);
-    while (rc == ENGINE_OK && race.n_ended < n_total) {
-        if (engine_poll(t->bench->engine, &event, 1) > 0)
-            rc = take_event(&race, &event, side);
-        else
-            engine_wait(t->bench->engine, 1000);
+    while (rc == ENGINE_OK && engine_poll(race->engine, &event, 1) > 0) rc = take_event(race, &event);
+    return rc;
+}
+
+/* Until the race has given n_tokens, or is over. The tokens per ms of this turn; 0: it was not measured from start to end. */
+static int take_turn(struct race *race, int n_tokens, double *rate) {
+    const bool is_whole = race->is_measuring;
+    const int n_before = race->n_measured;
+    const double start = race->since_ms = now_ms();
+    int rc = ENGINE_OK;
+    while (rc == ENGINE_OK && race->n_submitted < race->trial->n) rc = submit_next(race);
+    engine_let_go(race->engine);
+    while (rc == ENGINE_OK && !is_over(race) && race->n_tokens < n_tokens) {
+        engine_wait(race->engine, 1000);
+        rc = take_events(race);
     }
-    side->ms += race.ms;
-    side->n_measured += race.n_measured;
-    for (int i = 0; i < n_total; i++) side->text = side->text * 31 + race.text[i];
+    engine_hold(race->engine);
+    if (rc == ENGINE_OK) rc = take_events(race);
+    const double now = now_ms();
+    if (race->is_measuring) race->ms += now - race->since_ms;
+    *rate = is_whole && race->is_measuring ? (race->n_measured - n_before) / (now - start) : 0;
     return rc;
 }
 
-/* Not measured: fills the cache with the prompts. Of many answers at once few are measured, so the memory that they take must
- * have been touched before: the first round's blocks stay in the cache, so it takes two. */
-static int warm_up(const struct trial *t, int first, int n_tokens) {
-    struct side unused = {0};
-    int rc = answer(t, first, t->n, ENGINE_DRAFTER_NONE, 1, &unused);
-    for (int i = 0; i < 2 && t->n > 1 && rc == ENGINE_OK; i++)
-        rc = answer(t, first, t->n, ENGINE_DRAFTER_NONE, n_tokens, &unused);
-    return rc;
-}
-
-/* plain: [0], drafted: [1]. Odd runs begin with the other side. */
-static int compare(const struct trial *t, int run, struct side sides[2]) {
-    const enum engine_drafter drafters[2] = {ENGINE_DRAFTER_NONE, t->bench->settings.drafter};
-    const int step = t->n < BENCH_PROMPTS ? t->n : BENCH_PROMPTS, n_tokens = t->bench->settings.n_generate;
-    for (int first = 0; first < BENCH_PROMPTS; first += step) {
-        int rc = warm_up(t, first, n_tokens);
+/* Both races side by side, by turns; run counts which begins. */
+static int race_by_turns(struct race races[2], int run) {
+    const struct trial *t = races[0].trial;
+    const int n_tokens = t->n * TURN_STEPS > TURN_TOKENS ? t->n * TURN_STEPS : TURN_TOKENS;
+    int rc = ENGINE_OK;
+    for (int turn = 0; rc == ENGINE_OK && !(is_over(&races[0]) && is_over(&races[1])); turn++) {
+        double rates[2] = {0};
         for (int i = 0; i < 2 && rc == ENGINE_OK; i++) {
-            const int which = (first / step + i + run) % 2;
-            rc = answer(t, first, t->n > 1 ? WAVES * t->n : 1, drafters[which], n_tokens, &sides[which]);
+            const int which = (turn + i + run) % 2;
+            if (!is_over(&races[which])) rc = take_turn(&races[which], (turn + 1) * n_tokens, &rates[which]);
         }
+        if (!note_gain(t->gains, rates)) return fail(t->bench, ENGINE_ERR_MEMORY, "no memory for the figures", t->class->name);
+    }
+    return rc;
+}
+static struct race start_race(const struct trial *t, struct engine *engine, int first_prompt, struct side *side) {
+    const int n_total = t->n > 1 ? WAVES * t->n : 1;
+    return (struct race){.trial = t,
+                         .engine = engine,
+                         .first_prompt = first_prompt,
+                         .max_tokens = t->bench->settings.n_generate,
+                         .n_total = n_total,
+                         .drafter = ENGINE_DRAFTER_NONE,
+                         .side = side};
+}
+
+static void end_race(const struct race *race) {
+    struct side *side = race->side;
+    side->ms += race->ms;
+    side->n_measured += race->n_measured;
+    for (int i = 0; i < race->n_total; i++) side->text = side->text * 31 + race->text[i];
+}
+
+/* Not measured: fills the cache with the prompts, and in the first run, of many answers of which few are measured, touches the
+ * memory that they take. */
+static int warm_up(const struct trial *t, struct engine *engine, int first, bool is_first_run) {
+    struct side unused = {0};
+    double rate;
+    struct race prompts = start_race(t, engine, first, &unused), answers = prompts;
+    prompts.max_tokens = 1;
+    prompts.n_total = t->n;
+    int rc = take_turn(&prompts, INT_MAX, &rate);
+    if (rc == ENGINE_OK && is_first_run && t->n > 1) rc = take_turn(&answers, INT_MAX, &rate);
+    return rc;
+}
+
+/* plain: [0], drafted: [1]. */
+static int compare(const struct trial *t, int run, struct side sides[2]) {
+    struct bench *b = t->bench;
+    struct engine *engines[2] = {b->engine, b->rival};
+    const int step = t->n < BENCH_PROMPTS ? t->n : BENCH_PROMPTS;
+    for (int first = 0; first < BENCH_PROMPTS; first += step) {
+        struct race races[2];
+        int rc = ENGINE_OK;
+        for (int i = 0; i < 2 && rc == ENGINE_OK; i++) {
+            races[i] = start_race(t, engines[(i + run) % 2], first, &sides[i]);
+            rc = warm_up(t, races[i].engine, first, run == 0);
+        }
+        races[1].drafter = b->settings.drafter;
+        if (rc == ENGINE_OK) rc = race_by_turns(races, run);
         if (rc != ENGINE_OK) return rc;
-        bool is_same = t->bench->settings.verify == ENGINE_VERIFY_MATCH || t->temperature <= 0; /* or only the distribution */
+        for (int i = 0; i < 2; i++) end_race(&races[i]);
+        bool is_same = b->settings.verify == ENGINE_VERIFY_MATCH || t->temperature <= 0; /* or only the distribution */
         if (is_same && sides[0].text != sides[1].text)
-            return fail(t->bench, ENGINE_ERR_MODEL, "the text with a drafter differs from the text without", t->class->name);
+            return fail(b, ENGINE_ERR_MODEL, "the text with a drafter differs from the text without", t->class->name);
     }
     return ENGINE_OK;
 }
@@ -163,7 +248,7 @@ static int compare(const struct trial *t, int run, struct side sides[2]) {
 struct outcome {
     struct side drafted; /* the last run's counts */
     double rate[2];      /* medians, tokens per second */
-    double speedup;      /* the median of the runs' own: both sides of a run have met much the same machine */
+    double speedup;
 };
 
 static int compare_often(const struct trial *t, struct outcome *out) {
@@ -178,7 +263,8 @@ static int compare_often(const struct trial *t, struct outcome *out) {
         out->drafted = sides[1];
     }
     for (int i = 0; i < 2; i++) out->rate[i] = bench_median(rates[i], n_runs);
-    out->speedup = bench_median(speedups, n_runs);
+    const bool has_pairs = t->n > 1 && t->gains->n > 0;
+    out->speedup = has_pairs ? bench_median(t->gains->at, t->gains->n) : bench_median(speedups, n_runs);
     return ENGINE_OK;
 }
 
@@ -218,10 +304,13 @@ static int run_classes(struct bench *b, float temperature, int n) {
                "mostly off for\n",
                n, (double)temperature);
     for (int c = 0; c < BENCH_PROMPT_CLASSES; c++) {
-        const struct trial t = {.bench = b, .class = &bench_prompt_classes[c], .temperature = temperature, .n = n};
+        struct gains gains = {0};
+        const struct trial t = {
+            .bench = b, .class = &bench_prompt_classes[c], .temperature = temperature, .n = n, .gains = &gains};
         struct outcome outcome = {0};
         bench_progress("batch %d, temperature %g: %s", n, (double)temperature, t.class->name);
         int rc = compare_often(&t, &outcome);
+        free(gains.at);
         if (rc != ENGINE_OK) return rc;
         bench_progress_end();
         print_class(&t, &outcome);

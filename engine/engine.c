@@ -198,6 +198,20 @@ static int open_step_buffers(struct engine *e, struct engine_error *error) {
     return fail(error, ENGINE_ERR_MEMORY, "no memory for the engine's tables");
 }
 
+static int open_weights(struct engine *e, const struct gguf *gguf, const struct model_shape *shape,
+                        const struct model_limits *limits, struct engine_error *error) {
+    if (e->sibling) {
+        e->backend = e->sibling->backend;
+        e->model = e->sibling->model;
+        return ENGINE_OK;
+    }
+    int rc = open_backend(e, error);
+    if (rc != ENGINE_OK) return rc;
+    rc = model_open(&e->model, gguf, shape, &e->backend, limits, error);
+    log_progress_end();
+    return rc;
+}
+
 static int open_model(struct engine *e, const struct gguf *gguf, struct engine_error *error) {
     struct model_shape shape;
     struct kv_shape kv_shape;
@@ -211,12 +225,10 @@ static int open_model(struct engine *e, const struct gguf *gguf, struct engine_e
     if (e->config.drafter != ENGINE_DRAFTER_NONE) limits.max_logits += DRAFT_ROWS;
     memcpy(limits.feature_layers, e->drafting.head_shape.layers, sizeof limits.feature_layers);
     if ((rc = model_activations(&shape, e->config.activations, &limits.rests, error)) ||
-        (rc = choose_memory(e, &shape, &kv_shape, model_weight_memory(gguf), &limits, &n_blocks, error)) ||
-        (rc = open_backend(e, error)))
+        (rc = choose_memory(e, &shape, &kv_shape, e->sibling ? 0 : model_weight_memory(gguf), &limits, &n_blocks, error)) ||
+        (rc = open_weights(e, gguf, &shape, &limits, error)) || (rc = open_pool(e, &shape, &kv_shape, n_blocks, error)) ||
+        (rc = draft_open(e, error)))
         return rc;
-    rc = model_open(&e->model, gguf, &shape, &e->backend, &limits, error);
-    log_progress_end();
-    if (rc != ENGINE_OK || (rc = open_pool(e, &shape, &kv_shape, n_blocks, error)) || (rc = draft_open(e, error))) return rc;
     int max_users = e->config.drafter == ENGINE_DRAFTER_NONE ? 0 : e->config.user_texts;
     if (user_texts_init(&e->user_texts, max_users, e->config.user_text_tokens) != ENGINE_OK)
         return fail(error, ENGINE_ERR_MEMORY, "no memory for the users' texts");
@@ -256,7 +268,8 @@ static void init_locks(struct engine *e) {
     pthread_condattr_destroy(&attr);
 }
 
-int engine_open(struct engine **out, const struct engine_config *config, struct engine_error *error) {
+int engine_open_beside(struct engine **out, const struct engine_config *config, struct engine *sibling,
+                       struct engine_error *error) {
     double started_ms = now_ms();
     struct gguf *gguf = NULL;
     *out = NULL;
@@ -265,6 +278,7 @@ int engine_open(struct engine **out, const struct engine_config *config, struct 
     struct engine *e = calloc(1, sizeof *e);
     if (!e) return fail(error, ENGINE_ERR_MEMORY, "no memory");
     e->config = *config;
+    e->sibling = sibling;
     if (e->config.verify == ENGINE_VERIFY_DEFAULT) e->config.verify = ENGINE_VERIFY_MATCH;
     init_locks(e);
     if ((rc = gguf_open(&gguf, config->model_path, error)) || (rc = open_model(e, gguf, error))) goto done;
@@ -281,6 +295,10 @@ done:
     else
         *out = e;
     return rc;
+}
+
+int engine_open(struct engine **out, const struct engine_config *config, struct engine_error *error) {
+    return engine_open_beside(out, config, NULL, error);
 }
 
 /* --- close --- */
@@ -308,8 +326,10 @@ void engine_close(struct engine *e) {
     scheduler_free(&e->scheduler);
     kv_cache_free(&e->cache);
     if (e->pool.data) kv_pool_free(&e->backend, &e->pool);
-    model_close(e->model);
-    if (e->backend.ops) e->backend.ops->close(e->backend.self);
+    if (!e->sibling) {
+        model_close(e->model);
+        if (e->backend.ops) e->backend.ops->close(e->backend.self);
+    }
     chat_template_close(e->chat_template);
     tokenizer_close(e->tokenizer);
     free(e->row_tokens);

@@ -125,6 +125,7 @@ struct request_queue {
 
 struct engine {
     struct engine_config config; /* with the defaults filled in */
+    struct engine *sibling;      /* whose backend and model these are, or NULL: engine_open_beside */
     struct backend backend;
     struct model *model;
     struct tokenizer *tokenizer;
@@ -158,6 +159,7 @@ struct engine {
     bool closing;                              /* lock */
     bool has_cancels;                          /* lock */
     int n_to_gather;                           /* lock */
+    bool is_held, rests;                       /* lock: engine_hold, and that the engine thread has seen it */
     bool has_user_texts;                       /* lock: some wait for the tokenizer thread */
     bool must_wake, is_urgent;                 /* lock: the news list went from empty to not empty; with news that cannot wait */
     double woke_ms;                            /* when the consumer was told last; the engine's thread */
@@ -204,5 +206,13 @@ void engine_events_per_token(struct engine *e);
 void engine_delay_news(struct engine *e, double ms);
 /* For tests: the engine does nothing until n requests wait for it, which then begin together. While it has none. */
 void engine_gather(struct engine *e, int n);
+/* For the bench: an engine with the weights of another, which is opened alike and closed after it. Of the two one at least must
+ * be held or without work: a model computes one step at a time. */
+int engine_open_beside(struct engine **out, const struct engine_config *config, struct engine *sibling,
+                       struct engine_error *error);
+/* For the bench: the engine stands still until it is let go, whatever it has to do. Returns when the step that is under way has
+ * ended, and what it gave can be polled. */
+void engine_hold(struct engine *e);
+void engine_let_go(struct engine *e);
 
 #endif

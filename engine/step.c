@@ -183,10 +183,34 @@ void engine_gather(struct engine *e, int n) {
     pthread_mutex_unlock(&e->lock);
 }
 
+void engine_hold(struct engine *e) {
+    pthread_mutex_lock(&e->lock);
+    e->is_held = true;
+    pthread_cond_signal(&e->work); /* if it sleeps, it rests */
+    while (!e->rests) pthread_cond_wait(&e->news, &e->lock);
+    pthread_mutex_unlock(&e->lock);
+}
+
+void engine_let_go(struct engine *e) {
+    pthread_mutex_lock(&e->lock);
+    e->is_held = e->rests = false;
+    pthread_cond_signal(&e->work);
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* Lock held. */
+static void rest_while_held(struct engine *e) {
+    while (e->is_held && !e->closing) {
+        e->rests = true;
+        pthread_cond_broadcast(&e->news);
+        pthread_cond_wait(&e->work, &e->lock);
+    }
+}
+
 void engine_delay_news(struct engine *e, double ms) { e->news_ms = ms; }
 
 static bool has_no_work(struct engine *e) {
-    return !e->closing && (is_gathering(e) || (!e->inbox.head && !e->has_cancels && is_idle(e)));
+    return !e->closing && !e->is_held && (is_gathering(e) || (!e->inbox.head && !e->has_cancels && is_idle(e)));
 }
 
 /* Lock held, but not while memory is touched. */
@@ -202,7 +226,10 @@ static void wait_for_work(struct engine *e) {
 /* Sleeps until there is work, then takes all that came in. False when the engine closes. */
 static bool take_work(struct engine *e) {
     pthread_mutex_lock(&e->lock);
-    wait_for_work(e);
+    do {
+        rest_while_held(e);
+        wait_for_work(e);
+    } while (e->is_held && !e->closing);
     for (struct request *r; (r = queue_pop(&e->inbox));) admit(e, r);
     apply_cancels(e);
     bool go_on = !e->closing;

@@ -154,7 +154,7 @@ static int read_cost(struct bench *b) {
     return rc;
 }
 
-static int open_engine(struct bench *b) {
+static int open_engine(struct bench *b, struct engine **out) {
     const struct bench_settings *s = &b->settings;
     int n_seqs = largest(&b->result.decode), n_logits = largest(&b->result.verify);
     struct engine_config config = engine_config_default();
@@ -172,8 +172,8 @@ static int open_engine(struct bench *b) {
     config.draft_max = s->draft_max;
     config.draft_width = s->draft_width;
     config.prefix_cache = s->speculative; /* else every run computes its prompt */
-    int rc = engine_open(&b->engine, &config, &b->error);
-    if (rc == ENGINE_OK) engine_events_per_token(b->engine);
+    int rc = engine_open_beside(out, &config, b->engine, &b->error);
+    if (rc == ENGINE_OK) engine_events_per_token(*out);
     return rc;
 }
 
@@ -181,10 +181,12 @@ static int run(struct bench *b, const struct option_set *set) {
     const struct bench_settings *s = &b->settings;
     int rc = read_cost(b);
     bench_progress("loading %s", b->settings.model);
-    if (rc == ENGINE_OK) rc = open_engine(b);
+    if (rc == ENGINE_OK) rc = open_engine(b, &b->engine);
+    if (rc == ENGINE_OK && s->speculative) rc = open_engine(b, &b->rival);
     if (rc == ENGINE_OK) rc = fit_lists(b, set);
     if (rc == ENGINE_OK) rc = s->speculative ? bench_speculative(b) : measure(b);
     if (rc == ENGINE_OK && !s->speculative) bench_report(b);
+    engine_close(b->rival);
     engine_close(b->engine);
     if (rc != ENGINE_OK) return fail(b->error.text);
     return fflush(stdout) == 0 ? 0 : fail("cannot write the output");

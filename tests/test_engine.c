@@ -721,6 +721,39 @@ static void tokens_wake_now_and_then(void **state) {
     close_clean(engine);
 }
 
+/* Protects: an engine that is held takes no step, and goes on where it was; two engines with one model's weights write by turns
+ * what each writes alone. */
+static void held_engines_take_turns(void **state) {
+    (void)state;
+    enum { TOKENS = 64 };
+    struct engine *engines[2] = {open_with(small_config())};
+    struct engine_config config = small_config();
+    struct engine_error error;
+    struct outcome outcomes[2] = {0};
+    const struct engine_request request = endless("He", TOKENS);
+    int seen[2] = {0}, n_turns = 0;
+    assert_int_equal(engine_open_beside(&engines[1], &config, engines[0], &error), ENGINE_OK);
+    for (int i = 0; i < 2; i++) {
+        engine_hold(engines[i]);
+        assert_int_equal(engine_submit(engines[i], &request, &outcomes[i].id, &error), ENGINE_OK);
+    }
+    for (int i = 0; !outcomes[0].done || !outcomes[1].done; i = 1 - i, n_turns++) {
+        assert_int_equal(fixture_poll(engines[i], &outcomes[i], 1, 7), 0); /* it stood still */
+        engine_let_go(engines[i]);
+        engine_wait(engines[i], outcomes[i].done ? 0 : 1000);
+        engine_hold(engines[i]);
+        while (fixture_poll(engines[i], &outcomes[i], 1, 7) > 0) seen[i]++;
+    }
+    assert_true(n_turns >= 2 && seen[0] > 0 && seen[1] > 0);
+    assert_int_equal(outcomes[0].end.usage.output_tokens, TOKENS);
+    assert_string_equal(outcomes[0].text, outcomes[1].text);
+    for (int i = 1; i >= 0; i--) {
+        outcome_free(&outcomes[i]);
+        engine_let_go(engines[i]);
+        close_clean(engines[i]);
+    }
+}
+
 /* Protects: the facts of the file. */
 static void info_names_the_model(void **state) {
     (void)state;
@@ -779,6 +812,7 @@ int main(void) {
         cmocka_unit_test(closing_with_requests_in_flight_is_clean),
         cmocka_unit_test(wake_comes_whenever_events_appear),
         cmocka_unit_test(tokens_wake_now_and_then),
+        cmocka_unit_test(held_engines_take_turns),
         cmocka_unit_test(info_names_the_model),
         cmocka_unit_test(quantized_keys_and_values_take_less_memory),
     };
