@@ -3,7 +3,7 @@
  *
  * A step of n rows gives each sequence a token for certain and, with k nodes more, the sum of their chances on top. The nodes
  * of all trees are taken in order of chance, and the k with the most expected tokens per millisecond is kept, if it beats k =
- * 0 by MARGIN. Cost is scanned over all k: kernels work on tiles of rows, so it rises in steps. Chances count for as much as
+ * 0 by a margin. Cost is scanned over all k: kernels work on tiles of rows, so it rises in steps. Chances count for as much as
  * those of the nodes that were kept of late have come true.
  *
  * The ways to be wrong for long are closed: when every step drafts, a plain one is measured after PLAIN_EVERY; when none does
@@ -16,6 +16,7 @@
 #include "speculative/speculative.h"
 
 static const double MARGIN = 1.03;          /* below that the measurements cannot tell */
+static const double MARGIN_OF_MANY = 1.2;   /* with MANY rows: guesses bring little, and of dozens of sizes one looks cheap */
 static const double SURPRISE = 0.7;         /* a probe that takes less than so much of what was expected */
 static const double HICCUP = 1.5;           /* times what was expected: the system was busy with something else */
 static const double ALLOWANCE = 0.005;      /* of a plain step, for each step */
@@ -34,8 +35,10 @@ static const double TRUST_FIRST = 8;         /* tokens that are taken to have be
 static const double LEAST_TRUST = 0.75;      /* drafters that are worse are for the books to stop */
 
 enum {
-    PLAIN_FIRST = 3, /* steps: one may meet a busy moment */
-    PLAIN_EVERY = 128,
+    PLAIN_FIRST = 3,   /* steps: one may meet a busy moment */
+    PLAIN_EVERY = 128, /* of one row; of more the sooner, since drafts gain little then and a plain step costs as little */
+    PLAIN_LEAST = 8,
+    MANY = 16,
     PROBE_FIRST = 32,
     PROBE_MOST = 1024,
     PROBE_NODES = 3,
@@ -68,7 +71,7 @@ static void enter(struct draft_ledger *ledger, double gain) {
 
 /* The step is among the costs already. */
 static void keep_books(struct controller *c, const struct step_outcome *step, int n_plain) {
-    double plain_ms = cost_ms(&c->steps, n_plain), most = HICCUP * (double)c->steps.rows[step->n_rows].median_ms, gain = 0;
+    double plain_ms = cost_ms(&c->steps, n_plain), most = HICCUP * cost_median_ms(&c->steps, step->n_rows), gain = 0;
     if (step->n_drafted > 0 || step->asked_ms > 0)
         gain = (double)step->n_tokens / n_plain - ((step->ms < most ? step->ms : most) + step->asked_ms) / plain_ms;
     bool has_asked = step->asked_ms > 0;
@@ -126,12 +129,17 @@ struct plan {
     double expected; /* tokens */
 };
 
+static double margin(int n_rows) {
+    const double share = n_rows < MANY ? (n_rows - 1.0) / (MANY - 1) : 1;
+    return MARGIN + share * (MARGIN_OF_MANY - MARGIN);
+}
+
 /* Takes nodes until none is left or the budget is spent; the order is in picks. extra_ms: time that is spent whatever is kept. */
 static struct plan best_plan(const struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows,
                              int budget, double extra_ms, int *taken, int *picks) {
     const double share = trust(c);
     double expected = n_rows;
-    struct plan best = {.expected = expected, .rate = MARGIN * expected / (cost_ms(&c->steps, n_rows) + extra_ms)};
+    struct plan best = {.expected = expected, .rate = margin(n_rows) * expected / (cost_ms(&c->steps, n_rows) + extra_ms)};
     for (int k = 0; k < budget; k++) {
         int i = next_tree(trees, n_trees, taken);
         if (i < 0) break;
@@ -168,7 +176,8 @@ static int probe(struct controller *c, const struct token_tree *const *trees, in
 /* The measure of all others comes first. */
 static bool wants_plain(const struct controller *c, int n_rows) {
     const struct row_cost *plain = &c->steps.rows[n_rows];
-    return plain->n < PLAIN_FIRST || c->steps.n_passes - plain->pass >= (uint64_t)(plain->n * PLAIN_EVERY / COST_SAMPLES);
+    const int every = PLAIN_EVERY / n_rows > PLAIN_LEAST ? PLAIN_EVERY / n_rows : PLAIN_LEAST;
+    return plain->n < PLAIN_FIRST || c->steps.n_passes - plain->pass >= (uint64_t)(plain->n * every / COST_SAMPLES);
 }
 
 int controller_plan(struct controller *c, const struct token_tree *const *trees, int n_trees, int n_rows, int budget, int *kept) {

@@ -1,9 +1,17 @@
-/* cost.c - what a pass of n rows takes: moving medians of measured times, and what they say about sizes never measured. */
+/* cost.c - what a pass of n rows takes: moving medians of measured times, and what they say about sizes never measured.
+ *
+ * A shared machine is faster in one second than in the next, and sizes are measured in different ones: among dozens the one
+ * that met the best second would always look like a bargain. So times are kept as if the machine went at one pace, which every
+ * pass of a known size measures. */
 #include <assert.h>
+#include <math.h>
 
 #include "speculative/speculative.h"
 
 static const double UNKNOWN_SLOPE = 0.15; /* of a pass's cost for as many rows again, before anything was measured: hopeful */
+
+static const double PACE_STEP = 1.0 / 4, PACE_MOST = 1.1; /* of what a pass says; beyond it was disturbed */
+static const double PACE_DECAY = 1.0 / 64;                /* a pass: what lasts is for the medians to learn */
 
 enum { TRUSTED = 2 };
 
@@ -18,12 +26,23 @@ static float median_of(const float *samples, int n) {
     return sorted[(n - 1) / 2];
 }
 
+static double pace_of(const struct cost_table *t) { return t->pace > 0 ? t->pace : 1; }
+
+/* Slowly: one pass says little. */
+static void learn_pace(struct cost_table *t, const struct row_cost *cost, double ms) {
+    if (cost->n < TRUSTED) return;
+    double said = ms / ((double)cost->median_ms * pace_of(t));
+    double pace = pace_of(t) * (1 + PACE_STEP * (fmax(fmin(said, PACE_MOST), 1 / PACE_MOST) - 1));
+    t->pace = pace + PACE_DECAY * (1 - pace);
+}
+
 void cost_learn(struct cost_table *t, int n_rows, double ms) {
     t->n_passes++;
     if (n_rows < 1 || n_rows > COST_MAX_ROWS || !(ms > 0)) return;
     struct row_cost *cost = &t->rows[n_rows];
+    learn_pace(t, cost, ms);
     if (cost->n == 0) cost->next = 0;
-    cost->samples_ms[cost->next] = (float)ms;
+    cost->samples_ms[cost->next] = (float)(ms / pace_of(t));
     cost->next = (cost->next + 1) % COST_SAMPLES;
     if (cost->n < COST_SAMPLES) cost->n++;
     cost->median_ms = median_of(cost->samples_ms, cost->n);
@@ -72,6 +91,8 @@ static double measured_cost(const struct cost_table *t, int n_rows) {
 }
 
 double cost_ms(const struct cost_table *t, int n_rows) {
-    if (n_rows >= 1 && n_rows <= COST_MAX_ROWS && t->rows[n_rows].n > 0) return measured_cost(t, n_rows);
-    return interpolate(t, n_rows, 1, measured_cost);
+    if (n_rows >= 1 && n_rows <= COST_MAX_ROWS && t->rows[n_rows].n > 0) return pace_of(t) * measured_cost(t, n_rows);
+    return pace_of(t) * interpolate(t, n_rows, 1, measured_cost);
 }
+
+double cost_median_ms(const struct cost_table *t, int n_rows) { return pace_of(t) * median_cost(t, n_rows); }

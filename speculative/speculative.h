@@ -348,7 +348,7 @@ int speculative_replay(const int32_t *text, uint64_t n_text, const struct ngram_
 enum { COST_MAX_ROWS = 256, COST_SAMPLES = 15 };
 
 struct row_cost {
-    float samples_ms[COST_SAMPLES]; /* the latest, oldest overwritten first */
+    float samples_ms[COST_SAMPLES]; /* the latest, oldest overwritten first; at the table's pace */
     int n, next;
     float median_ms;
     uint64_t pass; /* when it was measured last */
@@ -358,11 +358,14 @@ struct row_cost {
 struct cost_table {
     struct row_cost rows[COST_MAX_ROWS + 1];
     uint64_t n_passes;
+    double pace; /* of the machine: what a pass takes now, by what it is kept as; 0 = 1 */
 };
 
 void cost_learn(struct cost_table *table, int n_rows, double ms);
 /* Measured, or drawn from the nearest measured sizes. 0 when nothing was measured yet. */
 double cost_ms(const struct cost_table *table, int n_rows);
+/* Of a size that was measured. */
+double cost_median_ms(const struct cost_table *table, int n_rows);
 /* The machine is not what it was. */
 void cost_forget_above(struct cost_table *table, int n_rows);
 
