@@ -8,7 +8,8 @@
  * none to follow, on the wall clock.
  *
  * Both sides are written by turns of TURN_TOKENS, by two engines of which one stands still: what a neighbour does to the machine
- * changes within a second, and then meets both. Between runs the engines change sides, since memory differs, too. Two measures:
+ * changes within a second, and then meets both. Between runs the engines change sides, since their memory differs, too: an even
+ * number of runs is fair. Two measures:
  * of one answer at a time, a run's tokens by its time, since a turn may gain much and the next one nothing; then the median of
  * the runs. Of several, where turns are alike and the gain is small, the median of the pairs of turns: on a shared machine one
  * step in a hundred takes three times as long, which a mean of a thousand steps still shows. Main thread. */
@@ -190,6 +191,7 @@ static int race_by_turns(struct race races[2], int run) {
     }
     return rc;
 }
+
 static struct race start_race(const struct trial *t, struct engine *engine, int first_prompt, struct side *side) {
     const int n_total = t->n > 1 ? WAVES * t->n : 1;
     return (struct race){.trial = t,
