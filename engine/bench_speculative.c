@@ -10,9 +10,9 @@
  * Both sides are written by turns of TURN_TOKENS, by two engines of which one stands still: what a neighbour does to the machine
  * changes within a second, and then meets both. Between runs the engines change sides, since their memory differs, too: an even
  * number of runs is fair. Two measures:
- * of one answer at a time, a run's tokens by its time, since a turn may gain much and the next one nothing; then the median of
- * the runs. Of several, where turns are alike and the gain is small, the median of the pairs of turns: on a shared machine one
- * step in a hundred takes three times as long, which a mean of a thousand steps still shows. Main thread. */
+ * of few answers at a time, a run's tokens by its time, since a turn may gain much and the next one nothing; then the median of
+ * the runs. Of ALIKE or more, where turns are alike and the gain is small, the median of the pairs of turns: on a shared machine
+ * one step in a hundred takes three times as long, which a mean of a thousand steps still shows. Main thread. */
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@
 #include "engine/bench.h"
 #include "engine/bench_prompts.h"
 
-enum { TURN_TOKENS = 32, TURN_STEPS = 8 /* at least, of plain ones: the first finds cold caches */ };
+enum { TURN_TOKENS = 32, TURN_STEPS = 8 /* at least, of plain ones: the first finds cold caches */, ALIKE = 16 };
 
 struct side {
     double ms;
@@ -265,7 +265,7 @@ static int compare_often(const struct trial *t, struct outcome *out) {
         out->drafted = sides[1];
     }
     for (int i = 0; i < 2; i++) out->rate[i] = bench_median(rates[i], n_runs);
-    const bool has_pairs = t->n > 1 && t->gains->n > 0;
+    const bool has_pairs = t->n >= ALIKE && t->gains->n > 0;
     out->speedup = has_pairs ? bench_median(t->gains->at, t->gains->n) : bench_median(speedups, n_runs);
     return ENGINE_OK;
 }
