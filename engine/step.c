@@ -198,38 +198,32 @@ void engine_let_go(struct engine *e) {
     pthread_mutex_unlock(&e->lock);
 }
 
-/* Lock held. */
-static void rest_while_held(struct engine *e) {
-    while (e->is_held && !e->closing) {
-        e->rests = true;
-        pthread_cond_broadcast(&e->news);
-        pthread_cond_wait(&e->work, &e->lock);
-    }
-}
-
 void engine_delay_news(struct engine *e, double ms) { e->news_ms = ms; }
 
 static bool has_no_work(struct engine *e) {
-    return !e->closing && !e->is_held && (is_gathering(e) || (!e->inbox.head && !e->has_cancels && is_idle(e)));
+    return !e->closing && (e->is_held || is_gathering(e) || (!e->inbox.head && !e->has_cancels && is_idle(e)));
 }
 
 /* Lock held, but not while memory is touched. */
 static void wait_for_work(struct engine *e) {
     while (has_no_work(e)) {
+        if (e->is_held) {
+            e->rests = true;
+            pthread_cond_broadcast(&e->news);
+            pthread_cond_wait(&e->work, &e->lock);
+            continue;
+        }
         unlock_and_wake(e, false);
         bool has_touched = kv_cache_touch_ahead(&e->cache);
         pthread_mutex_lock(&e->lock);
-        if (!has_touched && has_no_work(e)) pthread_cond_wait(&e->work, &e->lock);
+        if (!has_touched && !e->is_held && has_no_work(e)) pthread_cond_wait(&e->work, &e->lock);
     }
 }
 
 /* Sleeps until there is work, then takes all that came in. False when the engine closes. */
 static bool take_work(struct engine *e) {
     pthread_mutex_lock(&e->lock);
-    do {
-        rest_while_held(e);
-        wait_for_work(e);
-    } while (e->is_held && !e->closing);
+    wait_for_work(e);
     for (struct request *r; (r = queue_pop(&e->inbox));) admit(e, r);
     apply_cancels(e);
     bool go_on = !e->closing;
